@@ -1,0 +1,112 @@
+# %% [markdown] title
+# # 02 Features: words, melody and loudness of every clip
+#
+# At the end each clip is stored as what the network learns from: *content* (what is sung), *f0* (the melody) and the
+# sound itself, in a few large files that survive an interruption.
+#
+# | | 2 CPU cores | T4 (Colab) |
+# |---|---|---|
+# | two minutes of clips | about half a minute | not yet measured |
+
+# %% [markdown] parameters-text
+# ## Parameters
+# `small` trains on a laptop in minutes and gives a recognisable voice; `full` is so-vits-svc's own size and wants a GPU.
+# The encoder and the pitch predictor `auto` are the best ones whose weights are there.
+
+# %% parameters
+#@title Parameters
+#@markdown Where your data lies: empty = the project's folder, `drive` = Google Drive (Colab), or a folder's path.
+workspace = ""  #@param ["", "drive"] {"allow-input": true}
+#@markdown Folder with the clips, one folder per speaker.
+clips_folder = "data/clips"  #@param {"type": "string"}
+#@markdown Folder for the features.
+features_folder = "data/features/demo"  #@param {"type": "string"}
+#@markdown Size of the voice.
+config = "small"  #@param ["small", "full"]
+#@markdown What turns sound into content; a voice can only be used with the encoder it was trained with.
+speech_encoder = "auto"  #@param ["auto"] {"allow-input": true}
+#@markdown What finds the melody: fcpe and rmvpe are best, crepe is slow, dio, harvest and pm are classics.
+f0_predictor = "auto"  #@param ["auto", "fcpe", "rmvpe", "crepe", "dio", "harvest", "pm"]
+#@markdown Let the voice follow the loudness of what it will convert.
+vol_embedding = False  #@param {"type": "boolean"}
+#@markdown Processes that extract at the same time.
+n_jobs = 1  #@param {"type": "slider", "min": 1, "max": 8, "step": 1}
+#@markdown Where the networks run.
+device = "auto"  #@param ["auto", "cpu", "cuda"]
+#@markdown Extract again what is already there.
+overwrite = False  #@param {"type": "boolean"}
+
+# %% [markdown] extract-text
+# ## Extract
+# Every clip passes through the content encoder and the pitch predictor once. Interrupt it whenever you like: the same
+# cell goes on where it stopped.
+
+# %% extract
+from svcnb.recipes.sovits import Config, PrepareSettings, prepare
+
+work = open_workspace(workspace)
+clips, features = work.find(clips_folder), work.make(features_folder)
+size = Config.small() if config == "small" else Config.full()
+settings = PrepareSettings(encoder=speech_encoder, f0_method=f0_predictor, with_volume=vol_embedding, n_jobs=n_jobs,
+                           device=choose_device(device), overwrite=overwrite)  # fmt: skip
+report = prepare(size, clips, features, settings)
+print(report)
+
+# %% [markdown] stored-text
+# ## What is stored
+# One row is 20 milliseconds or less: the content is a vector that says which sound is being made but hardly who makes
+# it, and f0 is the pitch in Hz, 0 where there is none. This separation is what makes conversion possible.
+
+# %% stored
+from svcnb.dataset import FeatureStore, scan_clips
+from svcnb.widgets import Table
+
+store = FeatureStore.open(features)
+first = next(clip for clip in scan_clips(clips) if clip.name in store.names())
+Table(("array", "shape", "type"), [(k, str(v.shape), str(v.dtype)) for k, v in store.read(first.name).items()])
+
+# %% [markdown] melody-text
+# ## The melody over the spectrogram
+# The bright stripes are harmonics; the curve should lie on the lowest one. If it jumps an octave or has holes in held
+# notes, choose another predictor and extract again with `overwrite`.
+
+# %% melody
+from svcnb.audio import read_audio
+from svcnb.pitch import F0Track
+from svcnb.plots import plot_f0_over_spectrogram
+
+clip = read_audio(first.path)
+track = F0Track(store.read(first.name)["f0_hz"], store.settings.hop_s)
+plot_f0_over_spectrogram(clip, track, title=first.name)
+
+# %% [markdown] second-text
+# ## A second opinion
+# Where two different predictors agree, the melody is certain. DIO is an old and fast one: it errs more often in breathy
+# or creaky sounds, so look at where they differ, not at how much.
+
+# %% second
+from svcnb.pitch import PitchEstimator
+
+dio = PitchEstimator("dio", sample_rate_hz=clip.sample_rate_hz, hop_samples=round(track.hop_s * clip.sample_rate_hz))
+curves = [dio(clip.samples)]
+plot_f0_over_spectrogram(clip, track, other_tracks=curves, labels=[store.settings.pitch_method, "dio"])
+
+# %% [markdown] range-text
+# ## Range of each voice
+# The middle pitch tells how many semitones to shift a song in 05_convert: 12 semitones are an octave. A voice sings best
+# inside the range it was trained on.
+
+# %% range
+import numpy as np
+
+pitches = [(store.record(name).speaker, store.read(name)["f0_hz"]) for name in store.names()]
+joined = {s: np.concatenate([f0[f0 > 0] for who, f0 in pitches if who == s]) for s in store.speakers()}
+rows = [(s, *(f"{hz:.0f}" for hz in np.percentile(f0, [5, 50, 95]))) for s, f0 in joined.items()]
+Table(("speaker", "lowest (Hz)", "middle", "highest"), rows)
+
+# %% [markdown] files-text
+# ## What was made
+# Next: [03_train](03_train.ipynb) trains the voice from these files alone.
+
+# %% files
+show_files(features)

@@ -1,0 +1,150 @@
+# %% [markdown] title
+# # 05 Convert: any song or speech in the trained voice
+#
+# At the end a recording is sung again in your voice: same words, same melody, same length. You can listen to both, see
+# the melody on the spectrogram, and download the file.
+#
+# | | 2 CPU cores | T4 (Colab) |
+# |---|---|---|
+# | ten seconds, small | a few seconds | not yet measured |
+#
+# Your own so-vits-svc 4.0 or 4.1 voice works here too: put `G_*.pth` and `config.json` into a folder below
+# `data/models/` and name it as `model`.
+
+# %% [markdown] parameters-text
+# ## Parameters
+# The fields are those of so-vits-svc's Colab notebook, with numbers as sliders and choices as lists. The first sound to
+# change is `trans`: bring the middle pitch of the song near that of the voice.
+
+# %% parameters
+#@title Parameters
+#@markdown Where your data lies: empty = the project's folder, `drive` = Google Drive (Colab), or a folder's path.
+workspace = ""  #@param ["", "drive"] {"allow-input": true}
+#@markdown Recording to convert: a dry voice without music. A folder converts all recordings in it.
+wav = "data/demo/song/melody.flac"  #@param ["data/demo/song/melody.flac", "data/demo/raw/bruno/bruno_01.flac"] {"allow-input": true}
+#@markdown Voice: its folder (newest checkpoint), or one G_*.pth.
+model = "data/models/demo"  #@param {"type": "string"}
+#@markdown Speaker of that voice; empty = the first one.
+speaker = ""  #@param {"type": "string"}
+#@markdown Semitones up (12 = one octave; negative = down).
+trans = 0  #@param {"type": "slider", "min": -36, "max": 36, "step": 1}
+#@markdown Pull towards the voice's cluster centres, 0 to 1. Needs clusters, which this version cannot train yet: leave 0.
+cluster_infer_ratio = 0.0  #@param {"type": "slider", "min": 0, "max": 1, "step": 0.05}
+#@markdown Let the voice choose the melody. For speech only: songs would come out of tune.
+auto_predict_f0 = False  #@param {"type": "boolean"}
+#@markdown Smooth the melody over three frames; may lessen hoarseness.
+f0_mean_pooling = False  #@param {"type": "boolean"}
+#@markdown What finds the melody.
+f0_predictor = "auto"  #@param ["auto", "fcpe", "rmvpe", "crepe", "dio", "harvest", "pm"]
+#@markdown Confidence below which a moment counts as unvoiced.
+f0_filter_threshold = 0.05  #@param {"type": "slider", "min": 0, "max": 1, "step": 0.01}
+#@markdown Pass the result through the enhancer, which is not in this version yet: leave it off.
+enhance = False  #@param {"type": "boolean"}
+#@markdown Quieter than this counts as silence (dB): -30 for noisy recordings, -50 to keep breaths.
+slice_db = -40.0  #@param {"type": "slider", "min": -80, "max": -10, "step": 1}
+#@markdown Randomness: lower is flatter, higher livelier and rougher.
+noice_scale = 0.4  #@param {"type": "slider", "min": 0, "max": 1, "step": 0.05}
+#@markdown Cut into pieces of this many seconds as well; 0 = at silence only.
+clip_seconds = 0.0  #@param {"type": "slider", "min": 0, "max": 60, "step": 1}
+#@markdown Cross-fade between such pieces (seconds).
+linear_gradient = 0.0  #@param {"type": "slider", "min": 0, "max": 5, "step": 0.1}
+#@markdown File format of the result.
+wav_format = "flac"  #@param ["flac", "wav", "ogg", "mp3"]
+#@markdown Offer the result for download (Colab).
+download = False  #@param {"type": "boolean"}
+#@markdown Show the panel at the end: the same choices with a button, to try several.
+panel = True  #@param {"type": "boolean"}
+#@markdown Where to convert.
+device = "auto"  #@param ["auto", "cpu", "cuda"]
+
+# %% [markdown] settings-text
+# ## Check the choices
+# Everything is checked before anything is loaded. A value out of range, a missing file, or a choice that this version
+# cannot serve yet (clustering, the enhancer) is told in one line here.
+
+# %% settings
+from svcnb.conversion import ConversionSettings
+from svcnb.widgets import check_available
+
+work = open_workspace(workspace)
+source_path, voice_path = work.find(wav), work.find(model)
+settings = ConversionSettings(
+    speaker=speaker or None, transpose_semitones=trans, cluster_ratio=cluster_infer_ratio, enhance=enhance,
+    auto_predict_f0=auto_predict_f0, f0_mean_pooling=f0_mean_pooling, f0_method=f0_predictor,
+    f0_threshold=f0_filter_threshold, slice_db=slice_db, noise_scale=noice_scale, clip_seconds=clip_seconds,
+    crossfade_seconds=linear_gradient, audio_format=wav_format)  # fmt: skip
+show_facts(check_available(settings).model_dump(exclude_defaults=True) or {"settings": "all as they come"})
+
+# %% [markdown] voice-text
+# ## Load the voice
+# The checkpoint is read without running any code in it, and must fit its config: differences are told by name. An
+# unknown speaker is told with the names there are.
+
+# %% voice
+from svcnb.recipes.sovits import load_voice
+
+voice = load_voice(voice_path, device=choose_device(device))
+number = voice.speaker_id(settings.speaker)
+show_facts({"voice": voice.name, "speakers": ", ".join(voice.speakers), "chosen": f"number {number}"})
+
+# %% [markdown] source-text
+# ## The recording and its melody
+# The curve must follow the lowest bright stripe: what is wrong here is wrong in the result. The middle pitch beside the
+# voice's (in 02_features) tells how many semitones to set in `trans`.
+
+# %% source
+from svcnb.audio import find_audio_files, read_audio
+from svcnb.plots import plot_f0_over_spectrogram
+
+sources = [source_path] if source_path.is_file() else find_audio_files(source_path)
+source = read_audio(sources[0])
+melody = voice.estimate_f0(source, f0_predictor)
+plot_f0_over_spectrogram(source, melody, title=f"{sources[0].name}: middle pitch {melody.median_hz():.0f} Hz")
+
+# %% [markdown] convert-text
+# ## Convert
+# Long recordings are cut at silence, converted piece by piece and put back exactly where they were; the result is as
+# long as the source. The file appears only when it is complete.
+
+# %% convert
+results = [voice.convert_file(path, work.make("data/converted"), settings) for path in sources]
+result = read_audio(results[0])
+show_facts({path.name: f"{path.stat().st_size / 1e6:.2f} MB" for path in results})
+
+# %% [markdown] listen-text
+# ## Listen
+# First the source, then the result. Buzzing or a hoarse sound often comes from a wrong melody; unclear words come from
+# too little training or noisy recordings.
+
+# %% listen
+display(show_audio(source, "source"), show_audio(result, results[0].name))
+
+# %% [markdown] compare-text
+# ## Compare
+# Words stand at the same time in both pictures. The melodies should run in parallel, `trans` semitones apart.
+
+# %% compare
+from svcnb.plots import plot_comparison
+
+plot_comparison(source, result, (melody, voice.estimate_f0(result, f0_predictor)))
+
+# %% [markdown] panel-text
+# ## Try more
+# This panel has the same choices with a button, and keeps the voice loaded between tries. It needs ipywidgets, which
+# Colab and JupyterLab have; without it, change the parameters above and run again.
+
+# %% panel
+from svcnb.widgets import ConversionPanel
+
+ConversionPanel(work) if panel else None
+
+# %% [markdown] files-text
+# ## What was made
+# With `download` ticked, Colab hands the first result to your browser.
+
+# %% files
+from svcnb.widgets import offer_download
+
+if download:
+    print(offer_download(results[0]))
+show_files(work.make("data/converted"))

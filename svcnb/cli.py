@@ -1,0 +1,322 @@
+"""The command line: one sub-command per notebook step, each over the same functions the notebooks call.
+
+Nothing heavy is imported before a sub-command runs, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svcnb import SvcError, __version__
+from svcnb.workspace import choose_device
+
+if TYPE_CHECKING:
+    from svcnb.recipes.sovits import Config
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A conversion option: its so-vits-svc flags and the field of ConversionSettings it fills.
+
+    A default of False makes it a switch.
+    """
+
+    flags: tuple[str, ...]
+    field: str
+    default: Any
+    help: str
+
+
+CONVERSION_FLAGS = (
+    Flag(("-a", "--auto_predict_f0"), "auto_predict_f0", False, "let the model choose the melody (speech only)"),
+    Flag(("-fmp", "--f0_mean_pooling"), "f0_mean_pooling", False, "smooth the f0 curve over 3 frames"),
+    Flag(("-f0p", "--f0_predictor"), "f0_method", "auto", "auto, fcpe, rmvpe, crepe, dio, harvest or pm"),
+    Flag(("-ft", "--f0_filter_threshold"), "f0_threshold", 0.05, "voicing threshold of the neural predictors, 0..1"),
+    Flag(("-sd", "--slice_db"), "slice_db", -40.0, "silence threshold for slicing, dB; -30 for noisy recordings"),
+    Flag(("-wf", "--wav_format"), "audio_format", "flac", "flac, wav, ogg or mp3"),
+    Flag(("-ns", "--noice_scale", "--noise_scale"), "noise_scale", 0.4, "amount of noise in the prior, 0..1"),
+    Flag(("-p", "--pad_seconds"), "pad_seconds", 0.5, "silence around every slice, seconds"),
+    Flag(("-cl", "--clip"), "clip_seconds", 0.0, "cut into pieces of this length, seconds; 0 cuts at silence only"),
+    Flag(("-lg", "--linear_gradient"), "crossfade_seconds", 0.0, "cross-fade between such pieces, seconds"),
+    Flag(("-lgr", "--linear_gradient_retain"), "crossfade_keep_ratio", 0.75, "part of the overlap kept, above 0..1"),
+)
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names defaults where there is a value to name."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, []):
+            return action.help
+        return super()._get_help_string(action)
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    """argparse, but a wrong command line is told in one line."""
+
+    def error(self, message: str) -> None:
+        self.exit(EXIT_USER_ERROR, f"error: {message} (see {self.prog} --help)\n")
+
+
+class _CommandParser(_OneLineParser):
+    """A sub-command: argparse would read an unknown `-shd` as `-s hd`; here it is refused."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        for word in args or []:
+            if re.fullmatch(r"-[A-Za-z]\w+", word) and word not in self._option_string_actions:
+                self.error(f"unrecognized flag {word}")
+        return super().parse_known_args(args, namespace)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; put files before the flags") from None
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _OneLineParser(
+        prog="svcnb",
+        allow_abbrev=False,
+        description="Singing voice conversion: cut recordings, extract features, train a voice, convert with it.",
+        epilog="Every step can be repeated; what is already done is kept. The notebooks do the same with pictures.",
+    )
+    parser.add_argument("--version", action="version", version=f"svcnb {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_CommandParser)
+    for add in (_add_slice, _add_features, _add_train, _add_convert, _add_demo):
+        add(commands)
+    return parser
+
+
+def _command(commands, name: str, run, summary: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        allow_abbrev=False,
+        formatter_class=_HelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_slice(commands) -> None:
+    parser = _command(commands, "slice", run_slice, "cut recordings at silence into training clips")
+    parser.add_argument("raw", type=Path, metavar="RAW", help="folder with one folder of recordings per speaker")
+    parser.add_argument("clips", type=Path, metavar="CLIPS", help="folder for the clips (mono FLAC)")
+    parser.add_argument("--threshold_db", type=_number, default=-40.0, help="quieter than this is silence, dB")
+    parser.add_argument("--min_clip_s", type=_number, default=1.0, help="shorter pieces are joined or dropped, seconds")
+    parser.add_argument("--max_clip_s", type=_number, default=12.0, help="no clip is longer, seconds")
+    parser.add_argument("--level", default="off", help="bring clips to one level: off, peak or lufs")
+    parser.add_argument("--sample_rate_hz", type=int, default=44100, help="rate of the clips, Hz")
+    parser.add_argument("--overwrite", action="store_true", help="cut again what is already cut")
+
+
+def _add_features(commands) -> None:
+    parser = _command(commands, "features", run_features, "extract content, f0 and loudness from the clips")
+    parser.add_argument("clips", type=Path, metavar="CLIPS", help="folder made by `svcnb slice`")
+    parser.add_argument("features", type=Path, metavar="FEATURES", help="folder for the features")
+    parser.add_argument("--config", default="small", help="small (2 CPU cores), full (a GPU) or a config.json")
+    parser.add_argument("--speech_encoder", default="auto", metavar="TEXT", help="content encoder; auto takes the best one present")
+    parser.add_argument("--f0_predictor", default="auto", metavar="TEXT", help="auto, fcpe, rmvpe, crepe, dio, harvest or pm")
+    parser.add_argument("--vol_embedding", action="store_true", help="let the voice follow the loudness of the input")
+    parser.add_argument("--num_processes", type=int, default=1, metavar="N", help="processes that extract at the same time")
+    parser.add_argument("--overwrite", action="store_true", help="extract again what is already there")
+    parser.add_argument("-d", "--device", default="auto", help="auto, cpu or cuda")
+
+
+def _add_train(commands) -> None:
+    parser = _command(commands, "train", run_train, "train a voice from features")
+    parser.add_argument("features", type=Path, metavar="FEATURES", help="folder made by `svcnb features`")
+    parser.add_argument("voice", type=Path, metavar="VOICE", help="folder for the checkpoints and the history")
+    parser.add_argument("--max_steps", type=int, help="stop after this many steps in all")
+    parser.add_argument("--max_minutes", type=_number, help="stop after this many minutes")
+    parser.add_argument("--log_every_steps", type=int, default=50, help="steps between logged losses")
+    parser.add_argument("--save_every_steps", type=int, default=800, help="steps between checkpoints")
+    parser.add_argument("--keep_checkpoints", type=int, default=3, help="newest checkpoints kept; 0 keeps all")
+    parser.add_argument("--precision", default="fp32", help="fp32, fp16 (a T4) or bf16 (newer GPUs and CPUs)")
+    parser.add_argument("--base", type=Path, help="folder of a base model, or a G_*.pth, to start from")
+    parser.add_argument("--resume", action="store_true", help="go on with the newest checkpoint in VOICE")
+    parser.add_argument("--seed", type=int, default=1234, help="start of the random numbers")
+    parser.add_argument("-d", "--device", default="auto", help="auto, cpu or cuda")
+
+
+def _add_convert(commands) -> None:
+    parser = _command(commands, "convert", run_convert, "sing recordings again with a trained voice")
+    parser.usage = "svcnb convert (VOICE | -m MODEL) INPUT... [options]"
+    parser.add_argument("paths", nargs="*", metavar="VOICE INPUT", help="voice folder (left out with -m), then recordings")
+    parser.add_argument("-m", "--model_path", type=Path, help="G_*.pth; else the newest in VOICE")
+    parser.add_argument("-c", "--config_path", type=Path, help="config.json; else the one beside the model")
+    parser.add_argument(
+        "-n", "--clean_names", nargs="+", default=[], metavar="NAME", help="recordings, as paths or as names in raw/"
+    )
+    parser.add_argument("-s", "--spk_list", nargs="+", metavar="NAME", help="speakers; else the voice's first")
+    parser.add_argument(
+        "-t", "--trans", nargs="+", type=_number, default=[0], metavar="N", help="semitones up, one for each recording"
+    )
+    for flag in CONVERSION_FLAGS:
+        names = {"dest": flag.field, "default": flag.default, "help": flag.help}
+        if flag.default is False:
+            parser.add_argument(*flag.flags, action="store_true", **names)
+        else:
+            kind = str if isinstance(flag.default, str) else _number
+            parser.add_argument(*flag.flags, type=kind, metavar="TEXT" if kind is str else "N", **names)
+    parser.add_argument("-o", "--output", type=Path, default=Path("data/converted"), help="folder for the results")
+    parser.add_argument("-d", "--device", default="auto", help="auto, cpu or cuda")
+
+
+def _add_demo(commands) -> None:
+    parser = _command(commands, "demo", run_demo, "train on the bundled voices and convert a recording, start to end")
+    parser.add_argument("--minutes", type=_number, default=None, help="training time; else the demo's own")
+    parser.add_argument("-o", "--output", type=Path, default=Path("data/demo-run"), help="folder for all it makes")
+
+
+def _settings(settings_class: type, **values: Any) -> Any:
+    """A settings object from flag values; what it refuses is the user's to mend, told in one line."""
+    from pydantic import ValidationError
+
+    try:
+        return settings_class(**values)
+    except ValidationError as error:
+        told = (f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']} (given: {e['input']!r})" for e in error.errors())
+        raise SvcError("; ".join(told)) from None
+
+
+def run_slice(options: argparse.Namespace) -> None:
+    from svcnb.slicing import CutSettings, cut_folder
+
+    settings = _settings(
+        CutSettings,
+        threshold_db=options.threshold_db,
+        min_clip_s=options.min_clip_s,
+        max_clip_s=options.max_clip_s,
+        level=options.level,
+        sample_rate_hz=options.sample_rate_hz,
+    )
+    report = cut_folder(options.raw, options.clips, settings, overwrite=options.overwrite)
+    if not report.clips:
+        reasons = "; ".join(f"{path.name}: {reason}" for path, reason in report.skipped[:3])
+        raise SvcError(f"no clips from {options.raw}. {reasons}")
+    for speaker, seconds in sorted(report.kept_s.items()):
+        print(f"{speaker}: {seconds:.1f} s")
+    _tell_skipped(report.skipped)
+    print(f"{len(report.clips)} clips in {options.clips}")
+
+
+def _config(choice: str) -> Config:
+    from svcnb.recipes.sovits import Config
+
+    if choice in ("small", "full"):
+        return Config.small() if choice == "small" else Config.full()
+    return Config.load(Path(choice))
+
+
+def run_features(options: argparse.Namespace) -> None:
+    from svcnb.recipes import sovits
+
+    settings = sovits.PrepareSettings(
+        encoder=options.speech_encoder,
+        f0_method=options.f0_predictor,
+        with_volume=options.vol_embedding,
+        n_jobs=options.num_processes,
+        device=choose_device(options.device),
+        overwrite=options.overwrite,
+    )
+    report = sovits.prepare(_config(options.config), options.clips, options.features, settings)
+    _tell_skipped(report.skipped)
+    print(f"{len(report.done)} clips extracted, {len(report.reused)} kept, in {report.seconds:.0f} s: {options.features}")
+
+
+def run_train(options: argparse.Namespace) -> None:
+    from svcnb.recipes import sovits
+    from svcnb.training import TrainSettings
+
+    names = ("max_steps", "max_minutes", "log_every_steps", "save_every_steps", "keep_checkpoints", "precision", "seed", "device")
+    settings = _settings(TrainSettings, **{name: getattr(options, name) for name in names})
+    report = sovits.train(options.features, options.voice, settings, resume=options.resume, base=options.base)
+    print(f"{report.steps} steps in {report.seconds:.0f} s ({report.steps_per_second:.2f} per second): {options.voice}")
+
+
+def run_convert(options: argparse.Namespace) -> None:
+    voice_path, inputs = _voice_and_inputs(options)
+    from svcnb.conversion import ConversionSettings
+    from svcnb.recipes import sovits
+
+    values = {flag.field: getattr(options, flag.field) for flag in CONVERSION_FLAGS}
+    shifts = options.trans + [options.trans[0]] * (len(inputs) - len(options.trans))
+    jobs = [
+        (path, ConversionSettings(speaker=speaker, transpose_semitones=shift, **values))
+        for speaker in options.spk_list or [None]
+        for path, shift in zip(inputs, shifts, strict=True)
+    ]
+    voice = sovits.load_voice(voice_path, config=options.config_path, device=choose_device(options.device))
+    for path, settings in jobs:
+        print(voice.convert_file(path, options.output, settings))
+
+
+def _voice_and_inputs(options: argparse.Namespace) -> tuple[Path, list[Path]]:
+    """The voice (folder or G_*.pth) and the recordings, wherever on the line they were named."""
+    paths = [Path(text) for text in options.paths]
+    if options.model_path is not None:
+        voice_path = options.model_path
+    elif paths:
+        voice_path = paths.pop(0)
+    else:
+        raise SvcError("no voice given: name its folder first, or a checkpoint with -m")
+    if not voice_path.exists():
+        raise SvcError(f"{voice_path}: no such voice; expected a folder with G_*.pth and config.json, or a G_*.pth")
+    inputs = paths + [_named_recording(name) for name in options.clean_names]
+    if not inputs:
+        raise SvcError("no recording given: name files after the voice, or with -n")
+    if len(options.trans) > len(inputs):
+        raise SvcError(f"-t has {len(options.trans)} values for {len(inputs)} recordings: give one for each, or one for all")
+    for path in inputs:
+        if not path.is_file():
+            raise SvcError(f"{path}: no such recording; give a path, or with -n a name in raw/")
+    return voice_path, inputs
+
+
+def _named_recording(name: str) -> Path:
+    """so-vits-svc looks for names in raw/ and takes .wav where there is no suffix; a path works too."""
+    candidates = [Path(name), Path("raw") / name, Path("data/raw") / name]
+    candidates += [path.with_name(path.name + ".wav") for path in candidates]
+    return next((path for path in candidates if path.is_file()), Path(name))
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    from svcnb import demo
+
+    extra = {} if options.minutes is None else {"minutes": options.minutes}
+    demo.run_demo(options.output, **extra)
+
+
+def _tell_skipped(skipped: Sequence[tuple[Any, str]]) -> None:
+    for item, reason in skipped:
+        print(f"skipped {getattr(item, 'path', item)}: {reason}", file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it worked, 2 when the user can mend it, 130 after ctrl-C."""
+    options = build_parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except SvcError as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return EXIT_USER_ERROR
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0

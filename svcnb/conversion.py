@@ -1,0 +1,465 @@
+"""Long recordings, piece by piece: slice at silence, convert each piece, put it back exactly where it was.
+
+Nothing here knows a model family. A voice hands in one function, `convert_piece`, and everything about time
+(slices, forced pieces, context, cross-fades, silence, the exact length) happens here, once for all families.
+Memory stays flat: a piece is never longer than the cap, and finished pieces are yielded in order.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from svcnb import SvcError
+from svcnb.audio import Audio, resample_samples
+from svcnb.slicing import Slice, SliceSettings, find_slices, join_with_overlap
+from svcnb.spectral import SincResample, match_loudness_envelope
+
+if TYPE_CHECKING:
+    from svcnb.pitch import F0Track
+
+AUTOMATIC_CROSSFADE_S = 0.05
+SHORTEST_PIECE_S = 0.2  # content encoders need a handful of frames; shorter pieces get silence behind them
+DIGITAL_SILENCE = 1e-4  # -80 dBFS: nothing to convert, and a network would only add its own noise
+
+
+class SettingsError(SvcError):
+    """A setting of the conversion is out of range; the message names its flag."""
+
+
+def _flagged(default: Any, flags: str, description: str, **limits: Any) -> Any:
+    return Field(default, description=description, json_schema_extra={"flags": flags.split()}, **limits)
+
+
+class ConversionSettings(BaseModel):
+    """Every choice of one conversion. The descriptions are the help texts of the command line and of notebook forms."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    speaker: str | int | None = _flagged(
+        None, "-s --spk_list", "target speaker, by name or number; empty takes the voice's only speaker"
+    )
+    transpose_semitones: float = _flagged(
+        0.0, "-t --trans", "move the melody by this many semitones (12 = one octave up)", ge=-36, le=36
+    )
+    auto_predict_f0: bool = _flagged(
+        False, "-a --auto_predict_f0", "let the voice choose the melody: for speech only, it sings out of tune"
+    )
+    f0_method: Literal["auto", "fcpe", "rmvpe", "crepe", "dio", "harvest", "pm"] = _flagged(
+        "auto", "-f0p --f0_predictor", "how the melody is estimated; auto takes the best one installed"
+    )
+    f0_mean_pooling: bool = _flagged(
+        False, "-fmp --f0_mean_pooling", "smooth the melody over three frames (4.0: with crepe); may lessen hoarseness"
+    )
+    f0_threshold: float = _flagged(
+        0.05, "-ft --f0_filter_threshold", "confidence below which a frame counts as unvoiced (crepe, rmvpe, fcpe)",
+        ge=0, le=1,
+    )
+    cluster_ratio: float = _flagged(
+        0.0, "-cr --cluster_infer_ratio", "pull the content towards the target: 0 = clearer words, 1 = closer timbre",
+        ge=0, le=1,
+    )
+    feature_retrieval: bool = _flagged(
+        False, "-fr --feature_retrieval", "pull towards nearest neighbours (index) instead of k-means centres"
+    )
+    noise_scale: float = _flagged(
+        0.4, "-ns --noice_scale", "randomness of the prior: lower is flatter, higher is livelier and rougher", ge=0, le=2
+    )
+    slice_db: float = _flagged(
+        -40.0, "-sd --slice_db", "below this level (dBFS) counts as silence: -30 for noisy recordings, -50 keeps breaths",
+        ge=-120, le=0,
+    )
+    clip_seconds: float = _flagged(
+        0.0, "-cl --clip", "cut into pieces of this length as well; 0 cuts at silence only", ge=0, le=3600
+    )
+    crossfade_seconds: float = _flagged(
+        0.0, "-lg --linear_gradient", "overlap of forced pieces in seconds, when joins are audible", ge=0, le=60
+    )
+    crossfade_keep_ratio: float = _flagged(
+        0.75, "-lgr --linear_gradient_retain", "share of the overlap that is cross-faded, cut off evenly at both ends",
+        gt=0, le=1,
+    )
+    pad_seconds: float = _flagged(
+        0.5, "-p --pad_seconds", "context around each piece: the real sound where there is some, else silence", ge=0, le=10
+    )
+    loudness_envelope_ratio: float = _flagged(
+        1.0, "-lea --loudness_envelope_adjustment", "0 = loudness over time of the source, 1 = as the voice gives it",
+        ge=0, le=1,
+    )
+    enhance: bool = _flagged(
+        False, "-eh --enhance", "pass the result through the NSF-HiFiGAN enhancer; helps voices with little training data"
+    )
+    audio_format: Literal["flac", "wav", "ogg", "mp3"] = _flagged("flac", "-wf --wav_format", "file format of the result")
+    seed: int = _flagged(52468, "--seed", "seed of all randomness: same seed, same result", ge=0, le=2**63 - 1)
+    like_original: bool = _flagged(
+        False, "--like_original", "the original program's timing and 16-bit steps, to compare results; ours is cleaner"
+    )
+    max_piece_s: float = _flagged(
+        30.0, "--max_piece_s", "longest piece in seconds, so that memory stays flat on long songs", ge=1, le=600
+    )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError("; ".join(_explain(problem) for problem in error.errors())) from None
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> ConversionSettings:
+        longest, flag = self.max_piece_s, "max_piece_s (--max_piece_s)"
+        if 0 < self.clip_seconds <= self.max_piece_s:
+            longest, flag = self.clip_seconds, "clip_seconds (-cl)"
+        if self.crossfade_seconds * 2 > longest:
+            raise ValueError(
+                f"crossfade_seconds (-lg) is {self.crossfade_seconds:g}: "
+                f"at most half of {flag} {longest:g}, shorten one or lengthen the other"
+            )
+        if 0 < self.clip_seconds < 0.1:
+            raise ValueError(f"clip_seconds (-cl) is {self.clip_seconds:g}: 0 (off) or at least 0.1 seconds")
+        return self
+
+
+def _explain(problem: Any) -> str:
+    """One pydantic error in one line: the field, its flag, what was found, what is accepted."""
+    if not problem["loc"]:
+        return str(problem.get("ctx", {}).get("error", problem["msg"]))
+    name = str(problem["loc"][0])
+    field = ConversionSettings.model_fields.get(name)
+    if field is None:
+        known = ", ".join(ConversionSettings.model_fields)
+        return f"{name} is not a conversion setting; known are {known}"
+    flag = field.json_schema_extra["flags"][0]
+    wanted = problem["msg"].removeprefix("Input should be ")
+    if problem["type"] in ("greater_than", "greater_than_equal", "less_than_equal"):
+        limits = {k: getattr(bound, k) for bound in field.metadata for k in ("gt", "ge", "le") if hasattr(bound, k)}
+        low = f"above {limits['gt']:g}" if "gt" in limits else f"from {limits['ge']:g}"
+        wanted = f"{low} to {limits['le']:g}"
+    return f"{name} ({flag}) is {problem['input']!r}: expected {wanted}"
+
+
+@dataclass(frozen=True)
+class PieceInput:
+    """What a voice converts at once.
+
+    The voice returns float32 at the same rate, one sample for each of `samples` (its whole frames times the hop;
+    `samples` is a whole number of hops except with `like_original`, where the last part of a frame may be missing).
+    It does not cut the context, match loudness or care about silence: that is done here.
+
+    Attributes:
+        samples: float32 [T] at the voice's rate, context included.
+        sample_rate_hz: the voice's rate.
+        n_pad_samples: context in front of the piece proper (and at least as much behind).
+        start_s: where the piece proper starts in the whole recording, in seconds.
+        duration_s: length of the piece proper in seconds.
+    """
+
+    samples: np.ndarray
+    sample_rate_hz: int
+    n_pad_samples: int
+    start_s: float
+    duration_s: float
+
+
+ConvertPiece = Callable[[PieceInput], np.ndarray]
+
+
+class _Frames(NamedTuple):
+    """The voice's time grid."""
+
+    rate_hz: int
+    hop_samples: int
+
+
+def pad_centred(samples: np.ndarray, length: int) -> np.ndarray:
+    """Zeros on both sides up to `length` (an odd zero goes right); unchanged if already as long or longer."""
+    missing = max(0, length - len(samples))
+    return np.pad(samples, (missing // 2, missing - missing // 2))
+
+
+def convert_long(
+    audio: Audio,
+    convert_piece: ConvertPiece,
+    settings: ConversionSettings,
+    *,
+    output_hz: int,
+    hop_samples: int = 512,
+    show_progress: bool = False,
+) -> Audio:
+    """The whole recording converted, exactly as long as it came in.
+
+    Args:
+        audio: any rate, any length.
+        convert_piece: the voice's function (see PieceInput).
+        settings: slices, pieces, cross-fades, padding.
+        output_hz: the voice's rate; pieces come and go at this rate.
+        hop_samples: the voice's frame length at `output_hz`; pieces are filled up to whole frames.
+        show_progress: a tqdm bar over the seconds of the recording.
+
+    Returns:
+        round(duration * output_hz) samples at `output_hz`. With `like_original` the length is the original
+        program's sum of rounded-up slices, which is the same for recordings at the voice's own rate.
+    """
+    pieces = iter_converted(
+        audio, convert_piece, settings, output_hz=output_hz, hop_samples=hop_samples, show_progress=show_progress
+    )
+    done = list(pieces)
+    return Audio(np.concatenate(done) if done else np.zeros(0, np.float32), output_hz)
+
+
+def iter_converted(
+    audio: Audio,
+    convert_piece: ConvertPiece,
+    settings: ConversionSettings,
+    *,
+    output_hz: int,
+    hop_samples: int = 512,
+    show_progress: bool = False,
+) -> Iterator[np.ndarray]:
+    """The finished result in order, as float32 blocks to be appended to a file (arguments as in `convert_long`)."""
+    from tqdm.auto import tqdm
+
+    engine = _LikeOriginal if settings.like_original else _Exact
+    blocks = engine(audio, convert_piece, settings, _Frames(output_hz, hop_samples)).blocks()
+    look = {"bar_format": "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"}
+    with tqdm(total=audio.duration_s, desc="convert", mininterval=0.5, disable=not show_progress, **look) as bar:
+        for block in blocks:
+            yield block
+            bar.update(min(len(block) / output_hz, bar.total - bar.n))
+
+
+def split_piece(n_samples: int, length: int, overlap: int, *, even: bool) -> list[tuple[int, int]]:
+    """Start and end of forced pieces: each but the first starts `overlap` samples before its predecessor's end.
+
+    `even` spreads the cuts so that the last piece is not a short rest.
+    """
+    if even:
+        count = max(1, math.ceil(n_samples / length))
+        cuts = [round(n_samples * i / count) for i in range(count + 1)]
+    else:
+        cuts = [*range(0, n_samples, length), n_samples]
+    return [(a - overlap if a >= overlap and a > 0 else a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+
+
+def _join_pieces(
+    pieces: list[tuple[int, int]], convert: Callable[[int, int], np.ndarray], keep_ratio: float
+) -> Iterator[np.ndarray]:
+    """Converted pieces in order; the end of each is kept back until the piece that overlaps it is known."""
+    held = np.zeros(0, np.float32)
+    for i, (start, end) in enumerate(pieces):
+        new = convert(start, end)
+        if len(held):
+            new = join_with_overlap([held, new], len(held), keep_ratio)
+        overlap = end - pieces[i + 1][0] if i + 1 < len(pieces) else 0
+        held = new[len(new) - overlap :]
+        yield new[: len(new) - overlap]
+
+
+class _Engine:
+    """Slices of one recording, each converted in pieces. What differs: the sub-classes' timing of a piece."""
+
+    def __init__(self, audio: Audio, convert_piece: ConvertPiece, settings: ConversionSettings, frames: _Frames):
+        self.audio, self.convert_piece, self.settings, self.frames = audio, convert_piece, settings, frames
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The whole result in order, float32."""
+        threshold = SliceSettings(threshold_db=self.settings.slice_db)
+        slices = find_slices(self.audio.samples, self.audio.sample_rate_hz, threshold)
+        self.check_level(slices)
+        for part in slices:
+            if part.end <= part.start:
+                continue
+            if part.silent or self.is_empty(part):
+                yield np.zeros(self.n_output(part.end - part.start), np.float32)
+            else:
+                pieces = [(part.start + a, part.start + b) for a, b in self.split(part.end - part.start)]
+                yield from _join_pieces(pieces, self.convert, self.settings.crossfade_keep_ratio)
+
+    def run_voice(self, source: np.ndarray, start: int, end: int, n_pad: int) -> np.ndarray:
+        """The voice's answer for a padded piece, loudness adjusted, context still on it."""
+        rate_hz, ratio = self.frames.rate_hz, self.settings.loudness_envelope_ratio
+        begin_s, length_s = start / self.audio.sample_rate_hz, (end - start) / self.audio.sample_rate_hz
+        answer = self.convert_piece(PieceInput(source, rate_hz, n_pad, begin_s, length_s))
+        result = np.asarray(answer, np.float32).reshape(-1)
+        if ratio != 1:
+            result = match_loudness_envelope(source, rate_hz, result, rate_hz, ratio)
+        return np.asarray(result, np.float32)
+
+
+class _Exact(_Engine):
+    """Our own timing: resampled once, real sound as context, every sample at its place."""
+
+    def __init__(self, audio: Audio, convert_piece: ConvertPiece, settings: ConversionSettings, frames: _Frames):
+        samples = resample_samples(audio.samples, audio.sample_rate_hz, frames.rate_hz)
+        super().__init__(Audio(np.asarray(samples, np.float32), frames.rate_hz), convert_piece, settings, frames)
+        self.n_pad = round(settings.pad_seconds * frames.rate_hz)
+
+    def n_output(self, n_samples: int) -> int:
+        return n_samples
+
+    def check_level(self, slices: Sequence[Slice]) -> None:
+        """Say so when the threshold makes the whole result silent: people look for hours for the reason."""
+        if all(part.silent for part in slices) and self.audio.peak > DIGITAL_SILENCE:
+            warnings.warn(
+                f"nothing in this recording is louder than {self.settings.slice_db:g} dB, so the result is silent: "
+                "lower slice_db (-sd) or make the recording louder",
+                stacklevel=4,
+            )
+
+    def is_empty(self, part: Slice) -> bool:
+        return float(np.abs(self.audio.samples[part.start : part.end]).max()) < DIGITAL_SILENCE
+
+    def split(self, length: int) -> list[tuple[int, int]]:
+        """Forced pieces within one slice: the user's where asked for, else only under the cap."""
+        rate_hz, settings = self.frames.rate_hz, self.settings
+        cap, per = round(settings.max_piece_s * rate_hz), round(settings.clip_seconds * rate_hz)
+        overlap = round(settings.crossfade_seconds * rate_hz)
+        if per and per + overlap <= cap:
+            return split_piece(length, per, overlap, even=False)
+        if length <= cap:
+            return [(0, length)]
+        overlap = overlap or round(AUTOMATIC_CROSSFADE_S * rate_hz)
+        return split_piece(length, cap - overlap, overlap, even=True)
+
+    def convert(self, start: int, end: int) -> np.ndarray:
+        """One piece: float32 [end - start]."""
+        rate_hz, hop = self.frames
+        n_wanted = max(end - start, round(SHORTEST_PIECE_S * rate_hz)) + 2 * self.n_pad
+        n_whole = -(-n_wanted // hop) * hop
+        first = start - self.n_pad
+        inside = self.audio.samples[max(0, first) : max(0, first + n_whole)]
+        source = np.pad(inside, (max(0, -first), n_whole - max(0, -first) - len(inside)))
+        result = self.run_voice(source, start, end, self.n_pad)
+        if len(result) < self.n_pad + end - start:
+            raise ValueError(f"the voice returned {len(result)} samples for a piece of {n_whole}: expected as many")
+        return result[self.n_pad : self.n_pad + end - start]
+
+
+class _LikeOriginal(_Engine):
+    """The timing of so-vits-svc 4.1's inference, to compare results sample by sample.
+
+    Source: so-vits-svc 4.1-Stable, slice_inference and infer (16-bit steps, sinc resampler, zeros around pieces;
+    cross-fade lengths count samples of the input's rate, a piece that came out short is centred between zeros).
+    """
+
+    def __init__(self, audio: Audio, convert_piece: ConvertPiece, settings: ConversionSettings, frames: _Frames):
+        super().__init__(audio, convert_piece, settings, frames)
+        same_rate = audio.sample_rate_hz == frames.rate_hz
+        self.resample = None if same_rate else SincResample(audio.sample_rate_hz, frames.rate_hz)
+
+    def n_output(self, n_samples: int) -> int:
+        return math.ceil(n_samples / self.audio.sample_rate_hz * self.frames.rate_hz)
+
+    def check_level(self, slices: Sequence[Slice]) -> None:
+        """The original says nothing."""
+
+    def is_empty(self, part: Slice) -> bool:
+        return False
+
+    def split(self, length: int) -> list[tuple[int, int]]:
+        rate_hz = self.audio.sample_rate_hz
+        per, overlap = int(self.settings.clip_seconds * rate_hz), int(self.settings.crossfade_seconds * rate_hz)
+        return split_piece(length, per, overlap, even=False) if per else [(0, length)]
+
+    def convert(self, start: int, end: int) -> np.ndarray:
+        n_pad = int(self.audio.sample_rate_hz * self.settings.pad_seconds)
+        source = _through_pcm16(np.pad(self.audio.samples[start:end], n_pad), self.audio.sample_rate_hz)
+        if self.resample is not None:
+            source = self.resample(torch.from_numpy(source)).numpy()
+        n_pad = int(self.frames.rate_hz * self.settings.pad_seconds)
+        result = self.run_voice(source, start, end, n_pad)
+        return pad_centred(result[n_pad : len(result) - n_pad], self.n_output(end - start))
+
+
+def _through_pcm16(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    """Written to a 16-bit WAV in memory and read back: quantised, clipped beyond +-1."""
+    stored = io.BytesIO()
+    soundfile.write(stored, samples, sample_rate_hz, format="WAV", subtype="PCM_16")
+    stored.seek(0)
+    return soundfile.read(stored, dtype="float32")[0]
+
+
+def output_name(
+    clean_name: str,
+    settings: ConversionSettings,
+    *,
+    speaker: str | None = None,
+    f0_method: str | None = None,
+    mode: str = "sovits",
+    version: str = "4.1",
+) -> str:
+    """File name of a result, as the original names it.
+
+    Args:
+        clean_name: name of the source; its suffix stays part of the name ("song.wav").
+        settings: transposition, cluster ratio, format.
+        speaker: name of the target voice (default: settings.speaker); several mixed voices are "spk_mix".
+        f0_method: the method really used where settings say "auto".
+        mode: "sovits", "sovdiff" or "diff" (4.1).
+        version: "4.1" gives {name}_{key}_{speaker}{_ratio}_{mode}_{f0 method}.{format}, "4.0" ends after the ratio.
+    """
+    speaker = str(speaker if speaker is not None else settings.speaker if settings.speaker is not None else "voice")
+    key = "auto" if settings.auto_predict_f0 else f"{settings.transpose_semitones:g}key"
+    ratio = f"_{settings.cluster_ratio}" if settings.cluster_ratio else ""
+    parts = [clean_name, key, speaker + ratio]
+    if version != "4.0":
+        parts += [mode, f0_method or settings.f0_method]
+    # a speaker may be called "AC/DC"; a name must not become a folder
+    return "_".join(parts).replace("/", "-").replace("\\", "-") + f".{settings.audio_format}"
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Names of one batch, made different where two sources would overwrite each other: x.flac, x_2.flac.
+
+    Names that differ only in capitals count as equal, as they do on Windows, macOS and Google Drive.
+    """
+    given = {name.casefold() for name in names}
+    taken: set[str] = set()
+    result = []
+    for name in names:
+        number, candidate = 1, name
+        while candidate.casefold() in taken or (number > 1 and candidate.casefold() in given):
+            number += 1
+            candidate = f"{Path(name).stem}_{number}{Path(name).suffix}"
+        taken.add(candidate.casefold())
+        result.append(candidate)
+    return result
+
+
+def sung_score(track: F0Track) -> float:
+    """Share of the voiced time spent on held notes, 0..1: 0.2 and more in singing, mostly below 0.05 in speech.
+
+    A note is held while the pitch, averaged over one turn of a vibrato (0.18 s), moves by less than 6 semitones
+    per second for at least 0.2 s. Below 65 Hz nobody sings; what is found there is mains hum.
+    """
+    f0_hz = np.asarray(track.f0_hz, np.float64)
+    voiced = f0_hz >= 65
+    semitones = 12 * np.log2(np.maximum(f0_hz, 1))
+    window, shortest = max(2, round(0.18 / track.hop_s)), 0.2 / track.hop_s
+    held = 0
+    for start, end in _runs(voiced):
+        if end - start > window:
+            smooth = np.convolve(semitones[start:end], np.ones(window) / window, "valid")
+            flat = np.abs(np.diff(smooth)) < 6 * track.hop_s
+            held += sum(b - a for a, b in _runs(flat) if b - a >= shortest)
+    return held / max(1, int(voiced.sum()))
+
+
+def looks_sung(track: F0Track) -> bool:
+    """True where automatic pitch (-a) would spoil the recording: it belongs to speech."""
+    return sung_score(track) > 0.15
+
+
+def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
+    """Start and end of every run of True."""
+    edges = np.diff(np.concatenate([[0], np.asarray(flags, np.int8), [0]]))
+    return list(zip(np.flatnonzero(edges == 1).tolist(), np.flatnonzero(edges == -1).tolist(), strict=True))

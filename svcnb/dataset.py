@@ -1,0 +1,352 @@
+"""Features in memory: the held-out split, one clip as tensors, batches of clips of similar length.
+
+Every random choice is drawn from (seed, epoch, clip), never from a running state: a resumed run sees what
+an unbroken one would have seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from svcnb import SvcError
+from svcnb.checkpoint import atomic_path
+from svcnb.content import align_to_frames
+from svcnb.extraction import FeatureReport, extract, scan_clips
+from svcnb.feature_store import INT16_SCALE, Arrays, Clip, FeatureSettings, FeatureStore
+from svcnb.pitch import F0Track
+
+__all__ = [
+    "Batch", "BucketBatches", "Clip", "FeatureReport", "FeatureSettings", "FeatureStore", "Item", "Split",
+    "VoiceDataset", "VoiceLoader", "collate", "extract", "load_split", "loader", "scan_clips", "split_clips",
+]  # fmt: skip
+
+MIN_CLIPS_TO_HOLD_OUT = 5
+MAX_VALIDATION_RATIO = 0.2
+# Lengths are perturbed by up to this ratio before sorting, so that no two epochs group the same clips.
+BUCKET_JITTER_RATIO = 0.1
+
+log = logging.getLogger(__name__)
+
+
+# ---------------------------------------------------------------------------------------------- split
+
+
+@dataclass(frozen=True)
+class Split:
+    """Clip names to train on, and names held out to judge by."""
+
+    training: list[str]
+    validation: list[str]
+
+
+def split_clips(
+    names: Sequence[str], *, validation_ratio: float = 0.05, at_least: int = 1, seed: int = 1234
+) -> Split:
+    """Hold out some clips of every speaker (the part of a name before the first "/").
+
+    A speaker gives `validation_ratio` of the clips, `at_least` one, at most a fifth, and none of fewer than 5.
+    Which ones depends on the seed and on each name alone, not on the order of the names.
+    """
+    by_speaker: dict[str, list[str]] = {}
+    for name in names:
+        by_speaker.setdefault(name.split("/")[0], []).append(name)
+    held_out: set[str] = set()
+    for own in by_speaker.values():
+        if len(own) >= MIN_CLIPS_TO_HOLD_OUT and validation_ratio > 0:
+            wanted = max(at_least, round(validation_ratio * len(own)))
+            n_held_out = min(wanted, int(MAX_VALIDATION_RATIO * len(own)))
+            held_out.update(sorted(own, key=lambda name: _draw(seed, name))[:n_held_out])
+    return Split([name for name in names if name not in held_out], [name for name in names if name in held_out])
+
+
+def _draw(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}/{name}".encode()).digest()
+
+
+def load_split(store: FeatureStore, *, validation_ratio: float = 0.05, seed: int = 1234) -> Split:
+    """The split kept beside the features, made at the first call.
+
+    A clip once trained on is never held out later: new clips of known speakers are trained on, and only
+    speakers that are new as a whole are split.
+    """
+    path = store.folder / "split.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"training": [], "validation": []}
+    seen = {name.split("/")[0] for name in known["training"] + known["validation"]}
+    new = [name for name in store.names() if name.split("/")[0] not in seen]
+    held_out = set(known["validation"]) | set(split_clips(new, validation_ratio=validation_ratio, seed=seed).validation)
+    split = Split(
+        training=[name for name in store.names() if name not in held_out],
+        validation=[name for name in store.names() if name in held_out],
+    )
+    if not split.training:
+        raise SvcError(f"every clip of {store.folder} is held out for validation: delete {path} to split anew")
+    content = json.dumps({"seed": seed} | split.__dict__, indent=1, ensure_ascii=False)
+    with atomic_path(path) as partial:
+        partial.write_text(content + "\n", encoding="utf-8")
+    return split
+
+
+# ---------------------------------------------------------------------------------------------- clips
+
+
+@dataclass
+class Item:
+    """One clip, or a crop of it, on the frame grid (N frames, N * hop samples)."""
+
+    name: str
+    speaker: int
+    content: Tensor  # [D, N]
+    f0_hz: Tensor  # [N], gaps interpolated
+    voiced: Tensor  # [N], 1 = voiced
+    audio: Tensor  # [N * hop], -1..1
+    volume: Tensor | None = None  # [N]
+
+    @property
+    def n_frames(self) -> int:
+        return len(self.f0_hz)
+
+
+@dataclass(eq=False)
+class VoiceDataset(Dataset):
+    """Clips of a store as items; indexed by (epoch, index), or by index alone for epoch 0.
+
+    Attributes:
+        names: clips to use, e.g. `load_split(store).training`.
+        speakers: speaker name -> id.
+        max_frames: longer clips are cropped to this, at a place drawn from (seed, epoch, index).
+        unit_interpolate_mode: how content is stretched to the frame grid; what the checkpoint wants.
+        augment: changes an item, given a generator drawn like the crop; None leaves items as they are.
+        in_memory: keep the arrays after the first reading.
+    """
+
+    store: FeatureStore
+    names: Sequence[str]
+    speakers: dict[str, int]
+    max_frames: int = field(default=790, kw_only=True)
+    unit_interpolate_mode: str = field(default="nearest", kw_only=True)
+    augment: Callable[[Item, np.random.Generator], Item] | None = field(default=None, kw_only=True)
+    seed: int = field(default=1234, kw_only=True)
+    in_memory: bool = field(default=False, kw_only=True)
+    _kept: dict[str, Arrays] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise SvcError("no clips to train on: extract features of at least one clip first")
+        found = {self.store.record(name).speaker for name in self.names}
+        if unknown := sorted(found - set(self.speakers)):
+            known = ", ".join(self.speakers)
+            raise SvcError(f"speakers {', '.join(unknown)} have features but no id: known are {known}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def lengths(self) -> list[int]:
+        """Frames of each item."""
+        return [min(self.store.record(name).n_frames, self.max_frames) for name in self.names]
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Item:
+        epoch, index = (0, key) if isinstance(key, int) else key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        item = self._whole(self.names[index])
+        if item.n_frames > self.max_frames:
+            start = int(rng.integers(item.n_frames - self.max_frames + 1))
+            item = crop(item, start, self.max_frames, hop_samples=self.store.settings.hop_samples)
+        return item if self.augment is None else self.augment(item, rng)
+
+    def _whole(self, name: str) -> Item:
+        arrays = self._kept.get(name) or self.store.read(name)
+        if self.in_memory:
+            self._kept[name] = arrays
+        settings, record = self.store.settings, self.store.record(name)
+        n_frames = record.n_frames
+        track = F0Track(arrays["f0_hz"][:n_frames], settings.hop_s)
+        content = torch.from_numpy(arrays["content"]).float().T  # [D, N50]
+        volume = torch.from_numpy(arrays["volume"][:n_frames]).float() if "volume" in arrays else None
+        return Item(
+            name=name,
+            speaker=self.speakers[record.speaker],
+            content=align_to_frames(content, n_frames, mode=self.unit_interpolate_mode),
+            f0_hz=torch.as_tensor(track.interpolated(), dtype=torch.float32),
+            voiced=torch.as_tensor(track.voiced, dtype=torch.float32),
+            audio=torch.from_numpy(arrays["audio"][: n_frames * settings.hop_samples]).float() / INT16_SCALE,
+            volume=volume,
+        )
+
+
+def crop(item: Item, start: int, n_frames: int, *, hop_samples: int) -> Item:
+    """Frames start .. start + n_frames of an item, and their samples."""
+    end = start + n_frames
+    return replace(
+        item,
+        content=item.content[:, start:end],
+        f0_hz=item.f0_hz[start:end],
+        voiced=item.voiced[start:end],
+        audio=item.audio[start * hop_samples : end * hop_samples],
+        volume=None if item.volume is None else item.volume[start:end],
+    )
+
+
+# ---------------------------------------------------------------------------------------------- batches
+
+
+@dataclass
+class Batch:
+    """Items padded with zeros to the longest; `lengths` tells the true frames."""
+
+    content: Tensor  # [B, D, N]
+    f0_hz: Tensor  # [B, N], gaps interpolated
+    voiced: Tensor  # [B, N]
+    audio: Tensor  # [B, 1, N * hop]
+    speaker: Tensor  # [B, 1] long
+    lengths: Tensor  # [B] long, frames
+    volume: Tensor | None = None  # [B, N]
+    spec: Tensor | None = None  # [B, F, N], where a recipe computed it beforehand
+    names: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        return self._with_tensors(Tensor.pin_memory)
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        values = {part.name: getattr(self, part.name) for part in fields(self)}
+        return Batch(**{name: change(value) if isinstance(value, Tensor) else value for name, value in values.items()})
+
+
+def collate(items: Sequence[Item], *, min_frames: int = 1) -> Batch:
+    """Pad items to the longest of them, or to `min_frames` (a decoder's segment) where all are shorter."""
+    n_frames = max(min_frames, *(item.n_frames for item in items))
+    hop_samples = len(items[0].audio) // items[0].n_frames
+    volumes = [item.volume for item in items]
+    return Batch(
+        content=_padded([item.content for item in items], n_frames),
+        f0_hz=_padded([item.f0_hz for item in items], n_frames),
+        voiced=_padded([item.voiced for item in items], n_frames),
+        audio=_padded([item.audio for item in items], n_frames * hop_samples).unsqueeze(1),
+        speaker=torch.tensor([[item.speaker] for item in items]),
+        lengths=torch.tensor([item.n_frames for item in items]),
+        volume=None if any(volume is None for volume in volumes) else _padded(volumes, n_frames),
+        names=[item.name for item in items],
+    )
+
+
+def _padded(tensors: Sequence[Tensor], length: int) -> Tensor:
+    padded = tensors[0].new_zeros(len(tensors), *tensors[0].shape[:-1], length)
+    for row, tensor in zip(padded, tensors, strict=True):
+        row[..., : tensor.shape[-1]] = tensor
+    return padded
+
+
+class BucketBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of clips of similar length, drawn anew for each epoch from (seed, epoch); every clip once.
+
+    Yields lists of (epoch, index).
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int, shuffle: bool = True) -> None:
+        self.lengths = np.asarray(lengths, dtype=float)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+        self.first_batch = 0
+
+    def set_position(self, epoch: int, batch: int = 0) -> None:
+        """The next iteration is that of `epoch`, without its first `batch` batches."""
+        self.epoch, self.first_batch = epoch, batch
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for indexes in self._plan()[self.first_batch :]:
+            yield [(self.epoch, int(index)) for index in indexes]
+
+    def _plan(self) -> list[np.ndarray]:
+        n_clips = len(self.lengths)
+        if not self.shuffle:
+            order = np.argsort(self.lengths, kind="stable")
+            return np.split(order, range(self.batch_size, n_clips, self.batch_size))
+        rng = np.random.default_rng([self.seed, self.epoch])
+        jitter = rng.uniform(1 - BUCKET_JITTER_RATIO, 1 + BUCKET_JITTER_RATIO, n_clips)
+        # Equal lengths fall in random order by the jitter; the incomplete batch may be any of them.
+        sizes = [min(self.batch_size, n_clips - start) for start in range(0, n_clips, self.batch_size)]
+        rng.shuffle(sizes)
+        batches = np.split(np.argsort(self.lengths * jitter, kind="stable"), np.cumsum(sizes)[:-1])
+        return [batches[position] for position in rng.permutation(len(batches))]
+
+
+class VoiceLoader:
+    """Batches of a dataset, an epoch per iteration; `set_position` chooses the epoch and where it starts."""
+
+    def __init__(
+        self, dataset: VoiceDataset, batches: BucketBatches, *, n_workers: int = 0, min_frames: int = 1
+    ) -> None:
+        self.dataset = dataset
+        self.batches = batches
+        self.batch_size = batches.batch_size
+        self._loader = DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=partial(collate, min_frames=min_frames),
+            num_workers=n_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=n_workers > 0,
+            worker_init_fn=_leave_signals_to_the_parent,
+        )
+
+    def set_position(self, epoch: int, batch: int = 0) -> None:
+        self.batches.set_position(epoch, batch)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._loader)
+
+
+def loader(
+    dataset: VoiceDataset, batch_size: int, *, seed: int = 1234, shuffle: bool = True, n_workers: int = 0,
+    min_frames: int = 1,
+) -> VoiceLoader:  # fmt: skip
+    """Batches of clips of similar length, reshuffled every epoch.
+
+    Args:
+        batch_size: reduced to the number of clips, with a warning, where there are fewer.
+        shuffle: False gives every clip in order of length, always the same; for validation.
+        n_workers: reading processes; none are started for sets of a few batches or held in memory.
+        min_frames: every batch is padded to at least this length.
+    """
+    if batch_size < 1:
+        raise SvcError(f"batch_size is {batch_size}: give at least 1")
+    if batch_size > len(dataset):
+        n_clips = len(dataset)
+        log.warning("batch_size %d is more than the %d clips there are: using %d", batch_size, n_clips, n_clips)
+        batch_size = n_clips
+    if dataset.in_memory or len(dataset) <= 4 * batch_size:
+        n_workers = 0
+    batches = BucketBatches(dataset.lengths(), batch_size, seed=seed, shuffle=shuffle)
+    return VoiceLoader(dataset, batches, n_workers=n_workers, min_frames=min_frames)
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    """Ctrl-C reaches the whole process group; training finishes its step, so its readers must live on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

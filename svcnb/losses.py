@@ -1,0 +1,80 @@
+"""Loss terms of the adversarial training: pure functions, computed in float32 whatever precision comes in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def discriminator_loss(real_scores: Sequence[Tensor], fake_scores: Sequence[Tensor]) -> Tensor:
+    """Least squares: real scores to 1, generated ones to 0, summed over the sub-discriminators. Source: LSGAN."""
+    pairs = zip(real_scores, fake_scores, strict=True)
+    terms = [(1 - real.float()).square().mean() + fake.float().square().mean() for real, fake in pairs]
+    return torch.stack(terms).sum()
+
+
+def adversarial_loss(fake_scores: Sequence[Tensor]) -> Tensor:
+    """Least squares for the generator: generated scores to 1, summed over the sub-discriminators."""
+    return torch.stack([(1 - fake.float()).square().mean() for fake in fake_scores]).sum()
+
+
+def feature_loss(real_maps: Sequence[Sequence[Tensor]], fake_maps: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Twice the mean absolute difference of the discriminators' feature maps, summed; real ones are the target."""
+    terms = [
+        (real.detach().float() - fake.float()).abs().mean()
+        for real_list, fake_list in zip(real_maps, fake_maps, strict=True)
+        for real, fake in zip(real_list, fake_list, strict=True)
+    ]
+    return 2 * torch.stack(terms).sum()
+
+
+def kl_loss(z_p: Tensor, logs_q: Tensor, m_p: Tensor, logs_p: Tensor, mask: Tensor) -> Tensor:
+    """Divergence of the posterior (through the flow) from the prior, per valid frame.
+
+    Args:
+        z_p, logs_q, m_p, logs_p: [B, C, N].
+        mask: [B, 1, N]; the sum over channels and frames is divided by the number of frames, not of channels.
+
+    Source: VITS equation 4 (one sample).
+    """
+    z_p, logs_q, m_p, logs_p, mask = (x.float() for x in (z_p, logs_q, m_p, logs_p, mask))
+    divergence = logs_p - logs_q - 0.5 + 0.5 * (z_p - m_p).square() * torch.exp(-2.0 * logs_p)
+    return (divergence * mask).sum() / mask.sum()
+
+
+def mel_loss(real_mel: Tensor, fake_mel: Tensor) -> Tensor:
+    """Mean absolute difference of two log mel spectrograms [B, M, N] (weighted 45 in all three families)."""
+    return (real_mel.float() - fake_mel.float()).abs().mean()
+
+
+def lf0_loss(pred_lf0: Tensor, lf0: Tensor) -> Tensor:
+    """Mean squared error of the predicted log f0 [B, 1, N], over padded frames too (as the original trains)."""
+    return (pred_lf0.float() - lf0.float()).square().mean()
+
+
+STFT_SIZES = ((512, 128), (1024, 256), (2048, 512))  # window and hop in samples
+
+
+def stft_loss(fake: Tensor, real: Tensor, *, sizes: Sequence[tuple[int, int]] = STFT_SIZES) -> Tensor:
+    """Distance of magnitudes at several resolutions: log magnitudes, plus linear ones relative to their mean.
+
+    Args:
+        fake, real: waveforms [B, 1, T] of the same length, longer than half the longest window.
+        sizes: (window, hop) in samples.
+
+    Source: Yamamoto et al. 2020 (Parallel WaveGAN), with means instead of Frobenius norms.
+    """
+    terms = []
+    with torch.autocast(fake.device.type, enabled=False):
+        for n_fft, hop in sizes:
+            window = torch.hann_window(n_fft, device=fake.device)
+            ours, theirs = (
+                torch.stft(x.float().squeeze(1), n_fft, hop, window=window, return_complex=True).abs()
+                for x in (fake, real)
+            )
+            log_term = (ours.clamp_min(1e-5).log() - theirs.clamp_min(1e-5).log()).abs().mean()
+            linear_term = (ours - theirs).abs().mean() / theirs.abs().mean().clamp_min(1e-5)
+            terms.append(log_term + linear_term)
+    return torch.stack(terms).mean()

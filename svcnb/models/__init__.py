@@ -1,0 +1,1 @@
+"""Networks: tensors in, tensors out. Imports torch and this folder only."""

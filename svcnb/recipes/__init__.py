@@ -1,0 +1,1 @@
+"""One file per model family: the only place that knows the order of the steps."""

@@ -1,0 +1,271 @@
+"""A trained so-vits voice: load once, convert many."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svcnb import SvcError, checkpoint
+from svcnb.audio import Audio, AudioWriter, read_audio, resample, resample_samples
+from svcnb.content import SAMPLE_RATE_HZ as CONTENT_HZ
+from svcnb.content import align_to_frames, encoder_for_width, load_encoder
+from svcnb.conversion import ConversionSettings, PieceInput, convert_long, iter_converted, looks_sung, output_name
+from svcnb.models.layers import Noise
+from svcnb.models.sovits import SynthesizerTrn
+from svcnb.pitch import F0Track, PitchEstimator, PitchSettings, resolve_method
+from svcnb.recipes.sovits_config import Config
+from svcnb.spectral import SincResample, volume_envelope
+
+if TYPE_CHECKING:
+    from svcnb.content import ContentEncoder
+
+
+STATISTICS_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class PieceFeatures:
+    """What the network hears of one piece: content [1, D, N], f0 and voiced [1, N], volume [1, N] or None."""
+
+    content: Tensor
+    f0_hz: Tensor
+    voiced: Tensor
+    volume: Tensor | None
+
+
+class Voice:
+    """A generator with its content encoder and its pitch estimators, ready to convert.
+
+    Attributes:
+        config: the voice's configuration.
+        speakers: name -> id.
+        sample_rate_hz: rate of what `convert` returns.
+    """
+
+    def __init__(self, config: Config, generator: SynthesizerTrn, encoder: ContentEncoder, *, name: str = "voice",
+                 pretrain_folder: Path = Path("pretrain")) -> None:  # fmt: skip
+        self.config = config
+        self.generator = generator.eval()
+        self.encoder = encoder
+        self.name = name
+        self.pretrain_folder = pretrain_folder
+        self.speakers = dict(config.spk) or {"0": 0}
+        self.sample_rate_hz = config.data.sampling_rate
+        self.hop_samples = config.data.hop_length
+        self.device = next(generator.parameters()).device
+        self._estimators: dict[tuple[str, float | None], PitchEstimator] = {}
+
+    def speaker_id(self, speaker: str | int | None) -> int:
+        """Id of a speaker by name or number; None takes the only or first one."""
+        if speaker is None:
+            return min(self.speakers.values())
+        if speaker in self.speakers:
+            return self.speakers[speaker]
+        if str(speaker).isdigit() and int(speaker) < self.config.model.n_speakers:
+            return int(speaker)
+        known = ", ".join(sorted(self.speakers))
+        raise SvcError(f"voice {self.name} has no speaker {speaker!r}: choose one of {known}")
+
+    def estimate_f0(self, audio: Audio, method: str = "auto", *, threshold: float | None = None) -> F0Track:
+        """Fundamental frequency of a recording on this voice's frame grid."""
+        samples = resample_samples(audio.samples, audio.sample_rate_hz, self.sample_rate_hz)
+        return self._estimator(method, threshold)(samples)
+
+    def _estimator(self, method: str, threshold: float | None) -> PitchEstimator:
+        key = (resolve_method(method, self.pretrain_folder), threshold)
+        if key not in self._estimators:
+            self._estimators[key] = PitchEstimator(
+                key[0],
+                sample_rate_hz=self.sample_rate_hz,
+                hop_samples=self.hop_samples,
+                settings=PitchSettings(threshold=threshold, pretrain_folder=self.pretrain_folder),
+                device=str(self.device),
+            )
+        return self._estimators[key]
+
+    def convert(self, audio: Audio, settings: ConversionSettings | None = None) -> Audio:
+        """The same words and melody in this voice.
+
+        Returns:
+            audio exactly as long as the input, at the voice's rate.
+
+        Raises:
+            SvcError: unknown speaker or pitch method (valid names given).
+        """
+        settings = settings or ConversionSettings()
+        converter = self._piece_converter(audio, settings)
+        return convert_long(
+            audio, converter, settings, output_hz=self.sample_rate_hz, hop_samples=self.hop_samples
+        )
+
+    def convert_file(
+        self, path: Path | str, folder: Path | str, settings: ConversionSettings | None = None, *, name: str | None = None
+    ) -> Path:
+        """Convert a recording into `folder`, named as so-vits-svc names its results unless `name` is given.
+
+        The result is written piece by piece, so a long song needs no more memory than a short one, and
+        appears under its name only when complete.
+        """
+        settings = settings or ConversionSettings()
+        path, folder = Path(path), Path(folder)
+        audio = read_audio(path)
+        converter = self._piece_converter(audio, settings)
+        target = folder / (name or self.result_name(path, settings))
+        with AudioWriter(target, self.sample_rate_hz) as writer:
+            for piece in iter_converted(
+                audio, converter, settings, output_hz=self.sample_rate_hz, hop_samples=self.hop_samples, show_progress=True
+            ):
+                writer.append(piece)
+        return target
+
+    def result_name(self, source: Path, settings: ConversionSettings) -> str:
+        """File name that `convert_file` gives a result; see `conversion.distinct_names` for batches."""
+        index = self.speaker_id(settings.speaker)
+        names = {number: name for name, number in self.speakers.items()}
+        method = resolve_method(settings.f0_method, self.pretrain_folder)
+        return output_name(source.name, settings, speaker=names.get(index, str(index)), f0_method=method)
+
+    def _piece_converter(self, audio: Audio, settings: ConversionSettings) -> Callable[[PieceInput], np.ndarray]:
+        _refuse_what_is_missing(settings, self)
+        speaker = torch.tensor([[self.speaker_id(settings.speaker)]], device=self.device)
+        estimator = self._estimator(settings.f0_method, settings.f0_threshold)
+        narrow = self._content_resampler(settings)
+        opening = audio.slice_s(0.0, STATISTICS_SECONDS)
+        encoder = self.encoder.for_recording(resample(opening, CONTENT_HZ).samples)
+        if settings.auto_predict_f0:
+            self._warn_if_sung(opening, settings)
+
+        def convert_piece(piece: PieceInput) -> np.ndarray:
+            features = self._features(piece.samples, settings, estimator, encoder, narrow)
+            return self._synthesise(features, speaker, settings)
+
+        return convert_piece
+
+    def _warn_if_sung(self, audio: Audio, settings: ConversionSettings) -> None:
+        if looks_sung(self.estimate_f0(audio, settings.f0_method, threshold=settings.f0_threshold)):
+            warnings.warn(
+                "this recording sounds sung, and auto_predict_f0 (-a) is meant for speech: the voice will sing out of "
+                "tune. Leave it off and choose the key with transpose_semitones (-t)",
+                stacklevel=4,
+            )
+
+    def _content_resampler(self, settings: ConversionSettings) -> Callable[[np.ndarray], np.ndarray]:
+        if not settings.like_original:
+            return lambda samples: resample_samples(samples, self.sample_rate_hz, CONTENT_HZ)
+        sinc = SincResample(self.sample_rate_hz, CONTENT_HZ)
+        return lambda samples: sinc(torch.from_numpy(samples)).numpy()
+
+    def _features(self, samples, settings, estimator, encoder, narrow) -> PieceFeatures:
+        track = estimator(samples).transposed(settings.transpose_semitones)
+        if settings.f0_mean_pooling:
+            track = track.mean_filtered()
+        content = encoder.encode(narrow(samples)).T  # [N50, D] -> [D, N50]
+        content = align_to_frames(content, track.n_frames, mode=self.config.data.unit_interpolate_mode)
+        volume = None
+        if self.config.model.vol_embedding:
+            volume = volume_envelope(torch.from_numpy(samples), self.hop_samples)[None].to(self.device)
+        as_row = lambda values: torch.as_tensor(values, dtype=torch.float32, device=self.device)[None]  # noqa: E731
+        return PieceFeatures(
+            content[None].to(self.device), as_row(track.interpolated()), as_row(track.voiced.astype(np.float32)), volume
+        )
+
+    @torch.inference_mode()
+    def _synthesise(self, features: PieceFeatures, speaker: Tensor, settings: ConversionSettings) -> np.ndarray:
+        result = self.generator.infer(
+            features.content,
+            features.f0_hz,
+            features.voiced,
+            speaker,
+            volume=features.volume,
+            noise_scale=settings.noise_scale,
+            predict_f0=settings.auto_predict_f0,
+            noise=Noise(torch.Generator().manual_seed(settings.seed)),
+        )
+        return result.audio[0, 0].float().cpu().numpy()
+
+
+def _refuse_what_is_missing(settings: ConversionSettings, voice: Voice) -> None:
+    """Say so rather than leave a wish out in silence."""
+    missing = {
+        "cluster_ratio (-cr) above 0 needs k-means centres or an index": settings.cluster_ratio > 0,
+        "feature_retrieval (-fr) needs an index": settings.feature_retrieval,
+        "enhance (-eh) needs the NSF-HiFiGAN enhancer": settings.enhance,
+    }
+    for wish, wanted in missing.items():
+        if wanted:
+            raise SvcError(f"{wish}, which this version cannot use yet: leave it off")
+    if settings.auto_predict_f0 and not voice.config.model.use_automatic_f0_prediction:
+        raise SvcError(f"voice {voice.name} was trained without an f0 decoder: leave auto_predict_f0 (-a) off")
+
+
+def load_voice(
+    source: Path | str,
+    *,
+    config: Path | str | None = None,
+    device: str = "cpu",
+    pretrain_folder: Path | str = Path("pretrain"),
+) -> Voice:
+    """Load a voice from its folder (newest G_*.pth and config.json) or from one G_*.pth.
+
+    Files of so-vits-svc 4.0 and 4.1 load as they are; release files lack the posterior, which is not
+    needed here. A config without an encoder's name (4.0) gets it from the width of the content.
+
+    Raises:
+        SvcError: nothing found, config and weights that do not fit (every difference named), a file that
+            would run code.
+    """
+    weights_path, config_path = _locate(Path(source), Path(config) if config else None)
+    loaded = Config.load(config_path, strict=False)
+    state = checkpoint.read_sovits_checkpoint(weights_path).model
+    described = checkpoint.describe_sovits(state)
+    _refuse_misfit(loaded, described, weights_path, config_path)
+    loaded.model.use_automatic_f0_prediction = described["use_automatic_f0_prediction"]
+    encoder_name = encoder_for_width(loaded.model.ssl_dim, loaded.model.speech_encoder)
+    loaded.model.speech_encoder = encoder_name
+    generator = _empty_generator(loaded)
+    checkpoint.load_weights(generator, state, may_miss=("enc_q.",))
+    encoder = load_encoder(encoder_name, folder=Path(pretrain_folder), device=device)
+    return Voice(
+        loaded, generator.to(device), encoder, name=weights_path.parent.name, pretrain_folder=Path(pretrain_folder)
+    )
+
+
+def _empty_generator(config: Config) -> SynthesizerTrn:
+    return SynthesizerTrn(
+        config.data.filter_length // 2 + 1,
+        config.segment_frames,
+        sampling_rate=config.data.sampling_rate,
+        **config.model.model_dump(),
+    )
+
+
+def _locate(source: Path, config: Path | None) -> tuple[Path, Path]:
+    if source.is_dir():
+        candidates = sorted(source.glob("G_*.pth"), key=lambda path: (len(path.stem), path.stem))
+        if not candidates:
+            raise SvcError(f"no G_*.pth in {source}: train a voice there first, or name the checkpoint itself")
+        source = candidates[-1]
+    if not source.is_file():
+        raise SvcError(f"no checkpoint at {source}: give a voice's folder or its G_*.pth")
+    return source, config or source.parent / "config.json"
+
+
+def _refuse_misfit(config: Config, described: dict, weights_path: Path, config_path: Path) -> None:
+    stored = config.model.model_dump()
+    differences = [
+        f"{key} is {stored[key]} in the config, {value} in the weights"
+        for key, value in described.items()
+        if key in stored and key != "use_automatic_f0_prediction" and stored[key] != value
+    ]
+    if differences:
+        raise SvcError(
+            f"{weights_path.name} and {config_path} do not fit: {'; '.join(differences)}. "
+            "Give the config.json that was trained with these weights (-c)"
+        )

@@ -1,0 +1,158 @@
+"""What a training run leaves on disk beside the weights: state.json, and the lines of history.jsonl.
+
+state.json is renamed into place after the checkpoint it names, so it always speaks of whole files.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from svcnb import SvcError
+from svcnb.checkpoint import atomic_path
+
+STATE_NAME = "state.json"
+HISTORY_NAME = "history.jsonl"
+
+
+class SavedCheckpoint(BaseModel):
+    """A step, and the names of the files written for it."""
+
+    step: int
+    files: list[str]
+
+
+class RunRecord(BaseModel):
+    """Where a run stands, apart from weights and optimisers.
+
+    Attributes:
+        step: generator updates done; the newest of `checkpoints` is of this step.
+        epoch: the epoch under way, the first is 1.
+        batch: batches of that epoch already trained on.
+        seconds: training time of all runs so far.
+        checkpoints: what is kept, oldest first.
+        schedules: per optimiser ("g", "d") the scheduler's position and the learning rates in use.
+        scaler: of fp16, else None.
+        rng: states of the random generators of torch, CUDA, Python and numpy.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int = 1
+    step: int
+    epoch: int
+    batch: int
+    seconds: float
+    checkpoints: list[SavedCheckpoint]
+    schedules: dict[str, dict[str, Any]]
+    scaler: dict[str, Any] | None
+    rng: dict[str, Any]
+
+    def save(self, folder: Path) -> None:
+        with atomic_path(folder / STATE_NAME) as partial:
+            partial.write_text(self.model_dump_json() + "\n", encoding="utf-8")
+
+
+def read_progress(folder: Path | str) -> RunRecord | None:
+    """Where the run in `folder` stands; None where there is none.
+
+    Raises:
+        SvcError: state.json cannot be understood, or a checkpoint file it names is gone.
+    """
+    folder = Path(folder)
+    path = folder / STATE_NAME
+    if not path.is_file():
+        return None
+    try:
+        record = RunRecord.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise SvcError(f"{path} is not a training state of this version ({error.errors()[0]['msg']}): "
+                       "train into another folder") from None  # fmt: skip
+    lost = [name for name in record.checkpoints[-1].files if not (folder / name).exists()]
+    if lost:
+        raise SvcError(f"{path} speaks of step {record.step}, but {', '.join(lost)} is gone from {folder}: "
+                       "put it back, or train into another folder")  # fmt: skip
+    return record
+
+
+def discard_run(folder: Path | str) -> None:
+    """Delete state, history and the checkpoints that a run wrote into `folder`; other files stay."""
+    folder = Path(folder)
+    record = read_progress(folder)
+    # The state goes first: what is left of an interrupted deletion is no run any more.
+    (folder / STATE_NAME).unlink(missing_ok=True)
+    (folder / HISTORY_NAME).unlink(missing_ok=True)
+    for checkpoint in record.checkpoints if record else []:
+        for name in checkpoint.files:
+            (folder / name).unlink(missing_ok=True)
+
+
+def append_history(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def trim_history(path: Path, step: int) -> None:
+    """Drop lines of steps after `step` (a part of the run that was lost), and half a line at the end."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:
+            continue  # cut off by a kill while it was written
+    with atomic_path(path) as partial:
+        partial.write_text("".join(kept), encoding="utf-8")
+
+
+def capture_rng() -> dict[str, Any]:
+    """States of the global random generators, fit for JSON."""
+    version, numbers, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {
+        "torch": _to_text(torch.get_rng_state().numpy()),
+        "cuda": [_to_text(state.numpy()) for state in cuda],
+        "python": [version, list(numbers), gauss],
+        "numpy": [name, _to_text(keys), int(position), int(has_gauss), float(cached)],
+    }
+
+
+def apply_rng(states: dict[str, Any]) -> None:
+    """Put the global random generators back; CUDA states of devices that are not here are left out."""
+    torch.set_rng_state(torch.from_numpy(_from_text(states["torch"], np.uint8)))
+    for device, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(torch.from_numpy(_from_text(state, np.uint8)), device)
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, _from_text(keys, np.uint32), *rest))
+
+
+@contextmanager
+def rng_untouched() -> Iterator[None]:
+    """What runs inside may draw random numbers without changing those drawn afterwards."""
+    states = capture_rng()
+    try:
+        yield
+    finally:
+        apply_rng(states)
+
+
+def _to_text(array: np.ndarray) -> str:
+    return base64.b64encode(array.tobytes()).decode("ascii")
+
+
+def _from_text(text: str, dtype: type) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), dtype=dtype).copy()

@@ -1,0 +1,288 @@
+"""What notebooks show beside figures: players, tables, file lists, and an optional panel to convert with.
+
+Everything returned here displays itself as the last expression of a cell, and prints as text elsewhere. The
+panel needs ipywidgets, version 7 (Colab) or 8; nothing else does.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from svcnb import MissingExtra, SvcError
+from svcnb.audio import Audio, player_bytes, read_audio
+from svcnb.conversion import ConversionSettings
+
+if TYPE_CHECKING:
+    from svcnb.recipes.sovits import Voice
+    from svcnb.workspace import Workspace
+
+PLAYER_MIME = "audio/mpeg"
+
+
+@dataclass(frozen=True)
+class Player:
+    """A recording to listen to, as compressed bytes: a song adds half a megabyte per minute to the notebook."""
+
+    audio: Audio
+    title: str = ""
+
+    def _repr_html_(self) -> str:
+        encoded = base64.b64encode(player_bytes(self.audio, format="mp3")).decode()
+        return (
+            f'<div style="margin:4px 0">{html.escape(self.title)}<br>'
+            f'<audio controls preload="metadata" src="data:{PLAYER_MIME};base64,{encoded}"></audio></div>'
+        )
+
+    def __repr__(self) -> str:
+        return f"<player: {self.title or 'recording'}, {self.audio.duration_s:.1f} s>"
+
+
+def show_audio(recording: Audio | Path | str, title: str | None = None) -> Player:
+    """A player for a recording or a file; files are named by their name unless a title is given."""
+    if isinstance(recording, Audio):
+        return Player(recording, title or "")
+    path = Path(recording)
+    return Player(read_audio(path), path.name if title is None else title)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headings; numbers are aligned right."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+    def _repr_html_(self) -> str:
+        head = "".join(f'<th style="text-align:left">{html.escape(str(text))}</th>' for text in self.headings)
+        body = "".join("<tr>" + "".join(map(_table_cell, row)) + "</tr>" for row in self.rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def __repr__(self) -> str:
+        texts = [list(map(str, self.headings)), *([_as_text(value) for value in row] for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+        lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in texts)
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def _as_text(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _table_cell(value: Any) -> str:
+    side = "right" if isinstance(value, (int, float)) and not isinstance(value, bool) else "left"
+    return f'<td style="text-align:{side}">{html.escape(_as_text(value))}</td>'
+
+
+def show_facts(facts: Mapping[str, Any]) -> Table:
+    """Names and values, one row each."""
+    return Table(("", ""), list(facts.items()))
+
+
+def show_recordings(paths: Iterable[Path], root: Path) -> Table:
+    """Recordings with their length and rate; what cannot be read says why."""
+    rows = []
+    for path in paths:
+        name = str(path.relative_to(root)) if path.is_relative_to(root) else path.name
+        try:
+            audio = read_audio(path)
+        except SvcError as error:
+            rows.append((name, "", "", str(error)))
+            continue
+        rows.append((name, audio.duration_s, audio.sample_rate_hz, f"peak {audio.peak:.2f}"))
+    return Table(("recording", "seconds", "Hz", ""), rows)
+
+
+def show_files(folder: Path, *, newest: int | None = None) -> Table:
+    """Files below a folder with their size, in order of name, or only the newest ones."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    if newest is not None:
+        files = sorted(files, key=lambda path: path.stat().st_mtime)[-newest:]
+    rows = [(str(path.relative_to(folder)), f"{path.stat().st_size / 1e6:.2f} MB") for path in files]
+    return Table((f"files in {folder.name}", "size"), rows)
+
+
+def check_available(settings: ConversionSettings) -> ConversionSettings:
+    """The settings, if this version can do all they ask for.
+
+    Raises:
+        SvcError: clustering, retrieval or the enhancer was asked for; a choice must not be ignored silently.
+    """
+    missing = {
+        "cluster_ratio": settings.cluster_ratio > 0,
+        "feature_retrieval": settings.feature_retrieval,
+        "enhance": settings.enhance,
+    }
+    wanted = [name for name, asked in missing.items() if asked]
+    if wanted:
+        raise SvcError(f"{', '.join(wanted)}: not in this version yet; leave the ratio at 0 and the ticks off")
+    return settings
+
+
+def offer_download(path: Path) -> str:
+    """Hand a file to the browser on Colab; elsewhere tell where it lies.
+
+    Returns:
+        one line that says what happened.
+    """
+    from svcnb.workspace import on_colab
+
+    if not on_colab():
+        return f"{path.name} lies in {path.parent}"
+    from google.colab import files
+
+    files.download(str(path))
+    return f"{path.name} is being downloaded by the browser"
+
+
+def speakers_of(voice_folder: Path) -> list[str]:
+    """Speaker names in a voice's config.json, in order of their numbers; empty where there is none."""
+    config = voice_folder / "config.json"
+    if not config.is_file():
+        return []
+    named = json.loads(config.read_text(encoding="utf-8")).get("spk", {})
+    return sorted(named, key=named.get)
+
+
+# ------------------------------------------------------------------------------------------------- the panel
+
+
+@dataclass
+class ConversionPanel:
+    """A form over ConversionSettings: choose, press Convert, listen, look at the melody, change, press again.
+
+    Attributes:
+        fields: widgets by name: voice, recording and the names of ConversionSettings.
+        view: the widget to display.
+        result_path: the newest result, None before the first.
+    """
+
+    workspace: Workspace
+    fields: dict[str, Any] = field(default_factory=dict)
+    view: Any = None
+    result_path: Path | None = None
+    _loaded: dict[Path, Voice] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        widgets = _ipywidgets()
+        voices, recordings = self.workspace.voices(), self.workspace.recordings()
+        if not voices:
+            raise SvcError("no trained voice in data/models: run 03_train first")
+        if not recordings:
+            raise SvcError("no recording in data/raw or data/demo: upload one to data/raw")
+        self.fields = _make_fields(widgets, voices, recordings)
+        self.button = widgets.Button(description="Convert", button_style="primary", icon="microphone")
+        self.progress = widgets.IntProgress(value=0, max=3, layout=widgets.Layout(width="30%"))
+        self.status = widgets.HTML("ready")
+        self.output = widgets.Output()
+        self.fields["voice"].observe(self._fill_speakers, names="value")
+        self._fill_speakers()
+        self.button.on_click(self._on_click)
+        foot = widgets.HBox([self.button, self.progress, self.status])
+        self.view = widgets.VBox([*self.fields.values(), foot, self.output])
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        display(self.view)
+
+    def settings(self) -> ConversionSettings:
+        """The settings that the form shows now."""
+        chosen = {name: widget.value for name, widget in self.fields.items() if name in ConversionSettings.model_fields}
+        return check_available(ConversionSettings(**chosen))
+
+    def convert(self) -> Path:
+        """Convert the chosen recording; the voice stays loaded for the next one."""
+        folder = self.workspace.find(Path("data/models") / self.fields["voice"].value)
+        source = self.workspace.find(self.fields["recording"].value)
+        voice = self._voice(folder)
+        self.progress.value = 1
+        self.result_path = voice.convert_file(source, self.workspace.make("data/converted"), self.settings())
+        self.progress.value = 2
+        self._show(voice, source)
+        self.progress.value = 3
+        return self.result_path
+
+    def _on_click(self, _button: Any) -> None:
+        self.button.disabled, self.progress.value = True, 0
+        self.status.value = "converting ..."
+        started = time.monotonic()
+        self.output.clear_output()
+        try:
+            path = self.convert()
+            self.status.value = html.escape(f"{path.name} in {time.monotonic() - started:.1f} s")
+        except SvcError as error:
+            self.status.value = f'<span style="color:#b00020">{html.escape(str(error))}</span>'
+        finally:
+            self.button.disabled = False
+
+    def _voice(self, folder: Path) -> Voice:
+        from svcnb.recipes.sovits import load_voice
+        from svcnb.workspace import choose_device
+
+        if folder not in self._loaded:
+            self._loaded = {folder: load_voice(folder, device=choose_device())}
+        return self._loaded[folder]
+
+    def _show(self, voice: Voice, source: Path) -> None:
+        from IPython.display import display
+
+        from svcnb.plots import plot_comparison
+
+        before, after = read_audio(source), read_audio(self.result_path)
+        method = self.fields["f0_method"].value
+        tracks = (voice.estimate_f0(before, method), voice.estimate_f0(after, method))
+        with self.output:
+            display(show_audio(before, "source"), show_audio(after, self.result_path.name))
+            display(plot_comparison(before, after, tracks))
+
+    def _fill_speakers(self, _change: Any = None) -> None:
+        folder = self.workspace.find(Path("data/models") / self.fields["voice"].value)
+        names = speakers_of(folder)
+        self.fields["speaker"].options = names
+        self.fields["speaker"].value = names[0] if names else None
+
+
+def _ipywidgets() -> Any:
+    try:
+        import ipywidgets
+    except ImportError:
+        raise MissingExtra('the panel needs ipywidgets: pip install "svcnb[notebooks]"') from None
+    return ipywidgets
+
+
+def _choices(name: str) -> list[str]:
+    return list(get_args(ConversionSettings.model_fields[name].annotation))
+
+
+def _make_fields(widgets: Any, voices: list[str], recordings: list[str]) -> dict[str, Any]:
+    look = {"style": {"description_width": "11em"}, "layout": widgets.Layout(width="36em")}
+    default = {name: info.default for name, info in ConversionSettings.model_fields.items()}
+
+    def slider(name: str, low: float, high: float, step: float, label: str) -> Any:
+        return widgets.FloatSlider(value=default[name], min=low, max=high, step=step, description=label, **look)
+
+    def choice(options: list[str], label: str) -> Any:
+        return widgets.Dropdown(options=options, value=options[0] if options else None, description=label, **look)
+
+    def tick(name: str, label: str) -> Any:
+        return widgets.Checkbox(value=default[name], description=label, **look)
+
+    return {
+        "voice": choice(voices, "voice"),
+        "speaker": choice([], "speaker"),
+        "recording": choice(recordings, "recording"),
+        "transpose_semitones": slider("transpose_semitones", -36, 36, 1, "semitones up"),
+        "f0_method": choice(_choices("f0_method"), "f0 predictor"),
+        "noise_scale": slider("noise_scale", 0, 1, 0.05, "noise"),
+        "slice_db": slider("slice_db", -80, -10, 1, "silence below (dB)"),
+        "auto_predict_f0": tick("auto_predict_f0", "predict the melody (speech only)"),
+        "f0_mean_pooling": tick("f0_mean_pooling", "smooth the melody"),
+        "audio_format": choice(_choices("audio_format"), "file format"),
+    }

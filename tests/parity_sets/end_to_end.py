@@ -1,0 +1,119 @@
+"""Whole conversions against the original program's: our voice, with its timing switched to the original's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from svcnb.audio import read_audio
+from svcnb.content import align_to_frames
+from svcnb.conversion import ConversionSettings
+from svcnb.pitch import PitchEstimator
+from svcnb.recipes.sovits import Config, Voice
+from svcnb.spectral import SincResample
+from tests.parity_sets import formula
+from tests.parity_sets.registry import ReferenceSet, Row, find_set
+from tests.parity_sets.sovits import RecordedNoise, build_generator
+
+SPEAKER = 1
+CASES = {
+    "a": {},
+    "b": {"clip_seconds": 1.5, "crossfade_seconds": 0.25},
+    "c": {"clip_seconds": 1.5, "crossfade_seconds": 0.25, "crossfade_keep_ratio": 1.0},
+    "d": {"auto_predict_f0": True},
+    "e": {"transpose_semitones": 7, "loudness_envelope_ratio": 0.5},
+}
+
+
+class ToyEncoder:
+    """The recordings' content encoder: frames of 25 ms through one random matrix."""
+
+    name, width, hop_samples = "toy", 768, 320
+
+    def __init__(self) -> None:
+        self.matrix = formula.gauss(1, "toyenc", (768, 400)) / 20
+
+    def for_recording(self, samples_16k: np.ndarray) -> ToyEncoder:
+        return self
+
+    def encode(self, samples_16k: np.ndarray) -> Tensor:
+        """float [T] at 16 kHz -> float32 [N, 768]."""
+        frames = np.lib.stride_tricks.sliding_window_view(np.asarray(samples_16k), 400)[:: self.hop_samples]
+        return torch.from_numpy((10 * frames) @ self.matrix.T)
+
+
+class WithoutNoise(nn.Module):
+    """The generator, whatever noise it is handed: the recordings had zeros in its place."""
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def infer(self, *inputs: Tensor, **choices):
+        return self.generator.infer(*inputs, **choices | {"noise": RecordedNoise()})
+
+
+def end_to_end_rows(reference: ReferenceSet) -> Iterator[Row]:
+    """One row per e2e/* array; none where the set has no such arrays, a failed one where its network is missing."""
+    if not any(name.startswith("e2e/") for name in reference.arrays):
+        return
+    yield from _unit_rows(reference)
+    voice = _find_voice(reference)
+    if voice is None:
+        yield Row("e2e/*", float("inf"), 0.0, note="the so-vits set that this one depends on is not beside it")
+        return
+    for tag in CASES:
+        if reference.has(f"e2e/{tag}"):
+            yield from _case_rows(reference, voice, tag)
+
+
+def _case_rows(reference: ReferenceSet, voice: Voice, tag: str) -> list[Row]:
+    tolerance = reference.tolerance("end_to_end_abs")
+    settings = ConversionSettings(
+        speaker=SPEAKER, f0_method=reference.meta["end_to_end_f0"], like_original=True, **CASES[tag]
+    )
+    ours = voice.convert(read_audio(reference.folder / "e2e_in.wav"), settings).samples
+    rows = [reference.compare(f"e2e/{tag}", ours[: len(reference.arrays[f"e2e/{tag}"])], tolerance)]
+    if reference.has(f"e2e/{tag}_len_rms"):
+        whole = np.array([len(ours), np.sqrt(np.mean(ours.astype(np.float64) ** 2))])
+        rows.append(reference.compare(f"e2e/{tag}_len_rms", whole, tolerance))
+    return rows
+
+
+def _find_voice(reference: ReferenceSet) -> Voice | None:
+    """The network that made the recordings; where several sets fit the description, the one that agrees."""
+    candidates: list[ReferenceSet] = []
+    find_set(reference, "so-vits", lambda other: _may_be_the_network(other, reference) and candidates.append(other))
+    voices = [
+        Voice(Config.model_validate(other.config), WithoutNoise(build_generator(other)), ToyEncoder())
+        for other in candidates
+    ]
+    if len(voices) > 1:
+        voices = [voice for voice in voices if all(row.passed for row in _case_rows(reference, voice, "a"))] or voices
+    return voices[0] if voices else None
+
+
+def _may_be_the_network(candidate: ReferenceSet, reference: ReferenceSet) -> bool:
+    model = candidate.config["model"]
+    same_seed = candidate.meta["seed"] == reference.meta.get("seed", 1)
+    return same_seed and not model["vol_embedding"] and model["ssl_dim"] == ToyEncoder.width
+
+
+def _unit_rows(reference: ReferenceSet) -> Iterator[Row]:
+    """Content and melody of the glide as the conversion sees them."""
+    if not reference.has("e2e/unit_f0"):
+        return
+    glide = read_audio(reference.folder / "glide44k.wav")
+    estimator = PitchEstimator(reference.meta["end_to_end_f0"], sample_rate_hz=glide.sample_rate_hz, hop_samples=512)
+    track = estimator(glide.samples)
+    f0_rtol, latent = reference.tolerance("f0_rtol"), reference.tolerance("spectra_abs")
+    yield reference.compare("e2e/unit_f0", track.interpolated()[None].astype(np.float32), f0_rtol, relative=True)
+    yield reference.compare("e2e/unit_uv", track.voiced[None].astype(np.float32), 0.0)
+    narrow = SincResample(glide.sample_rate_hz, 16000)(torch.from_numpy(glide.samples)).numpy()
+    content = align_to_frames(ToyEncoder().encode(narrow).T, track.n_frames, mode="nearest").numpy()  # [768, N]
+    summary = np.array([content.mean(), np.sqrt(np.mean(content**2)), np.abs(content).max()])
+    yield reference.compare("e2e/unit_c_summary", summary, latent)
+    yield reference.compare("e2e/unit_c_every10", content[::16, ::10], latent)

@@ -1,0 +1,238 @@
+"""Every notebook is executed, in order, on real recordings, and what it leaves behind is measured.
+
+Training happens once for the whole file; sizes are small, so numbers show that the path works, not how good a voice
+gets. The defaults of the forms are tested by `make demo`'s recordings, here only the named parameters differ.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.places import DEMO_VOICES, PROJECT
+from tests.sources import NOTEBOOKS, parameters
+
+pytest.importorskip("papermill")
+
+N_RECORDINGS = 5
+N_STEPS = 40
+CELL_TIMEOUT_S = 300
+
+
+@dataclass
+class Run:
+    """The notebooks of one user, in one workspace."""
+
+    workspace: Path
+    song: Path
+    executed: dict[str, dict] = field(default_factory=dict)
+
+    def execute(self, name: str, suffix: str = "", **values: object) -> dict:
+        """Run one notebook with these parameters; papermill only warns of unknown names, so they are checked here."""
+        import papermill
+
+        path = PROJECT / "notebooks" / f"{name}.ipynb"
+        unknown = set(values) - set(parameters(path))
+        assert not unknown, f"{name} has no parameter {unknown}"
+        output = self.workspace / f"{name}{suffix}.ipynb"
+        papermill.execute_notebook(
+            path,
+            output,
+            parameters={"workspace": str(self.workspace), **values},
+            cwd=PROJECT,
+            progress_bar=False,
+            execution_timeout=CELL_TIMEOUT_S,
+        )
+        self.executed[name + suffix] = json.loads(output.read_text(encoding="utf-8"))
+        return self.executed[name + suffix]
+
+    def outputs(self, name: str, mime: str) -> list[str]:
+        cells = [cell for cell in self.executed[name]["cells"] if cell["cell_type"] == "code"]
+        found = [output["data"][mime] for cell in cells for output in cell["outputs"] if mime in output.get("data", {})]
+        return ["".join(text) if isinstance(text, list) else text for text in found]
+
+
+def choose_recordings(voices: Path) -> tuple[list[Path], Path]:
+    """Recordings of one speaker to train on, and one of somebody else to convert."""
+    folders = sorted({path.parent for path in voices.rglob("*.flac")}, key=lambda folder: folder.name, reverse=True)
+    folders = [folder for folder in folders if len(list(folder.glob("*.flac"))) >= N_RECORDINGS]
+    if len(folders) < 2:
+        folders = [DEMO_VOICES / "raw" / "ada", DEMO_VOICES / "raw" / "bruno"]
+    target, other = folders[0], folders[1]
+    return sorted(target.glob("*.flac"))[:N_RECORDINGS], sorted(other.glob("*.flac"))[0]
+
+
+@pytest.fixture(scope="session")
+def run(voices_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """All notebooks of the main line, executed once."""
+    workspace = tmp_path_factory.mktemp("work space (1)")
+    recordings, other = choose_recordings(voices_folder)
+    raw = workspace / "data" / "raw" / "me"
+    raw.mkdir(parents=True)
+    for path in recordings:
+        shutil.copy(path, raw)
+    song = Path(shutil.copy(other, workspace / "a song.flac"))
+    run = Run(workspace, song)
+    run.execute("00_setup")
+    run.execute("01_slice", raw_folder="data/raw", max_clip_s=6.0)
+    run.execute("02_features", features_folder="data/features/me")
+    training = {"features_folder": "data/features/me", "voice_folder": "data/models/me", "device": "cpu", "log_every_steps": 10}
+    run.execute("03_train", max_minutes=0.0, max_steps=N_STEPS, **training)
+    run.execute("03_train", "-again", max_minutes=0.0, max_steps=N_STEPS + 10, **training)
+    run.execute("05_convert", wav=song.name, model="data/models/me", device="cpu", trans=2, wav_format="wav")
+    return run
+
+
+@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS])
+def test_every_notebook_runs_to_its_last_cell(run: Run, name: str) -> None:
+    cells = [cell for cell in run.executed[name]["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["execution_count"] for cell in cells if "".join(cell["source"]).strip())
+    assert any("text/html" in output.get("data", {}) for output in cells[-1]["outputs"]), "the last cell lists no files"
+
+
+@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS])
+def test_executed_notebooks_stay_small_enough_to_open(run: Run, name: str) -> None:
+    assert len(json.dumps(run.executed[name])) < 6e6
+
+
+def test_setup_makes_a_place_for_recordings_and_describes_the_machine(run: Run) -> None:
+    assert (run.workspace / "data" / "raw" / "me").is_dir()
+    page = " ".join(run.outputs("00_setup", "text/html"))
+    assert "torch" in page and "free disk" in page and "<audio" in page
+
+
+def test_slice_makes_mono_clips_within_the_limits(run: Run) -> None:
+    clips = sorted((run.workspace / "data" / "clips" / "me").glob("*.flac"))
+    assert len(clips) >= N_RECORDINGS
+    infos = [soundfile.info(clip) for clip in clips]
+    assert all(info.samplerate == 44100 and info.channels == 1 for info in infos)
+    assert all(1.0 <= info.duration <= 6.0 + 1e-3 for info in infos)
+    whole = sum(soundfile.info(path).duration for path in (run.workspace / "data" / "raw").rglob("*.flac"))
+    assert 0.5 * whole < sum(info.duration for info in infos) <= 1.05 * whole
+    assert len(run.outputs("01_slice", "image/png")) == 2
+    assert sum("<audio" in page for page in run.outputs("01_slice", "text/html")) == 3
+
+
+def test_features_are_stored_for_every_clip(run: Run) -> None:
+    from svcnb.dataset import FeatureStore
+
+    store = FeatureStore.open(run.workspace / "data" / "features" / "me")
+    clips = sorted((run.workspace / "data" / "clips").rglob("*.flac"))
+    assert len(store) == len(clips)
+    voiced = np.concatenate([store.read(name)["f0_hz"] > 0 for name in store.names()])
+    assert 0.3 < voiced.mean() < 0.95
+    assert len(run.outputs("02_features", "image/png")) == 2
+
+
+def read_history(run: Run) -> list[dict]:
+    lines = (run.workspace / "data" / "models" / "me" / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if "losses" in json.loads(line)]
+
+
+def test_training_writes_a_voice_and_gets_better(run: Run) -> None:
+    folder = run.workspace / "data" / "models" / "me"
+    assert (folder / "config.json").is_file() and list(folder.glob("G_*.pth"))
+    losses = [entry["losses"] for entry in read_history(run)]
+    assert all(np.isfinite(value) for entry in losses for value in entry.values())
+    assert losses[-1]["mel"] < losses[0]["mel"]
+    assert len(run.outputs("03_train", "image/png")) == 2
+
+
+def test_training_again_goes_on_instead_of_starting_over(run: Run) -> None:
+    steps = [entry["step"] for entry in read_history(run)]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == N_STEPS + 10
+    page = " ".join(run.outputs("03_train-again", "text/html"))
+    assert f">{N_STEPS + 10}<" in page
+
+
+def converted(run: Run) -> Path:
+    (result,) = [path for path in (run.workspace / "data" / "converted").iterdir() if path.suffix == ".wav"]
+    return result
+
+
+def test_conversion_is_as_long_as_the_source_and_names_its_settings(run: Run) -> None:
+    result = converted(run)
+    assert abs(soundfile.info(result).duration - soundfile.info(run.song).duration) < 1e-3
+    assert "2" in result.name and "me" in result.name
+    samples, _ = soundfile.read(result)
+    assert np.isfinite(samples).all() and np.abs(samples).max() > 0.01
+
+
+def test_conversion_keeps_the_melody_two_semitones_up(run: Run) -> None:
+    from svcnb.audio import read_audio
+    from svcnb.evaluation import f0_correlation
+    from svcnb.pitch import PitchEstimator
+
+    source, result = read_audio(run.song, sample_rate_hz=22050), read_audio(converted(run), sample_rate_hz=22050)
+    estimate = PitchEstimator("fcpe", sample_rate_hz=22050, hop_samples=256)
+    before, after = estimate(source.samples), estimate(result.samples)
+    assert f0_correlation(before, after) > 0.8
+    assert abs(12 * np.log2(after.median_hz() / before.median_hz()) - 2) < 0.7
+
+
+def test_conversion_can_be_seen_and_heard(run: Run) -> None:
+    assert len(run.outputs("05_convert", "image/png")) == 2
+    players = [page for page in run.outputs("05_convert", "text/html") if "<audio" in page]
+    assert len(players) == 2 and all("data:audio/mpeg;base64," in page for page in players)
+    assert run.outputs("05_convert", "application/vnd.jupyter.widget-view+json"), "the panel was not shown"
+
+
+@pytest.mark.parametrize(("values", "told"), [
+    ({"wav": "nowhere.wav"}, "nowhere.wav is neither in"),
+    ({"speaker": "nobody"}, "nobody"),
+    ({"cluster_infer_ratio": 0.5, "enhance": True}, "cluster_ratio, enhance"),
+])  # fmt: skip
+def test_wrong_form_values_are_told_in_the_notebook(run: Run, values: dict, told: str) -> None:
+    from papermill import PapermillExecutionError
+
+    given = {"wav": run.song.name, "model": "data/models/me", "device": "cpu", "panel": False} | values
+    before = sorted((run.workspace / "data" / "converted").iterdir())
+    with pytest.raises(PapermillExecutionError) as failed:
+        run.execute("05_convert", "-wrong", **given)
+    assert told in str(failed.value) and "Error" in failed.value.ename
+    assert sorted((run.workspace / "data" / "converted").iterdir()) == before
+
+
+# --- the panel ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def panel(run: Run, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("ipywidgets")
+    from svcnb.widgets import ConversionPanel
+    from svcnb.workspace import open_workspace
+
+    monkeypatch.chdir(PROJECT)
+    shutil.copy(run.song, run.workspace / "data" / "raw")
+    return ConversionPanel(open_workspace(str(run.workspace)))
+
+
+def test_panel_offers_the_voices_speakers_and_recordings_there_are(panel) -> None:
+    assert panel.fields["voice"].options == ("me",)
+    assert panel.fields["speaker"].value == "me"
+    assert "data/raw/a song.flac" in panel.fields["recording"].options
+
+
+def test_panel_converts_on_a_click(panel) -> None:
+    panel.fields["recording"].value = "data/raw/a song.flac"
+    panel.fields["transpose_semitones"].value = -3
+    panel.fields["f0_method"].value = "dio"
+    panel.button.click()
+    assert "Error" not in panel.status.value and "a song.flac" in panel.status.value
+    assert panel.result_path.is_file() and "-3" in panel.result_path.name
+    assert panel.progress.value == panel.progress.max and not panel.button.disabled
+
+
+def test_panel_tells_what_went_wrong_and_stays_usable(panel) -> None:
+    panel.fields["recording"].value = "data/raw/a song.flac"
+    (panel.workspace.root / "data" / "raw" / "a song.flac").unlink()
+    panel.button.click()
+    assert "a song.flac is neither in" in panel.status.value
+    assert not panel.button.disabled

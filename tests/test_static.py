@@ -1,0 +1,294 @@
+"""What holds for the text of the project, whatever it computes: layers, budgets, packaging, README."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.places import PROJECT
+from tests.sources import module_name, package_files, project_files, python_files, syntax_tree
+
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 60
+MAX_PARAMETERS = 8
+
+# A module imports from its own layer and below. Modules of one subject share their parent's layer.
+LAYERS = {
+    5: "cli widgets workspace demo __main__",
+    4: "recipes",
+    3: "dataset feature_store extraction conversion evaluation report plots",
+    2: "silence slicing clips pitch predictors network_predictors torchaudio_parts content encoders soft_units "
+    "retrieval vocoder diffusion training training_state run_record",
+    1: "audio spectral losses checkpoint unpickling downloads phonemes",
+    0: "models",
+}
+LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
+# A mel spectrogram is defined by nine numbers; bundling them would only move them.
+MANY_PARAMETERS = {("spectral.py", "__init__")}
+PRINTING_MODULES = {"cli", "demo"}  # the two that talk to a terminal
+HEAVY = (
+    "librosa transformers faiss pyworld parselmouth torchcrepe torchfcpe torchaudio resemblyzer accelerate "
+    "matplotlib ipywidgets IPython pyloudnorm diffusers sklearn pandas"
+).split()
+
+
+def layer(module: str) -> int | None:
+    return LAYER_OF.get(module.split(".")[0])
+
+
+def imports_of(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, imported svcnb module) of every import, also inside functions; names count as modules where they are."""
+    names = {module_name(p) for p in package_files()}
+    for node in ast.walk(syntax_tree(path)):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}:{node.lineno}: relative import"
+            found = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for full in found:
+            if full.split(".")[0] != "svcnb":
+                continue
+            inner = full.removeprefix("svcnb").lstrip(".")
+            while inner and inner not in names:
+                inner = inner.rpartition(".")[0]
+            if inner:
+                yield node.lineno, inner
+
+
+@pytest.mark.parametrize("path", package_files(), ids=module_name)
+def test_every_module_has_a_layer_and_imports_only_downwards(path: Path) -> None:
+    module = module_name(path)
+    if not module:
+        return
+    assert layer(module) is not None, f"{module} is in no layer: add it to the table in tests/test_static.py"
+    family = module.split(".")[-1].split("_")[0]
+    for line, imported in imports_of(path):
+        assert layer(imported) is not None and layer(imported) <= layer(module), (
+            f"{path.name}:{line}: {module} (layer {layer(module)}) imports {imported} (layer {layer(imported)})"
+        )
+        if module.startswith("recipes.") and imported.startswith("recipes."):
+            other = imported.split(".")[1].split("_")[0]
+            assert other == family, f"{path.name}:{line}: one recipe imports another, {imported}"
+
+
+def test_models_import_nothing_but_torch_and_each_other() -> None:
+    allowed = {"torch", "numpy", "svcnb", *sys.stdlib_module_names}
+    for path in package_files():
+        if not module_name(path).startswith("models"):
+            continue
+        for node in ast.walk(syntax_tree(path)):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert name.split(".")[0] in allowed, f"{path.name}:{node.lineno}: {name}"
+                assert not name.startswith("svcnb.") or name.startswith("svcnb.models"), f"{path.name}: {name}"
+
+
+def test_no_import_circles() -> None:
+    edges = {module_name(p): {name for _, name in imports_of(p)} for p in package_files()}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, "circle: " + " -> ".join([*trail, module])
+        if module in done:
+            return
+        for imported in sorted(edges.get(module, ())):
+            if imported != module:
+                visit(imported, (*trail, module))
+        done.add(module)
+
+    for module in sorted(edges):
+        visit(module, ())
+
+
+@pytest.mark.parametrize("path", python_files(), ids=lambda p: str(p.relative_to(PROJECT)))
+def test_sizes_stay_readable(path: Path) -> None:
+    n_lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert n_lines <= MAX_FILE_LINES, f"{n_lines} lines: two ideas in one file?"
+    for node in ast.walk(syntax_tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = node.end_lineno - node.lineno + 1
+            assert length <= MAX_FUNCTION_LINES, f"{path.name}:{node.lineno} {node.name} has {length} lines"
+            arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+            n_parameters = len([a for a in arguments if a.arg not in ("self", "cls")])
+            excused = (path.name, node.name) in MANY_PARAMETERS
+            assert excused or n_parameters <= MAX_PARAMETERS, f"{path.name}:{node.lineno} {node.name} has {n_parameters} parameters"
+
+
+@pytest.mark.parametrize("path", package_files(), ids=module_name)
+def test_no_swallowed_errors_globals_or_prints(path: Path) -> None:
+    for node in ast.walk(syntax_tree(path)):
+        where = f"{path.name}:{getattr(node, 'lineno', 0)}"
+        assert not isinstance(node, ast.Global), f"{where}: global"
+        if isinstance(node, ast.ExceptHandler):
+            names = [n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)] if node.type else ["everything"]
+            broad = {"everything", "Exception", "BaseException"} & set(names)
+            assert not broad or any(isinstance(n, ast.Raise) for n in ast.walk(node)), f"{where}: broad except"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            called = node.func.id
+            assert called not in ("exit", "quit"), f"{where}: {called}()"
+            assert called != "print" or module_name(path) in PRINTING_MODULES, f"{where}: print in a library module"
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    empty = {"utils", "helpers", "common", "misc", "core", "base", "manager"}
+    assert not [str(p) for p in python_files() if p.stem in empty]
+
+
+IMPORT_PROBE = """
+import json, os, sys
+import numpy, scipy, soundfile, soxr, torch, pydantic, safetensors.torch, joblib, tqdm.auto, pooch, yaml
+before = dict(os.environ), torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype(), sys.argv[:]
+library = tuple({os.path.realpath(p) for p in (sys.prefix, sys.base_prefix)})
+touched = []
+def watch(event, arguments):
+    if event == "open" and isinstance(arguments[0], str):
+        path = os.path.realpath(arguments[0])
+        writes = isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+        if writes or not (path.endswith((".py", ".pyc", ".so")) or path.startswith(library) or path.startswith("/proc")):
+            touched.append(path)
+    elif event in ("os.mkdir", "os.remove", "os.rename", "os.putenv", "socket.connect", "subprocess.Popen", "os.chdir"):
+        touched.append(event)
+sys.addaudithook(watch)
+import importlib
+for name in json.loads(sys.argv[1]):
+    importlib.import_module(name)
+watched, touched = touched, []
+after = dict(os.environ), torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype(), sys.argv[:]
+loaded = [name for name in json.loads(sys.argv[2]) if name in sys.modules]
+print(json.dumps({"touched": watched, "changed": before != after, "loaded": loaded}))
+"""
+
+
+def test_importing_every_module_touches_nothing_and_loads_nothing_heavy(tmp_path: Path) -> None:
+    modules = [f"svcnb.{module_name(p)}".rstrip(".") for p in package_files() if p.stem != "__main__"]
+    command = [sys.executable, "-B", "-c", IMPORT_PROBE, json.dumps(modules), json.dumps(HEAVY)]
+    finished = subprocess.run(
+        command, cwd=tmp_path, env=_clean_environment(), capture_output=True, text=True, timeout=120
+    )
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    seen = json.loads(finished.stdout.splitlines()[-1])
+    assert seen == {"touched": [], "changed": False, "loaded": []}
+    assert not list(tmp_path.iterdir())
+
+
+def _clean_environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(PROJECT)}
+
+
+def test_help_answers_without_loading_torch() -> None:
+    probe = "import sys; from svcnb.cli import build_parser; build_parser().format_help(); print('torch' in sys.modules)"
+    finished = subprocess.run([sys.executable, "-c", probe], cwd=PROJECT, capture_output=True, text=True)
+    assert finished.stdout.strip() == "False", finished.stderr
+
+
+# --- packaging ---------------------------------------------------------------------------------------------------
+
+PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
+CONDA_NAMES = {"torch": "pytorch", "soundfile": "pysoundfile", "soxr": "soxr-python"}
+CONDA_ONLY = {"python", "pip", "ffmpeg"}
+
+
+def requirement(text: str) -> tuple[str, str]:
+    name, bounds = re.fullmatch(r"([A-Za-z0-9_.-]+)\s*(.*)", text.strip()).groups()
+    return name.lower(), bounds.replace(" ", "")
+
+
+def declared_requirements() -> dict[str, str]:
+    project = PYPROJECT["project"]
+    extras = {k: v for k, v in project["optional-dependencies"].items() if k not in ("all", "gpu")}
+    return dict(requirement(text) for group in (project["dependencies"], *extras.values()) for text in group)
+
+
+def test_environment_file_and_pyproject_need_the_same() -> None:
+    listed = yaml.safe_load((PROJECT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    (pip_part,) = [entry["pip"] for entry in listed if isinstance(entry, dict)]
+    conda = dict(requirement(entry) for entry in listed if isinstance(entry, str))
+    pip_part = dict(requirement(entry) for entry in pip_part if not entry.startswith("--editable"))
+    wanted = {CONDA_NAMES.get(name, name): bounds for name, bounds in declared_requirements().items()}
+    assert conda["python"] == PYPROJECT["project"]["requires-python"]
+    assert {k: v for k, v in conda.items() if k not in CONDA_ONLY} | pip_part == wanted
+
+
+def test_pyproject_gives_ranges_and_constraints_give_versions() -> None:
+    for name, bounds in declared_requirements().items():
+        assert "==" not in bounds, f"{name} is pinned in pyproject.toml"
+    lines = (PROJECT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    assert "+" not in pinned["torch"]
+    missing = set(declared_requirements()) - {name.lower() for name in pinned}
+    assert not missing, f"constraints.txt lacks {missing}"
+
+
+def test_all_is_every_extra_but_gpu() -> None:
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    (line,) = extras["all"]
+    assert set(re.search(r"\[(.*)\]", line)[1].split(",")) == set(extras) - {"all", "gpu"}
+
+
+def test_files_name_no_machine_and_no_package_host() -> None:
+    # Written in pieces, so that this file does not find itself.
+    places = ["/ro" + "ot/", "/ho" + "me/", "/t" + "mp/", "/wo" + "rk/", "/con" + "tent/", "/con" + 'tent"', "C:" + "\\\\"]
+    hosts = ["pypi" + ".org", "python" + "hosted", "download." + "pytorch", "ana" + "conda.org"]
+    found = []
+    for path in project_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        for number, line in enumerate(text.splitlines(), 1):
+            hits = [word for word in hosts if word in line]
+            hits += [place for place in places if re.search(r"(?<![\w.\-/}])" + re.escape(place), line)]
+            found += [f"{path.relative_to(PROJECT)}:{number}: {hit}" for hit in hits]
+    assert not found, "\n".join(found)
+
+
+# --- README ------------------------------------------------------------------------------------------------------
+
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", README, re.S)
+    inline = re.findall(r"`((?:make|svcnb|python -m svcnb)(?: [^`]*)?)`", README)
+    lines = [line.strip().removeprefix("$ ") for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines + inline if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("line", readme_commands())
+def test_readme_commands_exist(line: str) -> None:
+    from svcnb.cli import build_parser
+
+    words = shlex.split(line, comments=True)
+    if words[0] == "make":
+        targets = re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.M)
+        named = [word for word in words[1:] if "=" not in word]
+        assert set(named) <= set(targets)
+    elif words[0] == "svcnb" or words[:3] == ["python", "-m", "svcnb"]:
+        arguments = words[1:] if words[0] == "svcnb" else words[3:]
+        if arguments and not any(word in ("...", "--help") or word.isupper() for word in arguments):
+            build_parser().parse_args(arguments)
+    elif words[0] == "python":
+        assert (PROJECT / words[1]).is_file()
+    else:
+        assert words[0] in ("pip", "git", "cd", "conda", "jupyter", "source"), f"unknown command in README: {line}"
+
+
+def test_readme_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)\)", README):
+        if not target.startswith(("http", "mailto")):
+            assert (PROJECT / target).exists(), target

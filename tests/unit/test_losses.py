@@ -1,0 +1,41 @@
+"""Loss terms against their formulas written out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from svcnb import losses
+
+
+def test_perfect_discriminator_and_perfect_generator_have_no_loss():
+    ones, zeros = [torch.ones(2, 3)] * 2, [torch.zeros(2, 3)] * 2
+    assert losses.discriminator_loss(ones, zeros) == 0
+    assert losses.adversarial_loss(ones) == 0
+    assert losses.discriminator_loss(zeros, ones) == 4 and losses.adversarial_loss(zeros) == 2
+
+
+def test_feature_loss_is_twice_the_summed_mean_difference_and_leaves_real_maps_alone():
+    real = [[torch.zeros(1, 4, requires_grad=True), torch.zeros(1, 2, requires_grad=True)]]
+    fake = [[torch.full((1, 4), 0.5, requires_grad=True), torch.full((1, 2), -1.0, requires_grad=True)]]
+    loss = losses.feature_loss(real, fake)
+    loss.backward()
+    assert loss.item() == pytest.approx(2 * (0.5 + 1.0))
+    assert real[0][0].grad is None and fake[0][0].grad is not None
+
+
+def test_kl_is_per_valid_frame_and_ignores_padding():
+    z_p, m_p = torch.ones(1, 3, 4), torch.zeros(1, 3, 4)
+    logs = torch.zeros(1, 3, 4)
+    mask = torch.tensor([[[1.0, 1.0, 0.0, 0.0]]])
+    assert losses.kl_loss(z_p, logs, m_p, logs, mask).item() == pytest.approx(0.0)  # -0.5 + 0.5 * 1
+    assert losses.kl_loss(2 * z_p, logs, m_p, logs, mask).item() == pytest.approx(3 * 1.5)
+    z_p[..., 2:] = 1e6
+    assert losses.kl_loss(z_p, logs, m_p, logs, mask).item() == pytest.approx(0.0)
+
+
+def test_losses_are_computed_in_float32():
+    large = torch.full((1, 1, 8), 300.0, dtype=torch.float16)  # its square does not fit in float16
+    assert losses.lf0_loss(large, torch.zeros_like(large)).item() == 90_000
+    assert losses.adversarial_loss([large]).dtype == torch.float32
+    assert losses.mel_loss(large, -large).item() == 600
