@@ -136,8 +136,7 @@ def _convert(
     source = read_audio(path)
     melody = voice.estimate_f0(source)
     sung = looks_sung(melody)
-    target_hz = np.median([voice.estimate_f0(read_audio(clip)).median_hz() for clip in references[:4]])
-    shift = choose_transposition(melody.median_hz(), float(target_hz), sung=sung)
+    shift = choose_transposition(voice.suggest_transpose(melody), sung=sung)
     settings = ConversionSettings(transpose_semitones=shift)
     result_path = voice.convert_file(path, folder / "converted", settings)
     result = read_audio(result_path)
@@ -146,13 +145,10 @@ def _convert(
     return Conversion(path.stem, settings, source, result, melodies, sung, result_path, figures)
 
 
-def choose_transposition(source_hz: float, target_hz: float, *, sung: bool) -> float:
-    """Semitones that bring the source's middle pitch near the target's: whole octaves for songs, which keep their key."""
-    if not (source_hz > 0 and target_hz > 0):
-        return 0.0
-    semitones = 12 * math.log2(target_hz / source_hz)
+def choose_transposition(suggested: int | None, *, sung: bool) -> float:
+    """Semitones to move: what the voice suggests, but whole octaves for songs, which keep their key."""
     step = 12 if sung else 1
-    return float(np.clip(step * round(semitones / step), -24, 24))
+    return float(np.clip(step * round((suggested or 0) / step), -24, 24))
 
 
 # ----------------------------------------------------------------------------------------------- report

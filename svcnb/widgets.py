@@ -61,7 +61,8 @@ class Table:
 
     def _repr_html_(self) -> str:
         head = "".join(f'<th style="text-align:left">{html.escape(str(text))}</th>' for text in self.headings)
-        body = "".join("<tr>" + "".join(map(_table_cell, row)) + "</tr>" for row in self.rows)
+        rows = self.rows or [("nothing", *[""] * (len(self.headings) - 1))]
+        body = "".join("<tr>" + "".join(map(_table_cell, row)) + "</tr>" for row in rows)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def __repr__(self) -> str:

@@ -17,6 +17,7 @@ from tests.places import PROJECT
 from tests.sources import NOTEBOOKS, code_cells, notebook, parameters, source, tagged
 
 MAX_CELL_LINES = 12
+MAX_LINE_LENGTH = 105
 MAX_SENTENCES = 4
 WORDS = range(120, 700)
 LONG_CELLS = ("setup", "parameters")  # the form, and the one cell that may call git and pip
@@ -92,6 +93,8 @@ def test_text_and_code_take_turns_in_small_steps(path: Path) -> None:
             n_words += len(text.split())
             continue
         assert before is not None and before["cell_type"] == "markdown", f"{cell['id']}: no text before it"
+        widest = max(text.splitlines(), key=lambda line: len(line.partition("  #@param")[0]))
+        assert len(widest.partition("  #@param")[0]) <= MAX_LINE_LENGTH, f"{cell['id']}: {widest}"
         if not cell["id"].endswith(LONG_CELLS):
             n_lines = len([line for line in text.splitlines() if line.strip()])
             assert n_lines <= MAX_CELL_LINES, f"{cell['id']} has {n_lines} lines"

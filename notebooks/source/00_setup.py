@@ -23,7 +23,7 @@
 
 # %% parameters
 #@title Parameters
-#@markdown Where your data lies: empty = the project's folder, `drive` = Google Drive (Colab), or a folder's path.
+#@markdown Where your data lies: empty = the project's folder, `drive` = Google Drive, or a path.
 workspace = ""  #@param ["", "drive"] {"allow-input": true}
 #@markdown Name of the speaker you will bring; a folder of this name is made for the recordings.
 speaker = "me"  #@param {"type": "string"}
@@ -66,7 +66,8 @@ show_audio(bundled[0])
 from svcnb.downloads import WEIGHTS, has_weights
 from svcnb.widgets import Table
 
-rows = [(w.used_for, w.file_name, "present" if has_weights(name) else "optional", w.licence) for name, w in WEIGHTS.items()]
+known = {name: "present" if has_weights(name) else "optional" for name in WEIGHTS}
+rows = [(w.used_for, w.file_name, known[name], w.licence) for name, w in WEIGHTS.items()]
 Table(("used for", "file in pretrain/", "", "licence"), rows)
 
 # %% [markdown] files-text

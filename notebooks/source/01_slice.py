@@ -15,7 +15,7 @@
 
 # %% parameters
 #@title Parameters
-#@markdown Where your data lies: empty = the project's folder, `drive` = Google Drive (Colab), or a folder's path.
+#@markdown Where your data lies: empty = the project's folder, `drive` = Google Drive, or a path.
 workspace = ""  #@param ["", "drive"] {"allow-input": true}
 #@markdown Folder with one folder per speaker, or the folder of one speaker.
 raw_folder = "data/demo/raw/ada"  #@param ["data/demo/raw/ada", "data/raw"] {"allow-input": true}
@@ -27,7 +27,7 @@ threshold_db = -40.0  #@param {"type": "slider", "min": -80, "max": -10, "step":
 min_clip_s = 1.0  #@param {"type": "slider", "min": 0.5, "max": 5, "step": 0.1}
 #@markdown No clip is longer (seconds).
 max_clip_s = 12.0  #@param {"type": "slider", "min": 4, "max": 30, "step": 0.5}
-#@markdown Bring recordings to one loudness first: `lufs` as the ear hears it, `peak` by the highest sample.
+#@markdown Bring recordings to one level first: `lufs` as the ear hears, `peak` by the highest sample.
 level = "off"  #@param ["off", "peak", "lufs"]
 #@markdown Sampling rate of the clips (Hz): 44100 for so-vits-svc.
 sample_rate_hz = 44100  #@param [44100, 48000, 40000, 32000, 22050] {"type": "raw"}
@@ -56,8 +56,10 @@ show_recordings(recordings, raw)
 # %% cut
 from svcnb.slicing import CutSettings, cut_folder
 
-settings = CutSettings(threshold_db=threshold_db, min_clip_s=min_clip_s, max_clip_s=max_clip_s,
-                       level=level, sample_rate_hz=sample_rate_hz)  # fmt: skip
+settings = CutSettings(
+    threshold_db=threshold_db, min_clip_s=min_clip_s, max_clip_s=max_clip_s,
+    level=level, sample_rate_hz=sample_rate_hz,
+)
 clips = work.make(clips_folder)
 report = cut_folder(raw, clips, settings, overwrite=overwrite)
 print(report)

@@ -15,7 +15,7 @@
 
 # %% parameters
 #@title Parameters
-#@markdown Where your data lies: empty = the project's folder, `drive` = Google Drive (Colab), or a folder's path.
+#@markdown Where your data lies: empty = the project's folder, `drive` = Google Drive, or a path.
 workspace = ""  #@param ["", "drive"] {"allow-input": true}
 #@markdown Folder with the clips, one folder per speaker.
 clips_folder = "data/clips"  #@param {"type": "string"}
@@ -25,7 +25,7 @@ features_folder = "data/features/demo"  #@param {"type": "string"}
 config = "small"  #@param ["small", "full"]
 #@markdown What turns sound into content; a voice can only be used with the encoder it was trained with.
 speech_encoder = "auto"  #@param ["auto"] {"allow-input": true}
-#@markdown What finds the melody: fcpe and rmvpe are best, crepe is slow, dio, harvest and pm are classics.
+#@markdown What finds the melody: fcpe and rmvpe are best, crepe is slow, the others are classics.
 f0_predictor = "auto"  #@param ["auto", "fcpe", "rmvpe", "crepe", "dio", "harvest", "pm"]
 #@markdown Let the voice follow the loudness of what it will convert.
 vol_embedding = False  #@param {"type": "boolean"}
@@ -47,8 +47,10 @@ from svcnb.recipes.sovits import Config, PrepareSettings, prepare
 work = open_workspace(workspace)
 clips, features = work.find(clips_folder), work.make(features_folder)
 size = Config.small() if config == "small" else Config.full()
-settings = PrepareSettings(encoder=speech_encoder, f0_method=f0_predictor, with_volume=vol_embedding, n_jobs=n_jobs,
-                           device=choose_device(device), overwrite=overwrite)  # fmt: skip
+settings = PrepareSettings(
+    encoder=speech_encoder, f0_method=f0_predictor, with_volume=vol_embedding, n_jobs=n_jobs,
+    device=choose_device(device), overwrite=overwrite,
+)
 report = prepare(size, clips, features, settings)
 print(report)
 
@@ -63,7 +65,8 @@ from svcnb.widgets import Table
 
 store = FeatureStore.open(features)
 first = next(clip for clip in scan_clips(clips) if clip.name in store.names())
-Table(("array", "shape", "type"), [(k, str(v.shape), str(v.dtype)) for k, v in store.read(first.name).items()])
+arrays = store.read(first.name)
+Table(("array", "shape", "type"), [(k, str(v.shape), str(v.dtype)) for k, v in arrays.items()])
 
 # %% [markdown] melody-text
 # ## The melody over the spectrogram
@@ -76,7 +79,7 @@ from svcnb.pitch import F0Track
 from svcnb.plots import plot_f0_over_spectrogram
 
 clip = read_audio(first.path)
-track = F0Track(store.read(first.name)["f0_hz"], store.settings.hop_s)
+track = F0Track(arrays["f0_hz"], store.settings.hop_s)
 plot_f0_over_spectrogram(clip, track, title=first.name)
 
 # %% [markdown] second-text
@@ -87,9 +90,10 @@ plot_f0_over_spectrogram(clip, track, title=first.name)
 # %% second
 from svcnb.pitch import PitchEstimator
 
-dio = PitchEstimator("dio", sample_rate_hz=clip.sample_rate_hz, hop_samples=round(track.hop_s * clip.sample_rate_hz))
-curves = [dio(clip.samples)]
-plot_f0_over_spectrogram(clip, track, other_tracks=curves, labels=[store.settings.pitch_method, "dio"])
+hop_samples = round(track.hop_s * clip.sample_rate_hz)
+dio = PitchEstimator("dio", sample_rate_hz=clip.sample_rate_hz, hop_samples=hop_samples)
+labels = [store.settings.pitch_method, "dio"]
+plot_f0_over_spectrogram(clip, track, other_tracks=[dio(clip.samples)], labels=labels)
 
 # %% [markdown] range-text
 # ## Range of each voice
@@ -100,8 +104,10 @@ plot_f0_over_spectrogram(clip, track, other_tracks=curves, labels=[store.setting
 import numpy as np
 
 pitches = [(store.record(name).speaker, store.read(name)["f0_hz"]) for name in store.names()]
-joined = {s: np.concatenate([f0[f0 > 0] for who, f0 in pitches if who == s]) for s in store.speakers()}
-rows = [(s, *(f"{hz:.0f}" for hz in np.percentile(f0, [5, 50, 95]))) for s, f0 in joined.items()]
+rows = []
+for speaker in store.speakers():
+    f0_hz = np.concatenate([f0[f0 > 0] for who, f0 in pitches if who == speaker])
+    rows.append((speaker, *(f"{hz:.0f}" for hz in np.percentile(f0_hz, [5, 50, 95]))))
 Table(("speaker", "lowest (Hz)", "middle", "highest"), rows)
 
 # %% [markdown] files-text

@@ -16,7 +16,7 @@
 
 # %% parameters
 #@title Parameters
-#@markdown Where your data lies: empty = the project's folder, `drive` = Google Drive (Colab), or a folder's path.
+#@markdown Where your data lies: empty = the project's folder, `drive` = Google Drive, or a path.
 workspace = ""  #@param ["", "drive"] {"allow-input": true}
 #@markdown Folder with the features.
 features_folder = "data/features/demo"  #@param {"type": "string"}
@@ -54,12 +54,14 @@ from svcnb.training import TrainSettings
 
 work = open_workspace(workspace)
 features, voice_path = work.find(features_folder), work.make(voice_folder)
-settings = TrainSettings(max_minutes=max_minutes or None, max_steps=max_steps or None, precision=precision, device=device,
-                         log_every_steps=log_every_steps, save_every_steps=save_every_steps,
-                         keep_checkpoints=keep_checkpoints, seed=seed)  # fmt: skip
+settings = TrainSettings(
+    max_minutes=max_minutes or None, max_steps=max_steps or None, precision=precision, device=device,
+    log_every_steps=log_every_steps, save_every_steps=save_every_steps,
+    keep_checkpoints=keep_checkpoints, seed=seed,
+)
 store = FeatureStore.open(features)
-seconds = sum(store.duration_s(name) for name in store.names())
-show_facts({"speakers": ", ".join(store.speakers()), "clips": len(store), "minutes": f"{seconds / 60:.1f}"})
+minutes = sum(store.duration_s(name) for name in store.names()) / 60
+show_facts({"speakers": ", ".join(store.speakers()), "clips": len(store), "minutes": minutes})
 
 # %% [markdown] train-text
 # ## Train
@@ -69,8 +71,9 @@ show_facts({"speakers": ", ".join(store.speakers()), "clips": len(store), "minut
 # %% train
 from svcnb.recipes.sovits import train
 
-report = train(features, voice_path, settings, resume=resume, base=work.find(base) if base else None)
-show_facts({"steps": report.step, "steps per second": f"{report.steps_per_second:.2f}", "minutes": report.seconds / 60})
+base_path = work.find(base) if base else None
+report = train(features, voice_path, settings, resume=resume, base=base_path)
+show_facts({"steps in all": report.step, "steps now": report.steps, "minutes": report.seconds / 60})
 
 # %% [markdown] losses-text
 # ## Losses
@@ -104,7 +107,8 @@ display(show_audio(clip, "recording"), show_audio(again, f"the voice after {repo
 # %% look
 from svcnb.plots import plot_comparison
 
-plot_comparison(clip, again, (voice.estimate_f0(clip), voice.estimate_f0(again)), labels=("recording", "network"))
+melodies = (voice.estimate_f0(clip), voice.estimate_f0(again))
+plot_comparison(clip, again, melodies, labels=("recording", "network"))
 
 # %% [markdown] files-text
 # ## What was made

@@ -18,7 +18,7 @@
 
 # %% parameters
 #@title Parameters
-#@markdown Where your data lies: empty = the project's folder, `drive` = Google Drive (Colab), or a folder's path.
+#@markdown Where your data lies: empty = the project's folder, `drive` = Google Drive, or a path.
 workspace = ""  #@param ["", "drive"] {"allow-input": true}
 #@markdown Recording to convert: a dry voice without music. A folder converts all recordings in it.
 wav = "data/demo/song/melody.flac"  #@param ["data/demo/song/melody.flac", "data/demo/raw/bruno/bruno_01.flac"] {"allow-input": true}
@@ -28,7 +28,7 @@ model = "data/models/demo"  #@param {"type": "string"}
 speaker = ""  #@param {"type": "string"}
 #@markdown Semitones up (12 = one octave; negative = down).
 trans = 0  #@param {"type": "slider", "min": -36, "max": 36, "step": 1}
-#@markdown Pull towards the voice's cluster centres, 0 to 1. Needs clusters, which this version cannot train yet: leave 0.
+#@markdown Pull towards the voice's cluster centres; this version has none yet, so only 0 works.
 cluster_infer_ratio = 0.0  #@param {"type": "slider", "min": 0, "max": 1, "step": 0.05}
 #@markdown Let the voice choose the melody. For speech only: songs would come out of tune.
 auto_predict_f0 = False  #@param {"type": "boolean"}
@@ -68,12 +68,13 @@ from svcnb.widgets import check_available
 
 work = open_workspace(workspace)
 source_path, voice_path = work.find(wav), work.find(model)
-settings = ConversionSettings(
-    speaker=speaker or None, transpose_semitones=trans, cluster_ratio=cluster_infer_ratio, enhance=enhance,
-    auto_predict_f0=auto_predict_f0, f0_mean_pooling=f0_mean_pooling, f0_method=f0_predictor,
-    f0_threshold=f0_filter_threshold, slice_db=slice_db, noise_scale=noice_scale, clip_seconds=clip_seconds,
-    crossfade_seconds=linear_gradient, audio_format=wav_format)  # fmt: skip
-show_facts(check_available(settings).model_dump(exclude_defaults=True) or {"settings": "all as they come"})
+settings = check_available(ConversionSettings(
+    speaker=speaker or None, transpose_semitones=trans, auto_predict_f0=auto_predict_f0,
+    f0_method=f0_predictor, f0_threshold=f0_filter_threshold, f0_mean_pooling=f0_mean_pooling,
+    cluster_ratio=cluster_infer_ratio, enhance=enhance, slice_db=slice_db, noise_scale=noice_scale,
+    clip_seconds=clip_seconds, crossfade_seconds=linear_gradient, audio_format=wav_format,
+))
+show_facts({"recording": source_path.name} | settings.model_dump(exclude_defaults=True))
 
 # %% [markdown] voice-text
 # ## Load the voice
@@ -85,7 +86,7 @@ from svcnb.recipes.sovits import load_voice
 
 voice = load_voice(voice_path, device=choose_device(device))
 number = voice.speaker_id(settings.speaker)
-show_facts({"voice": voice.name, "speakers": ", ".join(voice.speakers), "chosen": f"number {number}"})
+show_facts({"voice": voice.name, "speakers": ", ".join(voice.speakers), "chosen number": number})
 
 # %% [markdown] source-text
 # ## The recording and its melody
@@ -99,7 +100,8 @@ from svcnb.plots import plot_f0_over_spectrogram
 sources = [source_path] if source_path.is_file() else find_audio_files(source_path)
 source = read_audio(sources[0])
 melody = voice.estimate_f0(source, f0_predictor)
-plot_f0_over_spectrogram(source, melody, title=f"{sources[0].name}: middle pitch {melody.median_hz():.0f} Hz")
+title = f"{sources[0].name}: middle pitch {melody.median_hz():.0f} Hz"
+plot_f0_over_spectrogram(source, melody, title=title)
 
 # %% [markdown] convert-text
 # ## Convert

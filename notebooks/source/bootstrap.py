@@ -10,7 +10,8 @@ from pathlib import Path
 places = [Path.cwd(), *Path.cwd().parents, Path.cwd() / "svcnb"]
 root = next((place for place in places if (place / "svcnb" / "__init__.py").is_file()), None)
 if root is None:
-    subprocess.run(["git", "clone", "-q", "--depth", "1", "REPOSITORY", "svcnb"], check=True)
+    command = ["git", "clone", "-q", "--depth", "1", "REPOSITORY", "svcnb"]
+    subprocess.run(command, check=True)
     root = Path.cwd() / "svcnb"
 os.chdir(root)
 sys.path[:0] = [] if str(root) in sys.path else [str(root)]

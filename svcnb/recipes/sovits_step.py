@@ -92,29 +92,30 @@ def train_step(state: TrainState, batch: Batch) -> dict[str, Tensor]:
     train = parts.config.train
     result = run_generator(state.generator, batch, parts)
     adversarial = state.discriminator is not None and state.step >= train.adversarial_after_steps
-    terms: dict[str, Tensor] = {}
+    told: dict[str, Tensor] = {}
     if adversarial:
-        terms["disc"] = _update_discriminator(state, result)
-    terms |= _spectral_terms(result.out.audio, result, train.c_stft)
-    terms["kl"] = losses.kl_loss(
-        result.out.z_p, result.out.logs_q, result.out.m_p, result.out.logs_p, result.out.mask
-    )
-    if result.out.pred_lf0 is not None:
-        terms["lf0"] = losses.lf0_loss(result.out.pred_lf0, result.out.lf0)
+        told["disc"] = discriminator_term(state.discriminator, result)
+        _update(state, state.optimizer_d, told["disc"])
+    terms = generator_terms(result, train)
     if train.c_prior:
         audio = _decode_prior(state, batch, result.out, parts)
-        prior = GeneratorPass(result.out, result.target_audio, result.target_mel, parts.mel(audio.float()))
-        terms |= {f"prior_{name}": loss for name, loss in _spectral_terms(audio, prior, train.c_stft).items()}
+        heard = _spectral_terms(audio, parts.mel(audio.float()), result, train)
+        terms |= {f"prior_{name}": loss for name, loss in heard.items()}
     if adversarial:
-        terms |= _adversarial_terms(state.discriminator, result)
-    total = sum(_weight(name, train) * loss for name, loss in terms.items() if name != "disc")
-    state.optimizer_g.zero_grad(set_to_none=True)
-    state.accelerator.backward(total)
-    state.optimizer_g.step()
-    return {"total": total.detach(), **{name: loss.detach() for name, loss in terms.items()}}
+        terms |= adversarial_terms(state.discriminator, result)
+    total = torch.stack([loss_weight(name, train) * loss for name, loss in terms.items()]).sum()
+    _update(state, state.optimizer_g, total)
+    return {name: loss.detach() for name, loss in {"total": total, **terms, **told}.items()}
 
 
-def _weight(name: str, train: TrainSection) -> float:
+def _update(state: TrainState, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    state.accelerator.backward(loss)
+    optimizer.step()
+
+
+def loss_weight(name: str, train: TrainSection) -> float:
+    """Weight of a loss term in the generator's total."""
     spectral = {"mel": train.c_mel, "stft": train.c_stft}
     if name.startswith("prior_"):
         return train.c_prior * spectral[name.removeprefix("prior_")]
@@ -122,11 +123,41 @@ def _weight(name: str, train: TrainSection) -> float:
     return (spectral | weights)[name]
 
 
-def _spectral_terms(audio: Tensor, result: GeneratorPass, c_stft: float) -> dict[str, Tensor]:
-    terms = {"mel": losses.mel_loss(result.target_mel, result.fake_mel)}
-    if c_stft:
-        terms["stft"] = losses.stft_loss(audio, result.target_audio)
+def generator_terms(result: GeneratorPass, train: TrainSection) -> dict[str, Tensor]:
+    """The generator's losses that need no discriminator."""
+    out = result.out
+    terms = _spectral_terms(out.audio, result.fake_mel, result, train)
+    terms["kl"] = losses.kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.mask)
+    if out.pred_lf0 is not None:
+        terms["lf0"] = losses.lf0_loss(out.pred_lf0, out.lf0)
     return terms
+
+
+def _spectral_terms(audio: Tensor, mel: Tensor, target: GeneratorPass, train: TrainSection) -> dict[str, Tensor]:
+    terms = {"mel": losses.mel_loss(target.target_mel, mel)}
+    if train.c_stft:
+        terms["stft"] = losses.stft_loss(audio, target.target_audio)
+    return terms
+
+
+def discriminator_term(discriminator: nn.Module, result: GeneratorPass) -> Tensor:
+    """What the discriminator learns from; no gradient into the generator."""
+    real_scores, _ = discriminator(result.target_audio)
+    fake_scores, _ = discriminator(result.out.audio.detach())
+    return losses.discriminator_loss(real_scores, fake_scores)
+
+
+def adversarial_terms(discriminator: nn.Module, result: GeneratorPass) -> dict[str, Tensor]:
+    """Feature matching and adversarial loss; no gradient into the discriminator."""
+    discriminator.requires_grad_(False)
+    with torch.no_grad():
+        _, real_maps = discriminator(result.target_audio)
+    fake_scores, fake_maps = discriminator(result.out.audio)
+    discriminator.requires_grad_(True)
+    return {
+        "fm": losses.feature_loss(real_maps, fake_maps),
+        "gen": losses.adversarial_loss(fake_scores),
+    }
 
 
 def _decode_prior(state: TrainState, batch: Batch, out: TrainOutput, parts: StepParts) -> Tensor:
@@ -138,25 +169,3 @@ def _decode_prior(state: TrainState, batch: Batch, out: TrainOutput, parts: Step
         z = slice_segments(z, out.slice_start, net.segment_frames)
         f0_hz = slice_segments(batch.f0_hz.unsqueeze(1), out.slice_start, net.segment_frames).squeeze(1)
         return net.dec(z, f0_hz, g, noise=parts.noise or Noise())
-
-
-def _update_discriminator(state: TrainState, result: GeneratorPass) -> Tensor:
-    real_scores, _ = state.discriminator(result.target_audio)
-    fake_scores, _ = state.discriminator(result.out.audio.detach())
-    loss = losses.discriminator_loss(real_scores, fake_scores)
-    state.optimizer_d.zero_grad(set_to_none=True)
-    state.accelerator.backward(loss)
-    state.optimizer_d.step()
-    return loss
-
-
-def _adversarial_terms(discriminator: nn.Module, result: GeneratorPass) -> dict[str, Tensor]:
-    discriminator.requires_grad_(False)
-    with torch.no_grad():
-        _, real_maps = discriminator(result.target_audio)
-    fake_scores, fake_maps = discriminator(result.out.audio)
-    discriminator.requires_grad_(True)
-    return {
-        "fm": losses.feature_loss(real_maps, fake_maps),
-        "gen": losses.adversarial_loss(fake_scores),
-    }

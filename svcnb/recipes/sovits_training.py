@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,6 +16,7 @@ from svcnb import SvcError, checkpoint
 from svcnb.dataset import Batch, FeatureStore, VoiceDataset, VoiceLoader, load_split, loader
 from svcnb.recipes.sovits_config import Config
 from svcnb.recipes.sovits_step import StepParts, build, train_step
+from svcnb.recipes.sovits_voice import MIDDLE_PITCH_FILE
 from svcnb.training import (
     FitHooks,
     TrainReport,
@@ -43,7 +47,8 @@ def train(
 
     Args:
         features_folder: what `prepare` made, config.json included.
-        voice_folder: gets config.json, G_<step>.pth, D_<step>.pth, state.json, history.jsonl.
+        voice_folder: gets config.json, G_<step>.pth, D_<step>.pth (where the config trains with a discriminator),
+            state.json, history.jsonl and the speakers' middle pitches.
         settings: how long, how often to save, precision, device.
         resume: False refuses a folder that already holds a run.
         base: folder with G_0.pth and D_0.pth to start from (or one G file); speakers may differ.
@@ -54,6 +59,7 @@ def train(
     features_folder, voice_folder = Path(features_folder), Path(voice_folder)
     store = FeatureStore.open(features_folder)
     config = Config.load(features_folder / "config.json")
+    voice_folder.mkdir(parents=True, exist_ok=True)
     record = read_progress(voice_folder)
     if record is not None:
         _check_same_run(voice_folder, config, resume=resume)
@@ -75,9 +81,22 @@ def train(
     if record is not None:
         load_run(state, voice_folder, record.step)
         restore(state, record)
+    else:
+        write_middle_pitches(store, config, voice_folder)
     config.save(voice_folder / "config.json")
     hooks = FitHooks(save=partial(save_run, config=config), validate=_validator(store, config))
     return fit(state, _training_batches(store, config, settings), train_step, settings, folder=voice_folder, hooks=hooks)
+
+
+def write_middle_pitches(store: FeatureStore, config: Config, voice_folder: Path) -> None:
+    """Keep each speaker's median f0 beside the voice, so that conversion can suggest a key."""
+    tracks: dict[str, list[np.ndarray]] = {name: [] for name in config.spk}
+    for name in store.names():
+        f0_hz = store.read(name)["f0_hz"]
+        tracks[store.record(name).speaker].append(f0_hz[f0_hz > 0])
+    medians = {speaker: float(np.median(np.concatenate(own))) for speaker, own in tracks.items() if any(map(len, own))}
+    with checkpoint.atomic_path(voice_folder / MIDDLE_PITCH_FILE) as partial:
+        partial.write_text(json.dumps(medians, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def save_run(state: TrainState, folder: Path, *, config: Config) -> None:
@@ -156,7 +175,7 @@ def _dataset(store: FeatureStore, config: Config, names: list[str]) -> VoiceData
     )
 
 
-def _validator(store: FeatureStore, config: Config):
+def _validator(store: FeatureStore, config: Config) -> Callable[[TrainState], dict[str, float]] | None:
     """Mel distance on held-out clips, decoded from what conversion hears: content, f0 and speaker alone."""
     names = load_split(store, seed=config.train.seed).validation
     if not names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 STATISTICS_SECONDS = 120.0
+MIDDLE_PITCH_FILE = "middle_pitch.json"  # speaker -> median f0 in Hz of the training clips
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Voice:
         config: the voice's configuration.
         speakers: name -> id.
         sample_rate_hz: rate of what `convert` returns.
+        middle_pitches_hz: speaker -> median f0 of its training clips, where known.
     """
 
     def __init__(self, config: Config, generator: SynthesizerTrn, encoder: ContentEncoder, *, name: str = "voice",
@@ -60,6 +63,7 @@ class Voice:
         self.sample_rate_hz = config.data.sampling_rate
         self.hop_samples = config.data.hop_length
         self.device = next(generator.parameters()).device
+        self.middle_pitches_hz: dict[str, float] = {}
         self._estimators: dict[tuple[str, float | None], PitchEstimator] = {}
 
     def speaker_id(self, speaker: str | int | None) -> int:
@@ -72,6 +76,17 @@ class Voice:
             return int(speaker)
         known = ", ".join(sorted(self.speakers))
         raise SvcError(f"voice {self.name} has no speaker {speaker!r}: choose one of {known}")
+
+    def suggest_transpose(self, source: F0Track, speaker: str | int | None = None) -> int | None:
+        """Semitones that bring a recording's middle pitch to the speaker's; None where either is unknown.
+
+        Right for speech; a song that must stay in its key wants a multiple of 12 near this.
+        """
+        names = {number: name for name, number in self.speakers.items()}
+        target_hz = self.middle_pitches_hz.get(names.get(self.speaker_id(speaker), ""), 0.0)
+        if not (target_hz > 0 and source.median_hz() > 0):
+            return None
+        return round(12 * np.log2(target_hz / source.median_hz()))
 
     def estimate_f0(self, audio: Audio, method: str = "auto", *, threshold: float | None = None) -> F0Track:
         """Fundamental frequency of a recording on this voice's frame grid."""
@@ -232,9 +247,13 @@ def load_voice(
     generator = _empty_generator(loaded)
     checkpoint.load_weights(generator, state, may_miss=("enc_q.",))
     encoder = load_encoder(encoder_name, folder=Path(pretrain_folder), device=device)
-    return Voice(
+    voice = Voice(
         loaded, generator.to(device), encoder, name=weights_path.parent.name, pretrain_folder=Path(pretrain_folder)
     )
+    pitches = weights_path.parent / MIDDLE_PITCH_FILE
+    if pitches.is_file():
+        voice.middle_pitches_hz = json.loads(pitches.read_text(encoding="utf-8"))
+    return voice
 
 
 def _empty_generator(config: Config) -> SynthesizerTrn:

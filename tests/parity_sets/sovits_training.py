@@ -1,94 +1,88 @@
-"""Compare the losses, gradients and updates of so-vits-svc's training step with the recordings."""
+"""Compare the losses, gradients and updates of the recipe's training step with the recordings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from svcnb import losses
 from svcnb.checkpoint import load_weights, to_plain_names
+from svcnb.dataset import Batch
 from svcnb.models.discriminators import MultiPeriodDiscriminator
-from svcnb.models.layers import slice_segments
-from svcnb.models.sovits import SynthesizerTrn, TrainOutput
-from svcnb.spectral import MelSpectrogram
+from svcnb.models.sovits import SynthesizerTrn
+from svcnb.recipes.sovits import Config, StepParts, train_step
+from svcnb.recipes.sovits_step import GeneratorPass, adversarial_terms, generator_terms, loss_weight, run_generator
+from svcnb.training import TrainSettings, assemble, make_accelerator
 from tests.parity_sets.registry import ReferenceSet, Row
 from tests.parity_sets.voices import RecordedNoise, formula_weights, has_predictor
 
 
 class TrainingRun:
-    """The original's training step on the set's one batch, with its optimisers."""
+    """The recipe's training state on the set's one batch, without dropout and with the recorded draws."""
 
     def __init__(self, model: SynthesizerTrn, reference: ReferenceSet) -> None:
         self.model, self.reference = model, reference
-        config = reference.config
-        self.discriminator = MultiPeriodDiscriminator(config["model"].get("use_spectral_norm", False)).eval()
+        config = Config.load(reference.folder / "config.json", strict=False)
+        self.train = config.train
+        self.discriminator = MultiPeriodDiscriminator(config.model.use_spectral_norm).eval()
         load_weights(self.discriminator, formula_weights(self.discriminator, reference, prefix="disc:"))
-        data = config["data"]
-        self.mel = MelSpectrogram(
-            sample_rate_hz=data["sampling_rate"],
-            n_fft=data["filter_length"],
-            hop_samples=data["hop_length"],
-            win_samples=data["win_length"],
-            n_mels=data["n_mel_channels"],
-            fmin_hz=data["mel_fmin"],
-            fmax_hz=data["mel_fmax"],
+        recorded = [reference.tensor("in/noise_q")] if reference.has("in/noise_q") else []
+        self.parts = StepParts(config, noise=RecordedNoise(*recorded))
+        self.batch = _batch(reference)
+        self.state = assemble(
+            model,
+            self.discriminator,
+            make_optimizer=partial(
+                torch.optim.AdamW, lr=self.train.learning_rate, betas=self.train.betas, eps=self.train.eps
+            ),
+            lr_decay=self.train.lr_decay,
+            accelerator=make_accelerator(TrainSettings(device="cpu")),
+            extras={"parts": self.parts},
         )
-        self.audio, self.spec = reference.tensor("in/train_y"), reference.tensor("in/train_spec")
-        section = config["train"]
-        adamw = {"lr": section["learning_rate"], "betas": tuple(section["betas"]), "eps": section["eps"]}
-        self.optimizer_g = torch.optim.AdamW(model.parameters(), **adamw)
-        self.optimizer_d = torch.optim.AdamW(self.discriminator.parameters(), **adamw)
 
-    def generate(self) -> TrainOutput:
-        """Generator forward; keeps the mel and waveform slices that the losses compare."""
-        stored, reference = self.reference.tensor, self.reference
-        noise = RecordedNoise(*([stored("in/noise_q")] if reference.has("in/noise_q") else []))
-        out = self.model(
-            stored("in/train_c"),
-            stored("in/train_f0"),
-            stored("in/train_uv"),
-            self.spec,
-            stored("in/train_spk"),
-            stored("in/train_lengths"),
-            stored("in/train_vol") if reference.has("in/train_vol") else None,
-            noise=noise,
-        )
-        frames, hop = self.model.segment_frames, self.model.hop_samples
-        self.real_mel = slice_segments(self.mel.project(self.spec), out.slice_start, frames)
-        self.fake_mel = self.mel(out.audio)
-        self.real = slice_segments(self.audio, out.slice_start * hop, frames * hop)
-        return out
+    def generate(self) -> GeneratorPass:
+        return run_generator(self.model, self.batch, self.parts)
 
-    def discriminator_loss(self, out: TrainOutput) -> Tensor:
-        real_scores, _ = self.discriminator(self.real)
-        fake_scores, _ = self.discriminator(out.audio.detach())
-        return losses.discriminator_loss(real_scores, fake_scores)
+    def weighted_terms(self, result: GeneratorPass) -> dict[str, Tensor]:
+        """Weighted terms before any update, named as the original logs them."""
+        terms = generator_terms(result, self.train) | adversarial_terms(self.discriminator, result)
+        return {name: loss_weight(name, self.train) * loss for name, loss in terms.items()}
 
-    def generator_losses(self, out: TrainOutput) -> dict[str, Tensor]:
-        """Weighted terms, named as the original logs them."""
-        section = self.reference.config["train"]
-        with torch.no_grad():
-            _, real_maps = self.discriminator(self.real)
-        fake_scores, fake_maps = self.discriminator(out.audio)
-        terms = {
-            "mel": losses.mel_loss(self.real_mel, self.fake_mel) * section["c_mel"],
-            "kl": losses.kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.mask) * section["c_kl"],
-            "fm": losses.feature_loss(real_maps, fake_maps),
-            "gen": losses.adversarial_loss(fake_scores),
+    def step(self) -> dict[str, float]:
+        """One step of the recipe; the numbers the original logs for it."""
+        told = {name: value.item() for name, value in train_step(self.state, self.batch).items()}
+        return {
+            "loss_disc": told["disc"],
+            "grad_norm_d": total_norm(self.discriminator),
+            "loss_fm_afterD": told["fm"],
+            "loss_gen_afterD": told["gen"],
+            "loss_gen_all": told["total"],
+            "grad_norm_g": total_norm(self.model),
         }
-        if out.pred_lf0 is not None:
-            terms["lf0"] = losses.lf0_loss(out.pred_lf0, out.lf0)
-        return terms
 
     def gradient_norms(self, total: Tensor) -> dict[str, float]:
         """Norm of every generator parameter's gradient, under all the names it has in checkpoints."""
-        self.optimizer_g.zero_grad()
+        self.state.optimizer_g.zero_grad()
         total.backward()
         named = to_plain_names(dict(self.model.named_parameters(remove_duplicate=False)))
         return {name: 0.0 if p.grad is None else p.grad.double().norm().item() for name, p in named.items()}
+
+
+def _batch(reference: ReferenceSet) -> Batch:
+    stored = reference.tensor
+    return Batch(
+        content=stored("in/train_c"),
+        f0_hz=stored("in/train_f0"),
+        voiced=stored("in/train_uv"),
+        audio=stored("in/train_y"),
+        speaker=stored("in/train_spk"),
+        lengths=stored("in/train_lengths"),
+        volume=stored("in/train_vol") if reference.has("in/train_vol") else None,
+        spec=stored("in/train_spec"),
+    )
 
 
 def total_norm(module: torch.nn.Module) -> float:
@@ -96,11 +90,11 @@ def total_norm(module: torch.nn.Module) -> float:
     return torch.stack(norms).norm().item()
 
 
-def output_rows(run: TrainingRun, out: TrainOutput) -> Iterator[Row]:
+def output_rows(run: TrainingRun, result: GeneratorPass) -> Iterator[Row]:
     """Networks' outputs of the first forward pass."""
-    reference = run.reference
+    reference, out = run.reference, result.out
     latent, waveform = reference.tolerance("latent_abs"), reference.tolerance("waveform_abs")
-    mels = {"y_mel": run.real_mel, "y_hat_mel": run.fake_mel}
+    mels = {"y_mel": result.target_mel, "y_hat_mel": result.fake_mel}
     for name in ("z", "z_p", "m_p", "logs_p", "m_q", "logs_q", "mask", "lf0", "norm_lf0", "pred_lf0"):
         if reference.has(f"train0/{name}"):
             value = getattr(out, name)
@@ -122,11 +116,11 @@ def summarise(feature_map: Tensor) -> list[float]:
 
 
 @torch.no_grad()
-def discriminator_rows(run: TrainingRun, out: TrainOutput) -> Iterator[Row]:
+def discriminator_rows(run: TrainingRun, result: GeneratorPass) -> Iterator[Row]:
     """Scores and summaries of the feature maps on the real and the generated segment."""
     reference = run.reference
     tolerance = reference.tolerance("latent_abs")
-    for label, waveform in (("real", run.real), ("gen", out.audio)):
+    for label, waveform in (("real", result.target_audio), ("gen", result.out.audio)):
         for i, (scores, maps) in enumerate(zip(*run.discriminator(waveform), strict=True)):
             if reference.has(f"disc/{i}_{label}"):
                 yield reference.compare(f"disc/{i}_{label}", scores, tolerance)
@@ -156,23 +150,6 @@ def gradient_rows(run: TrainingRun, norms: dict[str, float]) -> Iterator[Row]:
     yield Row("train0/grad_norms", float(gap[worst]), reference.tolerance("grad_norm_rtol"), True, names[worst])
 
 
-def training_step(run: TrainingRun, out: TrainOutput) -> dict[str, float]:
-    """Discriminator update, then generator update against the new discriminator; the numbers the original logs."""
-    loss_d = run.discriminator_loss(out)
-    run.optimizer_d.zero_grad()
-    loss_d.backward()
-    logged = {"loss_disc": loss_d.item(), "grad_norm_d": total_norm(run.discriminator)}
-    run.optimizer_d.step()
-    terms = run.generator_losses(out)
-    total = sum(terms.values())
-    run.optimizer_g.zero_grad()
-    total.backward()
-    logged |= {"loss_fm_afterD": terms["fm"].item(), "loss_gen_afterD": terms["gen"].item()}
-    logged |= {"loss_gen_all": total.item(), "grad_norm_g": total_norm(run.model)}
-    run.optimizer_g.step()
-    return logged
-
-
 def training_rows(model: SynthesizerTrn, reference: ReferenceSet) -> Iterator[Row]:
     if not reference.has("in/train_c"):
         return
@@ -183,17 +160,16 @@ def training_rows(model: SynthesizerTrn, reference: ReferenceSet) -> Iterator[Ro
         if not any(name.startswith(step) for name in reference.arrays):
             return
         first = step == "train0"
-        out = run.generate()
-        terms = run.generator_losses(out)
+        result = run.generate()
+        terms = run.weighted_terms(result)
         before = {"loss_lf0": 0.0} | {f"loss_{name}": value.item() for name, value in terms.items()}
         if first:
-            yield from output_rows(run, out)
-            yield from discriminator_rows(run, out)
+            yield from output_rows(run, result)
+            yield from discriminator_rows(run, result)
             norms = run.gradient_norms(sum(terms.values()))
             yield from gradient_rows(run, norms)
             yield from loss_rows(reference, step, {"grad_norm_g_beforeD": total_norm(model)}, norm_rtol)
-            out = run.generate()  # its graph was used up
-        logged = training_step(run, out)
+        logged = run.step()
         before["loss_disc"] = logged.pop("loss_disc")
         yield from loss_rows(reference, step, before, loss_rtol if first else after_rtol)
         norm_d = {"grad_norm_d": logged.pop("grad_norm_d")}
