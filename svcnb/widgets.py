@@ -267,7 +267,8 @@ def _make_fields(widgets: Any, voices: list[str], recordings: list[str]) -> dict
     default = {name: info.default for name, info in ConversionSettings.model_fields.items()}
 
     def slider(name: str, low: float, high: float, step: float, label: str) -> Any:
-        return widgets.FloatSlider(value=default[name], min=low, max=high, step=step, description=label, **look)
+        numbers = {"min": low, "max": high, "step": step, "readout_format": ".0f" if step >= 1 else ".2f"}
+        return widgets.FloatSlider(value=default[name], description=label, **numbers, **look)
 
     def choice(options: list[str], label: str) -> Any:
         return widgets.Dropdown(options=options, value=options[0] if options else None, description=label, **look)

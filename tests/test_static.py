@@ -28,7 +28,7 @@ LAYERS = {
     4: "recipes",
     3: "dataset feature_store extraction conversion evaluation report plots",
     2: "silence slicing clips pitch predictors network_predictors torchaudio_parts content encoders soft_units "
-    "retrieval vocoder diffusion training training_state run_record",
+    "retrieval clustering index_files vocoder diffusion training training_state run_record",
     1: "audio spectral losses checkpoint unpickling downloads phonemes",
     0: "models",
 }
@@ -157,7 +157,8 @@ def watch(event, arguments):
     if event == "open" and isinstance(arguments[0], str):
         path = os.path.realpath(arguments[0])
         writes = isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
-        if writes or not (path.endswith((".py", ".pyc", ".so")) or path.startswith(library) or path.startswith("/proc")):
+        code = path.endswith((".py", ".pyc", ".so")) or ".egg-info" in path  # the latter: an editable install
+        if writes or not (code or path.startswith(library) or path.startswith("/proc")):
             touched.append(path)
     elif event in ("os.mkdir", "os.remove", "os.rename", "os.putenv", "socket.connect", "subprocess.Popen", "os.chdir"):
         touched.append(event)

@@ -42,6 +42,7 @@ def train(
     *,
     resume: bool = True,
     base: Path | str | None = None,
+    batch_size: int | None = None,
 ) -> TrainReport:
     """Train a voice on extracted features; the same call continues a run that was stopped.
 
@@ -52,13 +53,17 @@ def train(
         settings: how long, how often to save, precision, device.
         resume: False refuses a folder that already holds a run.
         base: folder with G_0.pth and D_0.pth to start from (or one G file); speakers may differ.
+        batch_size: clips per step, instead of the config's; halve it when memory runs out.
 
     Raises:
-        SvcError: no features, a run of another configuration in the folder, a base that does not fit.
+        SvcError: no features, a run of another configuration in the folder, a base that does not fit,
+            a batch size below 1.
     """
     features_folder, voice_folder = Path(features_folder), Path(voice_folder)
     store = FeatureStore.open(features_folder)
     config = Config.load(features_folder / "config.json")
+    if batch_size is not None:
+        config.train = config.train.model_copy(update={"batch_size": batch_size})
     voice_folder.mkdir(parents=True, exist_ok=True)
     record = read_progress(voice_folder)
     if record is not None:

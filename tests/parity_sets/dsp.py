@@ -1,6 +1,6 @@
 """Signal processing of so-vits-svc 4.1: spectra, volume, resampling, slicing, loudness, frame expansion.
 
-The f0 rows and the whole conversions of the same sets are in pitch.py and end_to_end.py.
+The f0 rows, the retrieval and the whole conversions of the same sets are in pitch.py, retrieval.py and end_to_end.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIGNALS = ("glide", "speech")
 @check("dsp-so-vits")
 @torch.no_grad()
 def check_dsp(reference: ReferenceSet) -> Iterator[Row]:
-    """Every array of the set but kmeans/* and retrieval/*."""
+    """Every array of the set."""
     for signal in SIGNALS:
         if any(name.startswith(f"{signal}/") for name in reference.arrays):
             waveform = _waveform(reference, signal)
@@ -40,8 +40,10 @@ def check_dsp(reference: ReferenceSet) -> Iterator[Row]:
     # Imported late: each belongs to a module of its own, and the rows above stand without them.
     from tests.parity_sets.end_to_end import end_to_end_rows
     from tests.parity_sets.pitch import pitch_rows
+    from tests.parity_sets.retrieval import retrieval_rows
 
     yield from pitch_rows(reference)
+    yield from retrieval_rows(reference)
     yield from end_to_end_rows(reference)
 
 

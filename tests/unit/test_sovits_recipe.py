@@ -194,3 +194,32 @@ def voices_of_the_family(reference_folder: Path | None) -> Path:
     if not found:
         pytest.skip("no recorded G_0.pth here")
     return found[0].parent
+
+
+class TinyDiscriminator(torch.nn.Module):
+    """Scores a waveform as the real one does, with one convolution."""
+
+    def __init__(self, use_spectral_norm: bool) -> None:
+        super().__init__()
+        self.convolution = torch.nn.Conv1d(1, 4, 15, stride=8)
+
+    def forward(self, waveform: torch.Tensor) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
+        features = self.convolution(waveform)
+        return [features.flatten(1)], [[features]]
+
+
+def test_adversarial_training_writes_both_networks_and_resumes(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    monkeypatch.setattr("svcnb.recipes.sovits_step.MultiPeriodDiscriminator", TinyDiscriminator)
+    features = shutil.copytree(trained / "features", tmp_path / "features")
+    config = Config.load(features / "config.json")
+    config.train.c_adversarial = 1.0
+    config.save(features / "config.json")
+    for steps in (1, 2):
+        report = sovits.train(features, tmp_path / "voice", TrainSettings(max_steps=steps, **SETTINGS), batch_size=2)
+    assert {"disc", "gen", "fm", "mel", "kl", "total"} <= set(report.last_losses)
+    assert {path.name for path in (tmp_path / "voice").glob("[GD]_*.pth")} == {"G_1.pth", "D_1.pth", "G_2.pth", "D_2.pth"}
+    assert Config.load(tmp_path / "voice" / "config.json").train.batch_size == 2
