@@ -128,10 +128,10 @@ def _add_features(commands) -> None:
     parser.add_argument("clips", type=Path, metavar="CLIPS", help="folder made by `svcnb slice`")
     parser.add_argument("features", type=Path, metavar="FEATURES", help="folder for the features")
     parser.add_argument("--config", default="small", help="small (2 CPU cores), full (a GPU) or a config.json")
-    parser.add_argument("--speech_encoder", default="auto", metavar="TEXT", help="content encoder; auto takes the best one present")
-    parser.add_argument("--f0_predictor", default="auto", metavar="TEXT", help="auto, fcpe, rmvpe, crepe, dio, harvest or pm")
+    parser.add_argument("--speech_encoder", default="auto", metavar="TEXT", help="content encoder; auto takes the best")
+    parser.add_argument("--f0_predictor", default="auto", metavar="TEXT", help="auto, fcpe, rmvpe, crepe, dio, harvest, pm")
     parser.add_argument("--vol_embedding", action="store_true", help="let the voice follow the loudness of the input")
-    parser.add_argument("--num_processes", type=int, default=1, metavar="N", help="processes that extract at the same time")
+    parser.add_argument("--num_processes", type=int, default=1, metavar="N", help="processes at the same time")
     parser.add_argument("--overwrite", action="store_true", help="extract again what is already there")
     parser.add_argument("-d", "--device", default="auto", help="auto, cpu or cuda")
 
@@ -155,7 +155,7 @@ def _add_train(commands) -> None:
 def _add_convert(commands) -> None:
     parser = _command(commands, "convert", run_convert, "sing recordings again with a trained voice")
     parser.usage = "svcnb convert (VOICE | -m MODEL) INPUT... [options]"
-    parser.add_argument("paths", nargs="*", metavar="VOICE INPUT", help="voice folder (left out with -m), then recordings")
+    parser.add_argument("paths", nargs="*", metavar="VOICE INPUT", help="voice folder (not with -m), then recordings")
     parser.add_argument("-m", "--model_path", type=Path, help="G_*.pth; else the newest in VOICE")
     parser.add_argument("-c", "--config_path", type=Path, help="config.json; else the one beside the model")
     parser.add_argument(
@@ -189,7 +189,7 @@ def _settings(settings_class: type, **values: Any) -> Any:
     try:
         return settings_class(**values)
     except ValidationError as error:
-        told = (f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']} (given: {e['input']!r})" for e in error.errors())
+        told = (f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})" for e in error.errors())
         raise SvcError("; ".join(told)) from None
 
 
@@ -235,7 +235,8 @@ def run_features(options: argparse.Namespace) -> None:
     )
     report = sovits.prepare(_config(options.config), options.clips, options.features, settings)
     _tell_skipped(report.skipped)
-    print(f"{len(report.done)} clips extracted, {len(report.reused)} kept, in {report.seconds:.0f} s: {options.features}")
+    counts = f"{len(report.done)} clips extracted, {len(report.reused)} kept"
+    print(f"{counts}, in {report.seconds:.0f} s: {options.features}")
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -280,7 +281,8 @@ def _voice_and_inputs(options: argparse.Namespace) -> tuple[Path, list[Path]]:
     if not inputs:
         raise SvcError("no recording given: name files after the voice, or with -n")
     if len(options.trans) > len(inputs):
-        raise SvcError(f"-t has {len(options.trans)} values for {len(inputs)} recordings: give one for each, or one for all")
+        counts = f"{len(options.trans)} values for {len(inputs)} recordings"
+        raise SvcError(f"-t has {counts}: give one for each, or one for all")
     for path in inputs:
         if not path.is_file():
             raise SvcError(f"{path}: no such recording; give a path, or with -n a name in raw/")

@@ -12,8 +12,9 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import soundfile
@@ -25,10 +26,8 @@ from svcnb.audio import Audio, resample_samples
 from svcnb.slicing import Slice, SliceSettings, find_slices, join_with_overlap
 from svcnb.spectral import SincResample, match_loudness_envelope
 
-if TYPE_CHECKING:
-    from svcnb.pitch import F0Track
-
 AUTOMATIC_CROSSFADE_S = 0.05
+EDGE_FADE_S = 0.005  # at silence: what a voice makes of a pause is quiet, but it need not be zero there
 SHORTEST_PIECE_S = 0.2  # content encoders need a handful of frames; shorter pieces get silence behind them
 DIGITAL_SILENCE = 1e-4  # -80 dBFS: nothing to convert, and a network would only add its own noise
 
@@ -275,14 +274,23 @@ class _Engine:
         threshold = SliceSettings(threshold_db=self.settings.slice_db)
         slices = find_slices(self.audio.samples, self.audio.sample_rate_hz, threshold)
         self.check_level(slices)
-        for part in slices:
-            if part.end <= part.start:
-                continue
-            if part.silent or self.is_empty(part):
-                yield np.zeros(self.n_output(part.end - part.start), np.float32)
+        slices = [part for part in slices if part.end > part.start]
+        for sounding, group in self.runs(slices):
+            if sounding:
+                yield from _join_pieces(self.pieces(group), self.convert, self.settings.crossfade_keep_ratio)
             else:
-                pieces = [(part.start + a, part.start + b) for a, b in self.split(part.end - part.start)]
-                yield from _join_pieces(pieces, self.convert, self.settings.crossfade_keep_ratio)
+                yield from (np.zeros(self.n_output(part.end - part.start), np.float32) for part in group)
+
+    def is_sounding(self, part: Slice) -> bool:
+        return not (part.silent or self.is_empty(part))
+
+    def runs(self, slices: Sequence[Slice]) -> Iterator[tuple[bool, list[Slice]]]:
+        """Slices that belong together, and whether there is anything to convert in them."""
+        yield from ((self.is_sounding(part), [part]) for part in slices)
+
+    def pieces(self, group: Sequence[Slice]) -> list[tuple[int, int]]:
+        """Start and end of everything that is converted at once within one run."""
+        return [(part.start + a, part.start + b) for part in group for a, b in self.split(part.end - part.start)]
 
     def run_voice(self, source: np.ndarray, start: int, end: int, n_pad: int) -> np.ndarray:
         """The voice's answer for a padded piece, loudness adjusted, context still on it."""
@@ -302,6 +310,25 @@ class _Exact(_Engine):
         samples = resample_samples(audio.samples, audio.sample_rate_hz, frames.rate_hz)
         super().__init__(Audio(np.asarray(samples, np.float32), frames.rate_hz), convert_piece, settings, frames)
         self.n_pad = round(settings.pad_seconds * frames.rate_hz)
+        self.edges: set[int] = set()  # samples at which sound borders on silence
+
+    def runs(self, slices: Sequence[Slice]) -> Iterator[tuple[bool, list[Slice]]]:
+        """Neighbours without silence between them are one run: their joins are cross-faded."""
+        for sounding, group in groupby(slices, key=self.is_sounding):
+            run = list(group)
+            if sounding:
+                self.edges = {run[0].start, run[-1].end} - {0, self.audio.n_samples}
+            yield sounding, run
+
+    def pieces(self, group: Sequence[Slice]) -> list[tuple[int, int]]:
+        """As cut, but each slice after the first starts a little early, for a cross-fade over the cut."""
+        pieces, cuts = super().pieces(group), {part.start for part in group[1:]}
+        overlap = round(AUTOMATIC_CROSSFADE_S * self.frames.rate_hz)
+        for i, (start, end) in enumerate(pieces):
+            if start in cuts and i:
+                before = pieces[i - 1]
+                pieces[i] = (start - min(overlap, (before[1] - before[0]) // 2), end)
+        return pieces
 
     def n_output(self, n_samples: int) -> int:
         return n_samples
@@ -341,7 +368,17 @@ class _Exact(_Engine):
         result = self.run_voice(source, start, end, self.n_pad)
         if len(result) < self.n_pad + end - start:
             raise ValueError(f"the voice returned {len(result)} samples for a piece of {n_whole}: expected as many")
-        return result[self.n_pad : self.n_pad + end - start]
+        return self.faded(result[self.n_pad : self.n_pad + end - start], start, end)
+
+    def faded(self, result: np.ndarray, start: int, end: int) -> np.ndarray:
+        """No step where a run begins after silence or ends in it."""
+        ramp = np.linspace(0, 1, min(len(result) // 2, round(EDGE_FADE_S * self.frames.rate_hz)), dtype=np.float32)
+        result = np.array(result, np.float32)
+        if start in self.edges and len(ramp):
+            result[: len(ramp)] *= ramp
+        if end in self.edges and len(ramp):
+            result[-len(ramp) :] *= ramp[::-1]
+        return result
 
 
 class _LikeOriginal(_Engine):
@@ -433,33 +470,3 @@ def distinct_names(names: Sequence[str]) -> list[str]:
         taken.add(candidate.casefold())
         result.append(candidate)
     return result
-
-
-def sung_score(track: F0Track) -> float:
-    """Share of the voiced time spent on held notes, 0..1: 0.2 and more in singing, mostly below 0.05 in speech.
-
-    A note is held while the pitch, averaged over one turn of a vibrato (0.18 s), moves by less than 6 semitones
-    per second for at least 0.2 s. Below 65 Hz nobody sings; what is found there is mains hum.
-    """
-    f0_hz = np.asarray(track.f0_hz, np.float64)
-    voiced = f0_hz >= 65
-    semitones = 12 * np.log2(np.maximum(f0_hz, 1))
-    window, shortest = max(2, round(0.18 / track.hop_s)), 0.2 / track.hop_s
-    held = 0
-    for start, end in _runs(voiced):
-        if end - start > window:
-            smooth = np.convolve(semitones[start:end], np.ones(window) / window, "valid")
-            flat = np.abs(np.diff(smooth)) < 6 * track.hop_s
-            held += sum(b - a for a, b in _runs(flat) if b - a >= shortest)
-    return held / max(1, int(voiced.sum()))
-
-
-def looks_sung(track: F0Track) -> bool:
-    """True where automatic pitch (-a) would spoil the recording: it belongs to speech."""
-    return sung_score(track) > 0.15
-
-
-def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
-    """Start and end of every run of True."""
-    edges = np.diff(np.concatenate([[0], np.asarray(flags, np.int8), [0]]))
-    return list(zip(np.flatnonzero(edges == 1).tolist(), np.flatnonzero(edges == -1).tolist(), strict=True))

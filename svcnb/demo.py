@@ -15,8 +15,9 @@ import numpy as np
 
 from svcnb import SvcError
 from svcnb.audio import Audio, find_audio_files, read_audio
-from svcnb.conversion import ConversionSettings, looks_sung
+from svcnb.conversion import ConversionSettings
 from svcnb.evaluation import ConversionReport, Melodies, SpeakerSimilarity, evaluate_conversion
+from svcnb.pitch import looks_sung
 from svcnb.plots import plot_clip_lengths, plot_comparison, plot_cuts, plot_losses
 from svcnb.recipes import sovits
 from svcnb.report import Page

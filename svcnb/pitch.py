@@ -41,7 +41,9 @@ __all__ = [
     "PitchSettings",
     "f0_to_coarse",
     "fill_gaps",
+    "looks_sung",
     "resolve_method",
+    "sung_score",
 ]
 
 CSV_COLUMNS = ("time_s", "f0_hz")
@@ -230,6 +232,39 @@ def _csv_row(cells: list[str], where: str) -> tuple[float, float]:
     if not 0 <= f0_hz <= MAX_F0_HZ:  # NaN fails too
         raise PitchError(f"{where}: f0 {f0_hz} Hz, expected 0 (unvoiced) to {MAX_F0_HZ:g}")
     return time_s, f0_hz
+
+
+# ---------------------------------------------------------------- speech or song
+
+
+def sung_score(track: F0Track) -> float:
+    """Share of the voiced time spent on held notes, 0..1: 0.2 and more in singing, mostly below 0.05 in speech.
+
+    A note is held while the pitch, averaged over one turn of a vibrato (0.18 s), moves by less than 6 semitones
+    per second for at least 0.2 s. Below 65 Hz nobody sings; what is found there is mains hum.
+    """
+    f0_hz = np.asarray(track.f0_hz, np.float64)
+    voiced = f0_hz >= 65
+    semitones = 12 * np.log2(np.maximum(f0_hz, 1))
+    window, shortest = max(2, round(0.18 / track.hop_s)), 0.2 / track.hop_s
+    held = 0
+    for start, end in _runs(voiced):
+        if end - start > window:
+            smooth = np.convolve(semitones[start:end], np.ones(window) / window, "valid")
+            flat = np.abs(np.diff(smooth)) < 6 * track.hop_s
+            held += sum(b - a for a, b in _runs(flat) if b - a >= shortest)
+    return held / max(1, int(voiced.sum()))
+
+
+def looks_sung(track: F0Track) -> bool:
+    """True where automatic pitch (-a) would spoil the recording: it belongs to speech."""
+    return sung_score(track) > 0.15
+
+
+def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
+    """Start and end of every run of True."""
+    edges = np.diff(np.concatenate([[0], np.asarray(flags, np.int8), [0]]))
+    return list(zip(np.flatnonzero(edges == 1).tolist(), np.flatnonzero(edges == -1).tolist(), strict=True))
 
 
 # ---------------------------------------------------------------- estimation

@@ -91,11 +91,12 @@ plot_losses(report.history_path)
 # the training are to blame; if only other songs sound bad, it is the conversion.
 
 # %% hear
-from svcnb.audio import find_audio_files, read_audio
+from svcnb.audio import Audio
 from svcnb.recipes.sovits import load_voice
 
 voice = load_voice(voice_path, device=choose_device(device))
-clip = read_audio(find_audio_files(work.find("data/clips"))[0])
+samples = store.read(store.names()[0])["audio"]
+clip = Audio(samples / 32768, store.settings.sample_rate_hz)
 again = voice.convert(clip)
 display(show_audio(clip, "recording"), show_audio(again, f"the voice after {report.step} steps"))
 

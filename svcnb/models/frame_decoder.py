@@ -30,9 +30,10 @@ def pulse_train(f0_hz: Tensor, hop_samples: int, sample_rate_hz: int) -> Tensor:
     with torch.autocast(device_type=f0_hz.device.type, enabled=False):
         f0 = f0_hz.float().unsqueeze(1)  # [B, 1, N]
         voiced = F.interpolate((f0 > 0).float(), scale_factor=hop_samples, mode="nearest")
-        held = torch.where(f0 > 0, f0, torch.full_like(f0, 150.0))
+        # an unvoiced frame beside a voiced one takes its f0, or the note would slide at its ends
+        beside = F.max_pool1d(f0, 3, stride=1, padding=1)
+        held = torch.where(f0 > 0, f0, beside).clamp_min(LOWEST_F0_HZ)
         f0_samples = F.interpolate(held, scale_factor=hop_samples, mode="linear", align_corners=False)
-        f0_samples = f0_samples.clamp_min(LOWEST_F0_HZ)
         # float64: a float32 running sum drifts by a cycle within a minute
         phase = torch.cumsum(f0_samples.double() / sample_rate_hz, dim=-1)
         offset = (phase - torch.round(phase)).float()  # [-0.5, 0.5] cycles around the nearest pulse
@@ -66,6 +67,8 @@ class FrameDecoder(nn.Module):
     Each frame's layers predict a complex filter for the pulse train and a magnitude for the noise; the
     filtered frames are overlapped by the inverse short-time Fourier transform.
     """
+
+    silent_when_unvoiced = True  # pulses in pauses would be heard as a hum until the filters have learned to mute them
 
     def __init__(
         self,

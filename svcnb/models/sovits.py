@@ -300,6 +300,10 @@ class SynthesizerTrn(nn.Module):
         x = self.embed_content(content, voiced, volume, mask)
         return PriorOutput(x, mask, *self.enc_p(x, mask, f0_to_coarse(f0, version=self.version)))
 
+    def source_f0(self, f0: Tensor, voiced: Tensor) -> Tensor:
+        """f0 [B, N] as the decoder hears it: the family's decoders sing through gaps, ours falls silent in them."""
+        return f0 * voiced if getattr(self.dec, "silent_when_unvoiced", False) else f0
+
     def predict_log_f0(
         self, x: Tensor, f0: Tensor, voiced: Tensor, mask: Tensor, g: Tensor, *, factor: Tensor | float = 1.0
     ) -> tuple[Tensor, Tensor]:
@@ -346,7 +350,7 @@ class SynthesizerTrn(nn.Module):
         z_p = self.flow(z, mask, g)
         slice_start = random_starts(lengths, self.segment_frames, noise)
         z_segment = slice_segments(z, slice_start, self.segment_frames)
-        f0_segment = slice_segments(f0.unsqueeze(1), slice_start, self.segment_frames).squeeze(1)
+        f0_segment = slice_segments(self.source_f0(f0, voiced).unsqueeze(1), slice_start, self.segment_frames).squeeze(1)
         audio = self.dec(z_segment, f0_segment, g, noise=noise)
         return TrainOutput(
             audio=audio,
@@ -398,7 +402,7 @@ class SynthesizerTrn(nn.Module):
         prior = self.prior(content, f0, voiced, volume=volume)
         z_p = sample_latents(prior.m_p, prior.logs_p, prior.mask, noise, noise_scale=noise_scale)
         z = self.flow(z_p, prior.mask, g, reverse=True)
-        return InferOutput(self.dec(z * prior.mask, f0, g, noise=noise), f0)
+        return InferOutput(self.dec(z * prior.mask, self.source_f0(f0, voiced), g, noise=noise), f0)
 
     def _predict_f0(self, content: Tensor, f0: Tensor, voiced: Tensor, volume: Tensor | None, g: Tensor) -> Tensor:
         if not self.settings.use_automatic_f0_prediction:

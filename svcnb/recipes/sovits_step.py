@@ -167,5 +167,6 @@ def _decode_prior(state: TrainState, batch: Batch, out: TrainOutput, parts: Step
         g = net.embed_speaker(batch.speaker)
         z = net.flow(out.m_p * out.mask, out.mask, g, reverse=True)
         z = slice_segments(z, out.slice_start, net.segment_frames)
-        f0_hz = slice_segments(batch.f0_hz.unsqueeze(1), out.slice_start, net.segment_frames).squeeze(1)
+        f0_hz = net.source_f0(batch.f0_hz, batch.voiced)
+        f0_hz = slice_segments(f0_hz.unsqueeze(1), out.slice_start, net.segment_frames).squeeze(1)
         return net.dec(z, f0_hz, g, noise=parts.noise or Noise())

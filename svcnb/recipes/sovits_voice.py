@@ -17,10 +17,10 @@ from svcnb import SvcError, checkpoint
 from svcnb.audio import Audio, AudioWriter, read_audio, resample, resample_samples
 from svcnb.content import SAMPLE_RATE_HZ as CONTENT_HZ
 from svcnb.content import align_to_frames, encoder_for_width, load_encoder
-from svcnb.conversion import ConversionSettings, PieceInput, convert_long, iter_converted, looks_sung, output_name
+from svcnb.conversion import ConversionSettings, PieceInput, convert_long, iter_converted, output_name
 from svcnb.models.layers import Noise
 from svcnb.models.sovits import SynthesizerTrn
-from svcnb.pitch import F0Track, PitchEstimator, PitchSettings, resolve_method
+from svcnb.pitch import F0Track, PitchEstimator, PitchSettings, looks_sung, resolve_method
 from svcnb.recipes.sovits_config import Config
 from svcnb.spectral import SincResample, volume_envelope
 

@@ -16,13 +16,11 @@ from svcnb.conversion import (
     convert_long,
     distinct_names,
     iter_converted,
-    looks_sung,
     output_name,
     pad_centred,
     split_piece,
-    sung_score,
 )
-from svcnb.pitch import F0Track, PitchEstimator
+from svcnb.pitch import looks_sung, sung_score, F0Track, PitchEstimator
 
 RATE_HZ = 8000
 HOP = 64
@@ -319,3 +317,19 @@ def test_real_singing_looks_sung_and_real_speech_does_not(voices_folder: Path, p
         audio = read_audio(path)
         track = estimate(resample_samples(audio.samples[: 8 * audio.sample_rate_hz], audio.sample_rate_hz, 16000))
         assert looks_sung(track) == (path in sung), f"{path.name}: {sung_score(track):.2f}"
+
+
+def test_cuts_at_silence_are_cross_faded_and_runs_fade_into_silence() -> None:
+    """A voice that answers each piece with another constant shows every join."""
+    levels = iter((0.2, 0.6, 0.4, 0.8, 0.5, 0.7))
+
+    def constant(piece: PieceInput) -> np.ndarray:
+        return np.full(len(piece.samples), next(levels), np.float32)
+
+    loud, pause, silence = noise(6), np.zeros(RATE_HZ // 2, np.float32), np.zeros(12 * RATE_HZ, np.float32)
+    audio = Audio(np.concatenate([loud, pause, loud, silence, loud]), RATE_HZ)
+    result = convert(audio, constant)
+    steps = np.abs(np.diff(result.samples))
+    assert result.n_samples == audio.n_samples
+    assert {0.2, 0.6, 0.4} <= set(np.round(result.samples.astype(float), 3).tolist()), "expected three pieces"
+    assert steps.max() < 0.02

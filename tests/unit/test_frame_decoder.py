@@ -1,0 +1,59 @@
+"""What the frame-rate decoder promises: its pulses, its silence, its shape."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from svcnb.models.frame_decoder import FrameDecoder, pulse_train
+from svcnb.models.layers import Noise
+
+RATE_HZ, HOP = 22050, 256
+
+
+def loudest_hz(samples: torch.Tensor, lowest: float, highest: float) -> float:
+    spectrum = torch.fft.rfft(samples * torch.hann_window(len(samples))).abs()
+    frequency = torch.fft.rfftfreq(len(samples), 1 / RATE_HZ)
+    return float(frequency[(spectrum * ((frequency > lowest) & (frequency < highest))).argmax()])
+
+
+@pytest.mark.parametrize("f0_hz", [82.0, 220.0, 987.0])
+def test_pulses_come_at_f0_with_all_harmonics(f0_hz: float) -> None:
+    pulses = pulse_train(torch.full((1, 200), f0_hz), HOP, RATE_HZ)[0]
+    resolution = RATE_HZ / len(pulses)
+    assert loudest_hz(pulses, 0.5 * f0_hz, 1.5 * f0_hz) == pytest.approx(f0_hz, abs=resolution)
+    assert loudest_hz(pulses, 4.5 * f0_hz, 5.5 * f0_hz) == pytest.approx(5 * f0_hz, abs=resolution)
+
+
+def test_pulses_fall_silent_where_unvoiced_and_keep_their_pitch_up_to_there() -> None:
+    f0 = torch.full((1, 120), 200.0)
+    f0[:, 60:] = 0
+    pulses = pulse_train(f0, HOP, RATE_HZ)[0]
+    assert not pulses[60 * HOP :].any()
+    peaks = torch.nonzero(pulses[: 60 * HOP] > 0.5).flatten()
+    distances = np.diff(peaks[np.r_[True, np.diff(peaks.numpy()) > 20]].numpy())
+    assert np.abs(distances - RATE_HZ / 200).max() <= 1.5
+
+
+def test_pitch_stays_exact_after_ten_minutes() -> None:
+    pulses = pulse_train(torch.full((1, 600 * RATE_HZ // HOP), 440.0), HOP, RATE_HZ)[0]
+    assert loudest_hz(pulses[-RATE_HZ:], 400, 480) == pytest.approx(440, abs=1)
+
+
+def test_decoder_gives_a_hop_of_samples_per_frame_and_a_gradient_to_every_parameter() -> None:
+    torch.manual_seed(0)
+    decoder = FrameDecoder(12, gin_channels=5, sampling_rate=RATE_HZ, hop_samples=HOP, channels=16, n_blocks=2)
+    f0 = torch.full((2, 30), 150.0)
+    f0[:, 10:] = 0
+    audio = decoder(torch.randn(2, 12, 30), f0, torch.randn(2, 5, 1))
+    assert audio.shape == (2, 1, 30 * HOP) and audio.dtype == torch.float32
+    audio.square().mean().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in decoder.parameters())
+
+
+def test_same_seed_gives_the_same_noise() -> None:
+    decoder = FrameDecoder(4, gin_channels=3, sampling_rate=RATE_HZ, hop_samples=HOP, channels=8, n_blocks=1)
+    z, f0, g = torch.randn(1, 4, 12), torch.zeros(1, 12), torch.randn(1, 3, 1)
+    first, second = (decoder(z, f0, g, noise=Noise(torch.Generator().manual_seed(1))) for _ in range(2))
+    assert torch.equal(first, second) and first.abs().max() > 0
