@@ -142,6 +142,7 @@ def _add_train(commands) -> None:
     parser.add_argument("voice", type=Path, metavar="VOICE", help="folder for the checkpoints and the history")
     parser.add_argument("--max_steps", type=int, help="stop after this many steps in all")
     parser.add_argument("--max_minutes", type=_number, help="stop after this many minutes")
+    parser.add_argument("--batch_size", type=int, help="clips per step; else the config's (halve it when memory runs out)")
     parser.add_argument("--log_every_steps", type=int, default=50, help="steps between logged losses")
     parser.add_argument("--save_every_steps", type=int, default=800, help="steps between checkpoints")
     parser.add_argument("--keep_checkpoints", type=int, default=3, help="newest checkpoints kept; 0 keeps all")
@@ -245,13 +246,14 @@ def run_train(options: argparse.Namespace) -> None:
 
     names = ("max_steps", "max_minutes", "log_every_steps", "save_every_steps", "keep_checkpoints", "precision", "seed", "device")
     settings = _settings(TrainSettings, **{name: getattr(options, name) for name in names})
-    report = sovits.train(options.features, options.voice, settings, resume=options.resume, base=options.base)
+    choices = {"resume": options.resume, "base": options.base, "batch_size": options.batch_size}
+    report = sovits.train(options.features, options.voice, settings, **choices)
     print(f"{report.steps} steps in {report.seconds:.0f} s ({report.steps_per_second:.2f} per second): {options.voice}")
 
 
 def run_convert(options: argparse.Namespace) -> None:
     voice_path, inputs = _voice_and_inputs(options)
-    from svcnb.conversion import ConversionSettings
+    from svcnb.conversion import ConversionSettings, distinct_names
     from svcnb.recipes import sovits
 
     values = {flag.field: getattr(options, flag.field) for flag in CONVERSION_FLAGS}
@@ -262,8 +264,18 @@ def run_convert(options: argparse.Namespace) -> None:
         for path, shift in zip(inputs, shifts, strict=True)
     ]
     voice = sovits.load_voice(voice_path, config=options.config_path, device=choose_device(options.device))
-    for path, settings in jobs:
-        print(voice.convert_file(path, options.output, settings))
+    names = distinct_names([voice.result_name(path, settings) for path, settings in jobs])
+    skipped = []
+    for (path, settings), name in zip(jobs, names, strict=True):
+        try:
+            print(voice.convert_file(path, options.output, settings, name=name))
+        except SvcError as error:
+            if len(jobs) == 1:
+                raise
+            skipped.append((path, str(error)))
+    if skipped:
+        _tell_skipped(skipped)
+        raise SvcError(f"{len(skipped)} of {len(jobs)} conversions failed, see above; the others are in {options.output}")
 
 
 def _voice_and_inputs(options: argparse.Namespace) -> tuple[Path, list[Path]]:

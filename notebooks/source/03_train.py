@@ -32,6 +32,8 @@ resume = True  #@param {"type": "boolean"}
 base = ""  #@param {"type": "string"}
 #@markdown fp16 is faster on a T4, bf16 on newer GPUs; fp32 always works.
 precision = "fp32"  #@param ["fp32", "fp16", "bf16"]
+#@markdown Clips per step; 0 = the size's own. Halve it when memory runs out.
+batch_size = 0  #@param {"type": "integer"}
 #@markdown Steps between logged losses.
 log_every_steps = 20  #@param {"type": "slider", "min": 5, "max": 1000, "step": 5}
 #@markdown Steps between checkpoints.
@@ -72,7 +74,9 @@ show_facts({"speakers": ", ".join(store.speakers()), "clips": len(store), "minut
 from svcnb.recipes.sovits import train
 
 base_path = work.find(base) if base else None
-report = train(features, voice_path, settings, resume=resume, base=base_path)
+report = train(
+    features, voice_path, settings, resume=resume, base=base_path, batch_size=batch_size or None,
+)
 show_facts({"steps in all": report.step, "steps now": report.steps, "minutes": report.seconds / 60})
 
 # %% [markdown] losses-text

@@ -90,8 +90,8 @@ show_facts({"voice": voice.name, "speakers": ", ".join(voice.speakers), "chosen 
 
 # %% [markdown] source-text
 # ## The recording and its melody
-# The curve must follow the lowest bright stripe: what is wrong here is wrong in the result. The middle pitch beside the
-# voice's (in 02_features) tells how many semitones to set in `trans`.
+# The curve must follow the lowest bright stripe: what is wrong here is wrong in the result. The suggested `trans` brings
+# the middle pitches together; for a song that must stay in its key, take the multiple of 12 nearest to it.
 
 # %% source
 from svcnb.audio import find_audio_files, read_audio
@@ -100,7 +100,8 @@ from svcnb.plots import plot_f0_over_spectrogram
 sources = [source_path] if source_path.is_file() else find_audio_files(source_path)
 source = read_audio(sources[0])
 melody = voice.estimate_f0(source, f0_predictor)
-title = f"{sources[0].name}: middle pitch {melody.median_hz():.0f} Hz"
+suggested = voice.suggest_transpose(melody, settings.speaker)
+title = f"{sources[0].name}: middle pitch {melody.median_hz():.0f} Hz, suggested trans {suggested}"
 plot_f0_over_spectrogram(source, melody, title=title)
 
 # %% [markdown] convert-text
