@@ -173,6 +173,8 @@ def _add_convert(commands) -> None:
         else:
             kind = str if isinstance(flag.default, str) else _number
             parser.add_argument(*flag.flags, type=kind, metavar="TEXT" if kind is str else "N", **names)
+    parser.add_argument("--f0_csv", type=Path, help="melody to sing instead of the recording's: a table time_s,f0_hz (Hz)")
+    parser.add_argument("--write_f0", action="store_true", help="also write each recording's melody as such a table")
     parser.add_argument("-o", "--output", type=Path, default=Path("data/converted"), help="folder for the results")
     parser.add_argument("-d", "--device", default="auto", help="auto, cpu or cuda")
 
@@ -253,7 +255,9 @@ def run_train(options: argparse.Namespace) -> None:
 
 def run_convert(options: argparse.Namespace) -> None:
     voice_path, inputs = _voice_and_inputs(options)
+    from svcnb.audio import read_audio
     from svcnb.conversion import ConversionSettings, distinct_names
+    from svcnb.pitch import F0Track
     from svcnb.recipes import sovits
 
     values = {flag.field: getattr(options, flag.field) for flag in CONVERSION_FLAGS}
@@ -265,10 +269,14 @@ def run_convert(options: argparse.Namespace) -> None:
     ]
     voice = sovits.load_voice(voice_path, config=options.config_path, device=choose_device(options.device))
     names = distinct_names([voice.result_name(path, settings) for path, settings in jobs])
+    melody = F0Track.from_csv(options.f0_csv) if options.f0_csv else None
     skipped = []
     for (path, settings), name in zip(jobs, names, strict=True):
         try:
-            print(voice.convert_file(path, options.output, settings, name=name))
+            print(voice.convert_file(path, options.output, settings, name=name, melody=melody))
+            if options.write_f0:
+                track = melody or voice.estimate_f0(read_audio(path), settings.f0_method, threshold=settings.f0_threshold)
+                print(track.to_csv(options.output / f"{name}.f0.csv"))
         except SvcError as error:
             if len(jobs) == 1:
                 raise
@@ -292,6 +300,8 @@ def _voice_and_inputs(options: argparse.Namespace) -> tuple[Path, list[Path]]:
     inputs = paths + [_named_recording(name) for name in options.clean_names]
     if not inputs:
         raise SvcError("no recording given: name files after the voice, or with -n")
+    if options.f0_csv and len(inputs) > 1:
+        raise SvcError(f"--f0_csv holds one melody, but {len(inputs)} recordings are given: convert them one by one")
     if len(options.trans) > len(inputs):
         counts = f"{len(options.trans)} values for {len(inputs)} recordings"
         raise SvcError(f"-t has {counts}: give one for each, or one for all")

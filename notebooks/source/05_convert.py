@@ -38,6 +38,8 @@ f0_mean_pooling = False  #@param {"type": "boolean"}
 f0_predictor = "auto"  #@param ["auto", "fcpe", "rmvpe", "crepe", "dio", "harvest", "pm"]
 #@markdown Confidence below which a moment counts as unvoiced.
 f0_filter_threshold = 0.05  #@param {"type": "slider", "min": 0, "max": 1, "step": 0.01}
+#@markdown Melody to sing instead of the recording's: table `time_s,f0_hz`; empty = the recording's own.
+f0_csv = ""  #@param {"type": "string"}
 #@markdown Pass the result through the enhancer, which is not in this version yet: leave it off.
 enhance = False  #@param {"type": "boolean"}
 #@markdown Quieter than this counts as silence (dB): -30 for noisy recordings, -50 to keep breaths.
@@ -91,15 +93,18 @@ show_facts({"voice": voice.name, "speakers": ", ".join(voice.speakers), "chosen 
 # %% [markdown] source-text
 # ## The recording and its melody
 # The curve must follow the lowest bright stripe: what is wrong here is wrong in the result. The suggested `trans` brings
-# the middle pitches together; for a song that must stay in its key, take the multiple of 12 nearest to it.
+# the middle pitches together; for a song that must stay in its key, take the multiple of 12 nearest to it. The curve is
+# also written as a table beside the results: edit it in a spreadsheet and name it as `f0_csv` to sing another melody.
 
 # %% source
 from svcnb.audio import find_audio_files, read_audio
+from svcnb.pitch import F0Track
 from svcnb.plots import plot_f0_over_spectrogram
 
 sources = [source_path] if source_path.is_file() else find_audio_files(source_path)
 source = read_audio(sources[0])
-melody = voice.estimate_f0(source, f0_predictor)
+melody = F0Track.from_csv(work.find(f0_csv)) if f0_csv else voice.estimate_f0(source, f0_predictor)
+table = melody.to_csv(work.make("data/converted") / f"{sources[0].name}.f0.csv")
 suggested = voice.suggest_transpose(melody, settings.speaker)
 title = f"{sources[0].name}: middle pitch {melody.median_hz():.0f} Hz, suggested trans {suggested}"
 plot_f0_over_spectrogram(source, melody, title=title)
@@ -110,7 +115,8 @@ plot_f0_over_spectrogram(source, melody, title=title)
 # long as the source. The file appears only when it is complete.
 
 # %% convert
-results = [voice.convert_file(path, work.make("data/converted"), settings) for path in sources]
+edited = melody if f0_csv else None
+results = [voice.convert_file(path, work.make("data/converted"), settings, melody=edited) for path in sources]
 result = read_audio(results[0])
 show_facts({path.name: f"{path.stat().st_size / 1e6:.2f} MB" for path in results})
 

@@ -105,8 +105,14 @@ class Voice:
             )
         return self._estimators[key]
 
-    def convert(self, audio: Audio, settings: ConversionSettings | None = None) -> Audio:
+    def convert(
+        self, audio: Audio, settings: ConversionSettings | None = None, *, melody: F0Track | None = None
+    ) -> Audio:
         """The same words and melody in this voice.
+
+        Args:
+            melody: sung instead of the one estimated from the recording, e.g. `F0Track.from_csv` of a curve that
+                was edited; still transposed and filtered as the settings say.
 
         Returns:
             audio exactly as long as the input, at the voice's rate.
@@ -115,13 +121,19 @@ class Voice:
             SvcError: unknown speaker or pitch method (valid names given).
         """
         settings = settings or ConversionSettings()
-        converter = self._piece_converter(audio, settings)
+        converter = self._piece_converter(audio, settings, melody)
         return convert_long(
             audio, converter, settings, output_hz=self.sample_rate_hz, hop_samples=self.hop_samples
         )
 
     def convert_file(
-        self, path: Path | str, folder: Path | str, settings: ConversionSettings | None = None, *, name: str | None = None
+        self,
+        path: Path | str,
+        folder: Path | str,
+        settings: ConversionSettings | None = None,
+        *,
+        name: str | None = None,
+        melody: F0Track | None = None,
     ) -> Path:
         """Convert a recording into `folder`, named as so-vits-svc names its results unless `name` is given.
 
@@ -131,7 +143,7 @@ class Voice:
         settings = settings or ConversionSettings()
         path, folder = Path(path), Path(folder)
         audio = read_audio(path)
-        converter = self._piece_converter(audio, settings)
+        converter = self._piece_converter(audio, settings, melody)
         target = folder / (name or self.result_name(path, settings))
         with AudioWriter(target, self.sample_rate_hz) as writer:
             for piece in iter_converted(
@@ -147,7 +159,9 @@ class Voice:
         method = resolve_method(settings.f0_method, self.pretrain_folder)
         return output_name(source.name, settings, speaker=names.get(index, str(index)), f0_method=method)
 
-    def _piece_converter(self, audio: Audio, settings: ConversionSettings) -> Callable[[PieceInput], np.ndarray]:
+    def _piece_converter(
+        self, audio: Audio, settings: ConversionSettings, melody: F0Track | None
+    ) -> Callable[[PieceInput], np.ndarray]:
         _refuse_what_is_missing(settings, self)
         speaker = torch.tensor([[self.speaker_id(settings.speaker)]], device=self.device)
         estimator = self._estimator(settings.f0_method, settings.f0_threshold)
@@ -158,8 +172,12 @@ class Voice:
             self._warn_if_sung(opening, settings)
 
         def convert_piece(piece: PieceInput) -> np.ndarray:
-            features = self._features(piece.samples, settings, estimator, encoder, narrow)
-            return self._synthesise(features, speaker, settings)
+            track = estimator(piece.samples) if melody is None else self._part_of(melody, piece)
+            track = track.transposed(settings.transpose_semitones)
+            if settings.f0_mean_pooling:
+                track = track.mean_filtered()
+            content = encoder.encode(narrow(piece.samples)).T  # [N50, D] -> [D, N50]
+            return self._synthesise(self._features(piece.samples, track, content), speaker, settings)
 
         return convert_piece
 
@@ -177,11 +195,17 @@ class Voice:
         sinc = SincResample(self.sample_rate_hz, CONTENT_HZ)
         return lambda samples: sinc(torch.from_numpy(samples)).numpy()
 
-    def _features(self, samples, settings, estimator, encoder, narrow) -> PieceFeatures:
-        track = estimator(samples).transposed(settings.transpose_semitones)
-        if settings.f0_mean_pooling:
-            track = track.mean_filtered()
-        content = encoder.encode(narrow(samples)).T  # [N50, D] -> [D, N50]
+    def _part_of(self, melody: F0Track, piece: PieceInput) -> F0Track:
+        """The whole recording's melody on the frames of one piece, unvoiced beyond its ends."""
+        hop_s = self.hop_samples / self.sample_rate_hz
+        first_s = piece.start_s - piece.n_pad_samples / piece.sample_rate_hz
+        times_s = first_s + hop_s * np.arange(len(piece.samples) // self.hop_samples)
+        frames = np.rint(times_s / melody.hop_s).astype(int)
+        inside = (frames >= 0) & (frames < melody.n_frames)
+        padded = np.append(melody.f0_hz, 0.0)
+        return F0Track(padded[np.where(inside, frames, melody.n_frames)], hop_s)
+
+    def _features(self, samples: np.ndarray, track: F0Track, content: Tensor) -> PieceFeatures:
         content = align_to_frames(content, track.n_frames, mode=self.config.data.unit_interpolate_mode)
         volume = None
         if self.config.model.vol_embedding:

@@ -223,3 +223,23 @@ def test_adversarial_training_writes_both_networks_and_resumes(
     assert {"disc", "gen", "fm", "mel", "kl", "total"} <= set(report.last_losses)
     assert {path.name for path in (tmp_path / "voice").glob("[GD]_*.pth")} == {"G_1.pth", "D_1.pth", "G_2.pth", "D_2.pth"}
     assert Config.load(tmp_path / "voice" / "config.json").train.batch_size == 2
+
+
+def test_an_edited_melody_is_sung_instead_of_the_recordings(voice: sovits.Voice, tmp_path: Path) -> None:
+    source = sung_tone(150, 1.5)
+    curve = F0Track(np.full(voice.estimate_f0(source, "dio").n_frames, 300.0), 256 / RATE_HZ).to_csv(tmp_path / "curve.csv")
+    edited = voice.convert(source, ConversionSettings(f0_method="dio"), melody=F0Track.from_csv(curve))
+    own = voice.convert(source, ConversionSettings(f0_method="dio"))
+    assert voice.estimate_f0(edited, "dio").median_hz() == pytest.approx(300, rel=0.02)
+    assert voice.estimate_f0(own, "dio").median_hz() == pytest.approx(150, rel=0.02)
+
+
+def test_a_melody_is_placed_by_time_in_every_piece(voice: sovits.Voice) -> None:
+    from svcnb.conversion import PieceInput
+
+    melody = F0Track(np.arange(1.0, 401.0), 0.01)
+    hop_s = voice.hop_samples / RATE_HZ
+    piece = PieceInput(np.zeros(voice.hop_samples * 100, np.float32), RATE_HZ, 40 * voice.hop_samples, 0.3, 0.4)
+    part = voice._part_of(melody, piece).f0_hz
+    assert not part[: int((40 * hop_s - 0.3) / hop_s)].any(), "before the recording there is nothing to sing"
+    assert part[40] == round(0.3 / 0.01) + 1
