@@ -115,8 +115,8 @@ plot_f0_over_spectrogram(source, melody, title=title)
 # long as the source. The file appears only when it is complete.
 
 # %% convert
-edited = melody if f0_csv else None
-results = [voice.convert_file(path, work.make("data/converted"), settings, melody=edited) for path in sources]
+folder, edited = work.make("data/converted"), melody if f0_csv else None
+results = [voice.convert_file(path, folder, settings, melody=edited) for path in sources]
 result = read_audio(results[0])
 show_facts({path.name: f"{path.stat().st_size / 1e6:.2f} MB" for path in results})
 
