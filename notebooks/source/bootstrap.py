@@ -14,7 +14,7 @@ if root is None:
     subprocess.run(command, check=True)
     root = Path.cwd() / "svcnb"
 os.chdir(root)
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep instead of spinning
+os.environ.setdefault("GOMP_SPINCOUNT", "8000")  # waiting threads spin briefly, then sleep
 sys.path[:0] = [] if str(root) in sys.path else [str(root)]
 from svcnb.workspace import choose_device, describe_machine, install_missing, on_colab, open_workspace
 
