@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from svcnb import MissingExtra, SvcError
 from svcnb.audio import Audio, player_bytes, read_audio
-from svcnb.conversion import ConversionSettings
+from svcnb.conversion import ConversionSettings, check_available
 
 if TYPE_CHECKING:
     from svcnb.recipes.sovits import Voice
@@ -107,23 +107,6 @@ def show_files(folder: Path, *, newest: int | None = None) -> Table:
         files = sorted(files, key=lambda path: path.stat().st_mtime)[-newest:]
     rows = [(str(path.relative_to(folder)), f"{path.stat().st_size / 1e6:.2f} MB") for path in files]
     return Table((f"files in {folder.name}", "size"), rows)
-
-
-def check_available(settings: ConversionSettings) -> ConversionSettings:
-    """The settings, if this version can do all they ask for.
-
-    Raises:
-        SvcError: clustering, retrieval or the enhancer was asked for; a choice must not be ignored silently.
-    """
-    missing = {
-        "cluster_ratio": settings.cluster_ratio > 0,
-        "feature_retrieval": settings.feature_retrieval,
-        "enhance": settings.enhance,
-    }
-    wanted = [name for name, asked in missing.items() if asked]
-    if wanted:
-        raise SvcError(f"{', '.join(wanted)}: not in this version yet; leave the ratio at 0 and the ticks off")
-    return settings
 
 
 def offer_download(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from svcnb.audio import read_audio
-from tests.test_notebooks import Run, choose_recordings, read_history
+from tests.test_notebooks import read_history, start_run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here: GPU use is unproven by this run")
 
@@ -20,18 +19,12 @@ GPU = {"device": "cuda"}
 @pytest.mark.parametrize("size", ["small", "full"])
 def test_notebooks_train_in_fp16_and_convert_on_the_gpu(size: str, voices_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("papermill")
-    recordings, other = choose_recordings(voices_folder)
-    raw = tmp_path / "data" / "raw" / "me"
-    raw.mkdir(parents=True)
-    for path in recordings:
-        shutil.copy(path, raw)
-    song = Path(shutil.copy(other, tmp_path / "song.flac"))
-    run = Run(tmp_path, song)
+    run = start_run(tmp_path, voices_folder)
     run.execute("01_slice", raw_folder="data/raw", max_clip_s=6.0)
     run.execute("02_features", features_folder="data/features/me", config=size, **GPU)
     limits = {"max_minutes": 0.0, "max_steps": 60, "log_every_steps": 10}
     run.execute("03_train", features_folder="data/features/me", voice_folder="data/models/me", precision="fp16", **limits, **GPU)
-    run.execute("05_convert", wav=song.name, model="data/models/me", wav_format="wav", panel=False, **GPU)
+    run.execute("05_convert", wav=run.song.name, model="data/models/me", wav_format="wav", panel=False, **GPU)
     losses = [entry["losses"]["mel"] for entry in read_history(run)]
     assert losses[-1] < losses[0]
     result = read_audio(next((tmp_path / "data" / "converted").glob("*.wav")))

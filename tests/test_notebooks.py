@@ -68,24 +68,27 @@ def choose_recordings(voices: Path) -> tuple[list[Path], Path]:
     return sorted(target.glob("*.flac"))[:N_RECORDINGS], sorted(other.glob("*.flac"))[0]
 
 
-@pytest.fixture(scope="session")
-def run(voices_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """All notebooks of the main line, executed once."""
-    workspace = tmp_path_factory.mktemp("work space (1)")
-    recordings, other = choose_recordings(voices_folder)
+def start_run(workspace: Path, voices: Path) -> Run:
+    """A workspace with recordings of one speaker to train on, and somebody else's to convert."""
+    recordings, other = choose_recordings(voices)
     raw = workspace / "data" / "raw" / "me"
     raw.mkdir(parents=True)
     for path in recordings:
         shutil.copy(path, raw)
-    song = Path(shutil.copy(other, workspace / "a song.flac"))
-    run = Run(workspace, song)
+    return Run(workspace, Path(shutil.copy(other, workspace / "a song.flac")))
+
+
+@pytest.fixture(scope="session")
+def run(voices_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """All notebooks of the main line, executed once."""
+    run = start_run(tmp_path_factory.mktemp("work space (1)"), voices_folder)
     run.execute("00_setup")
     run.execute("01_slice", raw_folder="data/raw", max_clip_s=6.0)
     run.execute("02_features", features_folder="data/features/me")
     training = {"features_folder": "data/features/me", "voice_folder": "data/models/me", "device": "cpu", "log_every_steps": 10}
     run.execute("03_train", max_minutes=0.0, max_steps=N_STEPS, **training)
     run.execute("03_train", "-again", max_minutes=0.0, max_steps=N_STEPS + 10, **training)
-    run.execute("05_convert", wav=song.name, model="data/models/me", device="cpu", trans=2, wav_format="wav")
+    run.execute("05_convert", wav=run.song.name, model="data/models/me", device="cpu", trans=2, wav_format="wav")
     return run
 
 

@@ -65,8 +65,7 @@ device = "auto"  #@param ["auto", "cpu", "cuda"]
 # cannot serve yet (clustering, the enhancer) is told in one line here.
 
 # %% settings
-from svcnb.conversion import ConversionSettings
-from svcnb.widgets import check_available
+from svcnb.conversion import ConversionSettings, check_available
 
 work = open_workspace(workspace)
 source_path, voice_path = work.find(wav), work.find(model)

@@ -17,7 +17,14 @@ from svcnb import SvcError, checkpoint
 from svcnb.audio import Audio, AudioWriter, read_audio, resample, resample_samples
 from svcnb.content import SAMPLE_RATE_HZ as CONTENT_HZ
 from svcnb.content import align_to_frames, encoder_for_width, load_encoder
-from svcnb.conversion import ConversionSettings, PieceInput, convert_long, iter_converted, output_name
+from svcnb.conversion import (
+    ConversionSettings,
+    PieceInput,
+    check_available,
+    convert_long,
+    iter_converted,
+    output_name,
+)
 from svcnb.models.layers import Noise
 from svcnb.models.sovits import SynthesizerTrn
 from svcnb.pitch import F0Track, PitchEstimator, PitchSettings, looks_sung, resolve_method
@@ -77,13 +84,17 @@ class Voice:
         known = ", ".join(sorted(self.speakers))
         raise SvcError(f"voice {self.name} has no speaker {speaker!r}: choose one of {known}")
 
+    def speaker_name(self, speaker: str | int | None) -> str:
+        """Name of a speaker given by name or number, its number where it has no name."""
+        index = self.speaker_id(speaker)
+        return next((name for name, number in self.speakers.items() if number == index), str(index))
+
     def suggest_transpose(self, source: F0Track, speaker: str | int | None = None) -> int | None:
         """Semitones that bring a recording's middle pitch to the speaker's; None where either is unknown.
 
         Right for speech; a song that must stay in its key wants a multiple of 12 near this.
         """
-        names = {number: name for name, number in self.speakers.items()}
-        target_hz = self.middle_pitches_hz.get(names.get(self.speaker_id(speaker), ""), 0.0)
+        target_hz = self.middle_pitches_hz.get(self.speaker_name(speaker), 0.0)
         if not (target_hz > 0 and source.median_hz() > 0):
             return None
         return round(12 * np.log2(target_hz / source.median_hz()))
@@ -154,17 +165,17 @@ class Voice:
 
     def result_name(self, source: Path, settings: ConversionSettings) -> str:
         """File name that `convert_file` gives a result; see `conversion.distinct_names` for batches."""
-        index = self.speaker_id(settings.speaker)
-        names = {number: name for name, number in self.speakers.items()}
         method = resolve_method(settings.f0_method, self.pretrain_folder)
-        return output_name(source.name, settings, speaker=names.get(index, str(index)), f0_method=method)
+        return output_name(source.name, settings, speaker=self.speaker_name(settings.speaker), f0_method=method)
 
     def _piece_converter(
         self, audio: Audio, settings: ConversionSettings, melody: F0Track | None
     ) -> Callable[[PieceInput], np.ndarray]:
-        _refuse_what_is_missing(settings, self)
+        check_available(settings)
+        if settings.auto_predict_f0 and not self.config.model.use_automatic_f0_prediction:
+            raise SvcError(f"voice {self.name} was trained without an f0 decoder: leave auto_predict_f0 (-a) off")
         speaker = torch.tensor([[self.speaker_id(settings.speaker)]], device=self.device)
-        estimator = self._estimator(settings.f0_method, settings.f0_threshold)
+        estimator = None if melody is not None else self._estimator(settings.f0_method, settings.f0_threshold)
         narrow = self._content_resampler(settings)
         opening = audio.slice_s(0.0, STATISTICS_SECONDS)
         encoder = self.encoder.for_recording(resample(opening, CONTENT_HZ).samples)
@@ -172,7 +183,7 @@ class Voice:
             self._warn_if_sung(opening, settings)
 
         def convert_piece(piece: PieceInput) -> np.ndarray:
-            track = estimator(piece.samples) if melody is None else self._part_of(melody, piece)
+            track = estimator(piece.samples) if estimator else self._part_of(melody, piece)
             track = track.transposed(settings.transpose_semitones)
             if settings.f0_mean_pooling:
                 track = track.mean_filtered()
@@ -228,20 +239,6 @@ class Voice:
             noise=Noise(torch.Generator().manual_seed(settings.seed)),
         )
         return result.audio[0, 0].float().cpu().numpy()
-
-
-def _refuse_what_is_missing(settings: ConversionSettings, voice: Voice) -> None:
-    """Say so rather than leave a wish out in silence."""
-    missing = {
-        "cluster_ratio (-cr) above 0 needs k-means centres or an index": settings.cluster_ratio > 0,
-        "feature_retrieval (-fr) needs an index": settings.feature_retrieval,
-        "enhance (-eh) needs the NSF-HiFiGAN enhancer": settings.enhance,
-    }
-    for wish, wanted in missing.items():
-        if wanted:
-            raise SvcError(f"{wish}, which this version cannot use yet: leave it off")
-    if settings.auto_predict_f0 and not voice.config.model.use_automatic_f0_prediction:
-        raise SvcError(f"voice {voice.name} was trained without an f0 decoder: leave auto_predict_f0 (-a) off")
 
 
 def load_voice(
