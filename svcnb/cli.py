@@ -12,13 +12,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from svcnb import SvcError, __version__
-from svcnb.workspace import choose_device
-
-if TYPE_CHECKING:
-    from svcnb.recipes.sovits import Config
+from svcnb import SvcError, __version__, commands
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -93,14 +89,14 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Every step can be repeated; what is already done is kept. The notebooks do the same with pictures.",
     )
     parser.add_argument("--version", action="version", version=f"svcnb {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_CommandParser)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_CommandParser)
     for add in (_add_slice, _add_features, _add_train, _add_convert, _add_demo):
-        add(commands)
+        add(subparsers)
     return parser
 
 
-def _command(commands, name: str, run, summary: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
+def _command(subparsers, name: str, run, summary: str) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
         name,
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
@@ -111,8 +107,8 @@ def _command(commands, name: str, run, summary: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_slice(commands) -> None:
-    parser = _command(commands, "slice", run_slice, "cut recordings at silence into training clips")
+def _add_slice(subparsers) -> None:
+    parser = _command(subparsers, "slice", commands.run_slice, "cut recordings at silence into training clips")
     parser.add_argument("raw", type=Path, metavar="RAW", help="folder with one folder of recordings per speaker")
     parser.add_argument("clips", type=Path, metavar="CLIPS", help="folder for the clips (mono FLAC)")
     parser.add_argument("--threshold_db", type=_number, default=-40.0, help="quieter than this is silence, dB")
@@ -123,8 +119,8 @@ def _add_slice(commands) -> None:
     parser.add_argument("--overwrite", action="store_true", help="cut again what is already cut")
 
 
-def _add_features(commands) -> None:
-    parser = _command(commands, "features", run_features, "extract content, f0 and loudness from the clips")
+def _add_features(subparsers) -> None:
+    parser = _command(subparsers, "features", commands.run_features, "extract content, f0 and loudness from the clips")
     parser.add_argument("clips", type=Path, metavar="CLIPS", help="folder made by `svcnb slice`")
     parser.add_argument("features", type=Path, metavar="FEATURES", help="folder for the features")
     parser.add_argument("--config", default="small", help="small (2 CPU cores), full (a GPU) or a config.json")
@@ -136,8 +132,8 @@ def _add_features(commands) -> None:
     parser.add_argument("-d", "--device", default="auto", help="auto, cpu or cuda")
 
 
-def _add_train(commands) -> None:
-    parser = _command(commands, "train", run_train, "train a voice from features")
+def _add_train(subparsers) -> None:
+    parser = _command(subparsers, "train", commands.run_train, "train a voice from features")
     parser.add_argument("features", type=Path, metavar="FEATURES", help="folder made by `svcnb features`")
     parser.add_argument("voice", type=Path, metavar="VOICE", help="folder for the checkpoints and the history")
     parser.add_argument("--max_steps", type=int, help="stop after this many steps in all")
@@ -153,8 +149,8 @@ def _add_train(commands) -> None:
     parser.add_argument("-d", "--device", default="auto", help="auto, cpu or cuda")
 
 
-def _add_convert(commands) -> None:
-    parser = _command(commands, "convert", run_convert, "sing recordings again with a trained voice")
+def _add_convert(subparsers) -> None:
+    parser = _command(subparsers, "convert", commands.run_convert, "sing recordings again with a trained voice")
     parser.usage = "svcnb convert (VOICE | -m MODEL) INPUT... [options]"
     parser.add_argument("paths", nargs="*", metavar="VOICE INPUT", help="voice folder (not with -m), then recordings")
     parser.add_argument("-m", "--model_path", type=Path, help="G_*.pth; else the newest in VOICE")
@@ -179,155 +175,10 @@ def _add_convert(commands) -> None:
     parser.add_argument("-d", "--device", default="auto", help="auto, cpu or cuda")
 
 
-def _add_demo(commands) -> None:
-    parser = _command(commands, "demo", run_demo, "train on the bundled voices and convert a recording, start to end")
+def _add_demo(subparsers) -> None:
+    parser = _command(subparsers, "demo", commands.run_demo, "train on the bundled voices and convert a recording, start to end")
     parser.add_argument("--minutes", type=_number, default=None, help="training time; else the demo's own")
     parser.add_argument("-o", "--output", type=Path, default=Path("data/demo-run"), help="folder for all it makes")
-
-
-def _settings(settings_class: type, **values: Any) -> Any:
-    """A settings object from flag values; what it refuses is the user's to mend, told in one line."""
-    from pydantic import ValidationError
-
-    try:
-        return settings_class(**values)
-    except ValidationError as error:
-        told = (f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})" for e in error.errors())
-        raise SvcError("; ".join(told)) from None
-
-
-def run_slice(options: argparse.Namespace) -> None:
-    from svcnb.slicing import CutSettings, cut_folder
-
-    settings = _settings(
-        CutSettings,
-        threshold_db=options.threshold_db,
-        min_clip_s=options.min_clip_s,
-        max_clip_s=options.max_clip_s,
-        level=options.level,
-        sample_rate_hz=options.sample_rate_hz,
-    )
-    report = cut_folder(options.raw, options.clips, settings, overwrite=options.overwrite)
-    if not report.clips:
-        reasons = "; ".join(f"{path.name}: {reason}" for path, reason in report.skipped[:3])
-        raise SvcError(f"no clips from {options.raw}. {reasons}")
-    for speaker, seconds in sorted(report.kept_s.items()):
-        print(f"{speaker}: {seconds:.1f} s")
-    _tell_skipped(report.skipped)
-    print(f"{len(report.clips)} clips in {options.clips}")
-
-
-def _config(choice: str) -> Config:
-    from svcnb.recipes.sovits import Config
-
-    if choice in ("small", "full"):
-        return Config.small() if choice == "small" else Config.full()
-    return Config.load(Path(choice))
-
-
-def run_features(options: argparse.Namespace) -> None:
-    from svcnb.recipes import sovits
-
-    settings = sovits.PrepareSettings(
-        encoder=options.speech_encoder,
-        f0_method=options.f0_predictor,
-        with_volume=options.vol_embedding,
-        n_jobs=options.num_processes,
-        device=choose_device(options.device),
-        overwrite=options.overwrite,
-    )
-    report = sovits.prepare(_config(options.config), options.clips, options.features, settings)
-    _tell_skipped(report.skipped)
-    counts = f"{len(report.done)} clips extracted, {len(report.reused)} kept"
-    print(f"{counts}, in {report.seconds:.0f} s: {options.features}")
-
-
-def run_train(options: argparse.Namespace) -> None:
-    from svcnb.recipes import sovits
-    from svcnb.training import TrainSettings
-
-    names = ("max_steps", "max_minutes", "log_every_steps", "save_every_steps", "keep_checkpoints", "precision", "seed", "device")
-    settings = _settings(TrainSettings, **{name: getattr(options, name) for name in names})
-    choices = {"resume": options.resume, "base": options.base, "batch_size": options.batch_size}
-    report = sovits.train(options.features, options.voice, settings, **choices)
-    print(f"{report.steps} steps in {report.seconds:.0f} s ({report.steps_per_second:.2f} per second): {options.voice}")
-
-
-def run_convert(options: argparse.Namespace) -> None:
-    voice_path, inputs = _voice_and_inputs(options)
-    from svcnb.audio import read_audio
-    from svcnb.conversion import ConversionSettings, distinct_names
-    from svcnb.pitch import F0Track
-    from svcnb.recipes import sovits
-
-    values = {flag.field: getattr(options, flag.field) for flag in CONVERSION_FLAGS}
-    shifts = options.trans + [options.trans[0]] * (len(inputs) - len(options.trans))
-    jobs = [
-        (path, ConversionSettings(speaker=speaker, transpose_semitones=shift, **values))
-        for speaker in options.spk_list or [None]
-        for path, shift in zip(inputs, shifts, strict=True)
-    ]
-    voice = sovits.load_voice(voice_path, config=options.config_path, device=choose_device(options.device))
-    names = distinct_names([voice.result_name(path, settings) for path, settings in jobs])
-    melody = F0Track.from_csv(options.f0_csv) if options.f0_csv else None
-    skipped = []
-    for (path, settings), name in zip(jobs, names, strict=True):
-        try:
-            print(voice.convert_file(path, options.output, settings, name=name, melody=melody))
-            if options.write_f0:
-                track = melody or voice.estimate_f0(read_audio(path), settings.f0_method, threshold=settings.f0_threshold)
-                print(track.to_csv(options.output / f"{name}.f0.csv"))
-        except SvcError as error:
-            if len(jobs) == 1:
-                raise
-            skipped.append((path, str(error)))
-    if skipped:
-        _tell_skipped(skipped)
-        raise SvcError(f"{len(skipped)} of {len(jobs)} conversions failed, see above; the others are in {options.output}")
-
-
-def _voice_and_inputs(options: argparse.Namespace) -> tuple[Path, list[Path]]:
-    """The voice (folder or G_*.pth) and the recordings, wherever on the line they were named."""
-    paths = [Path(text) for text in options.paths]
-    if options.model_path is not None:
-        voice_path = options.model_path
-    elif paths:
-        voice_path = paths.pop(0)
-    else:
-        raise SvcError("no voice given: name its folder first, or a checkpoint with -m")
-    if not voice_path.exists():
-        raise SvcError(f"{voice_path}: no such voice; expected a folder with G_*.pth and config.json, or a G_*.pth")
-    inputs = paths + [_named_recording(name) for name in options.clean_names]
-    if not inputs:
-        raise SvcError("no recording given: name files after the voice, or with -n")
-    if options.f0_csv and len(inputs) > 1:
-        raise SvcError(f"--f0_csv holds one melody, but {len(inputs)} recordings are given: convert them one by one")
-    if len(options.trans) > len(inputs):
-        counts = f"{len(options.trans)} values for {len(inputs)} recordings"
-        raise SvcError(f"-t has {counts}: give one for each, or one for all")
-    for path in inputs:
-        if not path.is_file():
-            raise SvcError(f"{path}: no such recording; give a path, or with -n a name in raw/")
-    return voice_path, inputs
-
-
-def _named_recording(name: str) -> Path:
-    """so-vits-svc looks for names in raw/ and takes .wav where there is no suffix; a path works too."""
-    candidates = [Path(name), Path("raw") / name, Path("data/raw") / name]
-    candidates += [path.with_name(path.name + ".wav") for path in candidates]
-    return next((path for path in candidates if path.is_file()), Path(name))
-
-
-def run_demo(options: argparse.Namespace) -> None:
-    from svcnb import demo
-
-    extra = {} if options.minutes is None else {"minutes": options.minutes}
-    demo.run_demo(options.output, **extra)
-
-
-def _tell_skipped(skipped: Sequence[tuple[Any, str]]) -> None:
-    for item, reason in skipped:
-        print(f"skipped {getattr(item, 'path', item)}: {reason}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,153 +14,26 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from svcnb import SvcError
 from svcnb.audio import Audio, resample_samples
+from svcnb.conversion_settings import ConversionSettings, SettingsError, check_available
 from svcnb.slicing import Slice, SliceSettings, find_slices, join_with_overlap
 from svcnb.spectral import SincResample, match_loudness_envelope
+
+__all__ = [
+    "ConversionSettings", "PieceInput", "SettingsError", "check_available", "convert_long", "distinct_names",
+    "iter_converted", "output_name", "pad_centred", "split_piece",
+]  # fmt: skip
 
 AUTOMATIC_CROSSFADE_S = 0.05
 EDGE_FADE_S = 0.005  # at silence: what a voice makes of a pause is quiet, but it need not be zero there
 SHORTEST_PIECE_S = 0.2  # content encoders need a handful of frames; shorter pieces get silence behind them
 DIGITAL_SILENCE = 1e-4  # -80 dBFS: nothing to convert, and a network would only add its own noise
-
-
-class SettingsError(SvcError):
-    """A setting of the conversion is out of range; the message names its flag."""
-
-
-def _flagged(default: Any, flags: str, description: str, **limits: Any) -> Any:
-    return Field(default, description=description, json_schema_extra={"flags": flags.split()}, **limits)
-
-
-class ConversionSettings(BaseModel):
-    """Every choice of one conversion. The descriptions are the help texts of the command line and of notebook forms."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    speaker: str | int | None = _flagged(
-        None, "-s --spk_list", "target speaker, by name or number; empty takes the voice's only speaker"
-    )
-    transpose_semitones: float = _flagged(
-        0.0, "-t --trans", "move the melody by this many semitones (12 = one octave up)", ge=-36, le=36
-    )
-    auto_predict_f0: bool = _flagged(
-        False, "-a --auto_predict_f0", "let the voice choose the melody: for speech only, it sings out of tune"
-    )
-    f0_method: Literal["auto", "fcpe", "rmvpe", "crepe", "dio", "harvest", "pm"] = _flagged(
-        "auto", "-f0p --f0_predictor", "how the melody is estimated; auto takes the best one installed"
-    )
-    f0_mean_pooling: bool = _flagged(
-        False, "-fmp --f0_mean_pooling", "smooth the melody over three frames (4.0: with crepe); may lessen hoarseness"
-    )
-    f0_threshold: float = _flagged(
-        0.05, "-ft --f0_filter_threshold", "confidence below which a frame counts as unvoiced (crepe, rmvpe, fcpe)",
-        ge=0, le=1,
-    )
-    cluster_ratio: float = _flagged(
-        0.0, "-cr --cluster_infer_ratio", "pull the content towards the target: 0 = clearer words, 1 = closer timbre",
-        ge=0, le=1,
-    )
-    feature_retrieval: bool = _flagged(
-        False, "-fr --feature_retrieval", "pull towards nearest neighbours (index) instead of k-means centres"
-    )
-    noise_scale: float = _flagged(
-        0.4, "-ns --noice_scale", "randomness of the prior: lower is flatter, higher is livelier and rougher", ge=0, le=2
-    )
-    slice_db: float = _flagged(
-        -40.0, "-sd --slice_db", "below this level (dBFS) counts as silence: -30 for noisy recordings, -50 keeps breaths",
-        ge=-120, le=0,
-    )
-    clip_seconds: float = _flagged(
-        0.0, "-cl --clip", "cut into pieces of this length as well; 0 cuts at silence only", ge=0, le=3600
-    )
-    crossfade_seconds: float = _flagged(
-        0.0, "-lg --linear_gradient", "overlap of forced pieces in seconds, when joins are audible", ge=0, le=60
-    )
-    crossfade_keep_ratio: float = _flagged(
-        0.75, "-lgr --linear_gradient_retain", "share of the overlap that is cross-faded, cut off evenly at both ends",
-        gt=0, le=1,
-    )
-    pad_seconds: float = _flagged(
-        0.5, "-p --pad_seconds", "context around each piece: the real sound where there is some, else silence", ge=0, le=10
-    )
-    loudness_envelope_ratio: float = _flagged(
-        1.0, "-lea --loudness_envelope_adjustment", "0 = loudness over time of the source, 1 = as the voice gives it",
-        ge=0, le=1,
-    )
-    enhance: bool = _flagged(
-        False, "-eh --enhance", "pass the result through the NSF-HiFiGAN enhancer; helps voices with little training data"
-    )
-    audio_format: Literal["flac", "wav", "ogg", "mp3"] = _flagged("flac", "-wf --wav_format", "file format of the result")
-    seed: int = _flagged(52468, "--seed", "seed of all randomness: same seed, same result", ge=0, le=2**63 - 1)
-    like_original: bool = _flagged(
-        False, "--like_original", "the original program's timing and 16-bit steps, to compare results; ours is cleaner"
-    )
-    max_piece_s: float = _flagged(
-        30.0, "--max_piece_s", "longest piece in seconds, so that memory stays flat on long songs", ge=1, le=600
-    )
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise SettingsError("; ".join(_explain(problem) for problem in error.errors())) from None
-
-    @model_validator(mode="after")
-    def _check_lengths(self) -> ConversionSettings:
-        longest, flag = self.max_piece_s, "max_piece_s (--max_piece_s)"
-        if 0 < self.clip_seconds <= self.max_piece_s:
-            longest, flag = self.clip_seconds, "clip_seconds (-cl)"
-        if self.crossfade_seconds * 2 > longest:
-            raise ValueError(
-                f"crossfade_seconds (-lg) is {self.crossfade_seconds:g}: "
-                f"at most half of {flag} {longest:g}, shorten one or lengthen the other"
-            )
-        if 0 < self.clip_seconds < 0.1:
-            raise ValueError(f"clip_seconds (-cl) is {self.clip_seconds:g}: 0 (off) or at least 0.1 seconds")
-        return self
-
-
-def check_available(settings: ConversionSettings) -> ConversionSettings:
-    """The settings, if this version can do all they ask for.
-
-    Raises:
-        SettingsError: clustering, retrieval or the enhancer was asked for; a choice must not be ignored silently.
-    """
-    missing = {
-        "cluster_ratio": settings.cluster_ratio > 0,
-        "feature_retrieval": settings.feature_retrieval,
-        "enhance": settings.enhance,
-    }
-    wanted = [name for name, asked in missing.items() if asked]
-    if wanted:
-        raise SettingsError(f"{', '.join(wanted)}: this version cannot use yet; leave the ratio at 0 and the ticks off")
-    return settings
-
-
-def _explain(problem: Any) -> str:
-    """One pydantic error in one line: the field, its flag, what was found, what is accepted."""
-    if not problem["loc"]:
-        return str(problem.get("ctx", {}).get("error", problem["msg"]))
-    name = str(problem["loc"][0])
-    field = ConversionSettings.model_fields.get(name)
-    if field is None:
-        known = ", ".join(ConversionSettings.model_fields)
-        return f"{name} is not a conversion setting; known are {known}"
-    flag = field.json_schema_extra["flags"][0]
-    wanted = problem["msg"].removeprefix("Input should be ")
-    if problem["type"] in ("greater_than", "greater_than_equal", "less_than_equal"):
-        limits = {k: getattr(bound, k) for bound in field.metadata for k in ("gt", "ge", "le") if hasattr(bound, k)}
-        low = f"above {limits['gt']:g}" if "gt" in limits else f"from {limits['ge']:g}"
-        wanted = f"{low} to {limits['le']:g}"
-    return f"{name} ({flag}) is {problem['input']!r}: expected {wanted}"
 
 
 @dataclass(frozen=True)

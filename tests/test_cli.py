@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from svcnb import cli
+from svcnb import cli, commands
 from svcnb.conversion import ConversionSettings
 from tests.places import PROJECT
 
@@ -323,7 +323,7 @@ def test_ctrl_c_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys) -> 
     def interrupt(options: argparse.Namespace) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(cli, "run_demo", interrupt)
+    monkeypatch.setattr(commands, "run_demo", interrupt)
     assert cli.main(["demo"]) == cli.EXIT_INTERRUPTED
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -332,7 +332,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(options: argparse.Namespace) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "run_demo", fail)
+    monkeypatch.setattr(commands, "run_demo", fail)
     with pytest.raises(ZeroDivisionError):
         cli.main(["demo"])
 

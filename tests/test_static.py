@@ -24,9 +24,9 @@ MAX_PARAMETERS = 8
 
 # A module imports from its own layer and below. Modules of one subject share their parent's layer.
 LAYERS = {
-    5: "cli widgets workspace demo __main__",
+    5: "cli commands widgets workspace demo __main__",
     4: "recipes",
-    3: "dataset feature_store extraction conversion evaluation report plots",
+    3: "dataset feature_store extraction conversion conversion_settings evaluation report plots",
     2: "silence slicing clips pitch predictors network_predictors torchaudio_parts content encoders soft_units "
     "retrieval clustering index_files vocoder diffusion training training_state run_record",
     1: "audio spectral losses checkpoint unpickling downloads phonemes",
@@ -35,7 +35,7 @@ LAYERS = {
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 # A mel spectrogram is defined by nine numbers; bundling them would only move them.
 MANY_PARAMETERS = {("spectral.py", "__init__")}
-PRINTING_MODULES = {"cli", "demo"}  # the two that talk to a terminal
+PRINTING_MODULES = {"cli", "commands", "demo"}  # those that talk to a terminal
 HEAVY = (
     "librosa transformers faiss pyworld parselmouth torchcrepe torchfcpe torchaudio resemblyzer accelerate "
     "matplotlib ipywidgets IPython pyloudnorm diffusers sklearn pandas"
