@@ -7,19 +7,23 @@ any rate, width, channel count and container come in and go out.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
-import secrets
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import soundfile
 
 from svcnb import MissingExtra, SvcError
+from svcnb.disk import WriteError, atomic_path, watched_file
 
 # File name suffix -> (container, default sample format) of what can be written.
 OUTPUT_FORMATS = {
@@ -32,10 +36,15 @@ SOUNDFILE_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", 
 FFMPEG_SUFFIXES = (".m4a", ".aac", ".wma", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES + FFMPEG_SUFFIXES
 
+READ_SAMPLES = 2**18  # decoded at once
+UNKNOWN_LENGTH = 2**60  # libsndfile's answer for streams that were recorded without a length in the header is above
 BLOCK_SAMPLES = 65536  # libsndfile 1.2.2 crashes when a minute of Vorbis is written in one call
 PEAK_LIMIT_DB = -0.1  # levelling never pushes a sample above this
 MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _FIXED_POINT_BITS = {"PCM_16": 16, "PCM_24": 24}
+
+
+log = logging.getLogger(__name__)
 
 
 class AudioError(SvcError):
@@ -71,6 +80,14 @@ class Audio:
         """Largest absolute sample, 0 for an empty signal."""
         return float(np.abs(self.samples).max(initial=0.0))
 
+    def read(self, start: int, end: int) -> np.ndarray:
+        """Samples start..end (end excluded); what lies beyond the ends is left out. A view."""
+        return self.samples[max(0, start) : max(0, end)]
+
+    def resampled(self, sample_rate_hz: int) -> Audio:
+        """The same sound at another rate."""
+        return resample(self, sample_rate_hz)
+
     def slice_s(self, start_s: float, end_s: float) -> Audio:
         """The part between two times; times outside the recording are moved to its ends."""
         start, end = (round(max(0.0, t) * self.sample_rate_hz) for t in (start_s, end_s))
@@ -90,26 +107,59 @@ def read_audio(path: Path | str, *, sample_rate_hz: int | None = None) -> Audio:
     Raises:
         AudioError: no such file, not audio, no samples, or samples that are NaN or infinite.
     """
+    with decoding(path) as (rate_hz, blocks):
+        audio = Audio(np.concatenate(list(blocks)), rate_hz)
+    return audio if sample_rate_hz is None else resample(audio, sample_rate_hz)
+
+
+@contextmanager
+def decoding(path: Path | str) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
+    """The rate of a file and its samples in blocks, float32 [T], channels averaged (errors as in `read_audio`)."""
     path = Path(path)
     if not path.exists():
         raise AudioError(f"{path}: no such file")
     if path.is_dir():
         raise AudioError(f"{path}: is a folder, expected an audio file")
+    with ExitStack() as opened:
+        try:
+            # bytes: names from old archives need not be text
+            file = opened.enter_context(_Stream(os.fsencode(path) if os.name == "posix" else path))
+        except soundfile.LibsndfileError as error:
+            decoded = opened.enter_context(_decoded_by_ffmpeg(path, reason=error.error_string.rstrip(".")))
+            file = opened.enter_context(_Stream(decoded))
+        yield file.samplerate, _blocks(file, path)
+
+
+class _Stream(soundfile.SoundFile):
+    """Read from start to end only. A seekable file is told its place after every block, and MP3 loses it then."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _blocks(file: _Stream, path: Path) -> Iterator[np.ndarray]:
+    n_samples = n_broken = 0
     try:
-        channels, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
+        while len(channels := file.read(READ_SAMPLES, dtype="float32", always_2d=True)):
+            n_samples += len(channels)
+            samples = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1)
+            n_broken += len(samples) - int(np.isfinite(samples).sum())
+            yield np.ascontiguousarray(samples)
     except soundfile.LibsndfileError as error:
-        channels, rate_hz = _read_with_ffmpeg(path, reason=error.error_string.rstrip("."))
-    if len(channels) == 0:
-        raise AudioError(f"{path}: holds no samples")
-    samples = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1)
-    n_broken = len(samples) - int(np.isfinite(samples).sum())
+        reason = error.error_string.rstrip(".")
+        raise AudioError(f"{path}: damaged or cut short ({reason}); copy or export the file again") from error
     if n_broken:
-        raise AudioError(f"{path}: {n_broken} of {len(samples)} samples are NaN or infinite; export the file again")
-    audio = Audio(np.ascontiguousarray(samples), rate_hz)
-    return audio if sample_rate_hz is None else resample(audio, sample_rate_hz)
+        raise AudioError(f"{path}: {n_broken} of {n_samples} samples are NaN or infinite; export the file again")
+    if n_samples == 0:
+        raise AudioError(f"{path}: holds no samples")
+    if 1.01 * n_samples < file.frames < UNKNOWN_LENGTH:
+        log.warning("%s ends after %.1f of %.1f s: was it copied completely?",
+                    path, n_samples / file.samplerate, file.frames / file.samplerate)  # fmt: skip
 
 
-def _read_with_ffmpeg(path: Path, *, reason: str) -> tuple[np.ndarray, int]:
+@contextmanager
+def _decoded_by_ffmpeg(path: Path, *, reason: str) -> Iterator[Path]:
+    """A temporary WAV file of what only ffmpeg can read."""
     program = shutil.which("ffmpeg")
     if program is None:
         if path.suffix.lower() in SOUNDFILE_SUFFIXES:
@@ -124,9 +174,12 @@ def _read_with_ffmpeg(path: Path, *, reason: str) -> tuple[np.ndarray, int]:
              "-map", "0:a:0", "-c:a", "pcm_f32le", "-rf64", "auto", str(decoded)],
             capture_output=True, check=False,
         )  # fmt: skip
+        if b"No space left" in done.stderr:
+            raise WriteError(f"{path} needs a temporary copy in {folder}, and the disk is full: "
+                             "free some space, or set TMPDIR to another folder")  # fmt: skip
         if done.returncode != 0 or not decoded.exists():
             raise AudioError(f"{path}: not readable as audio ({reason}; ffmpeg finds no sound in it either)")
-        return soundfile.read(decoded, dtype="float32", always_2d=True)
+        yield decoded
 
 
 def find_audio_files(folder: Path | str, *, recursive: bool = True) -> list[Path]:
@@ -191,16 +244,8 @@ class AudioWriter:
         if not soundfile.check_format(container, self._subtype):
             valid = ", ".join(soundfile.available_subtypes(container))
             raise AudioError(f"{self.path.name}: {container} has no subtype {self._subtype!r}; valid: {valid}")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # A short name of its own: the wanted name may already be as long as the file system allows.
-        self._temporary = self.path.parent / f".svcnb-{secrets.token_hex(6)}.part"
-        try:
-            self._file = soundfile.SoundFile(
-                self._temporary, "w", samplerate=sample_rate_hz, channels=1, subtype=self._subtype, format=container
-            )
-        except soundfile.LibsndfileError as error:
-            self._temporary.unlink(missing_ok=True)
-            raise AudioError(f"{self.path}: cannot be written ({error.error_string.rstrip('.')})") from error
+        self._format = {"samplerate": sample_rate_hz, "channels": 1, "subtype": self._subtype, "format": container}
+        self._writing = self._write_atomically()
 
     def append(self, samples: np.ndarray) -> None:
         """Add float samples [T]."""
@@ -208,16 +253,22 @@ class AudioWriter:
         self.n_samples += len(samples)
 
     def __enter__(self) -> AudioWriter:
+        self._file = self._writing.__enter__()
         return self
 
-    def __exit__(self, error_type: type | None, error: object, traceback: object) -> None:
-        self._file.close()
-        if error_type is None and self.n_samples:
-            os.replace(self._temporary, self.path)
-            return
-        self._temporary.unlink(missing_ok=True)
-        if error_type is None:
-            raise AudioError(f"{self.path}: nothing to write, the audio has no samples")
+    def __exit__(self, error_type: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._writing.__exit__(error_type, error, traceback)
+
+    @contextmanager
+    def _write_atomically(self) -> Iterator[soundfile.SoundFile]:
+        with atomic_path(self.path) as temporary, watched_file(temporary) as disk:
+            try:
+                with soundfile.SoundFile(disk, "w", **self._format) as file:
+                    yield file
+            except soundfile.LibsndfileError as error:
+                raise AudioError(f"{self.path}: cannot be written ({error.error_string.rstrip('.')})") from error
+            if not self.n_samples:
+                raise AudioError(f"{self.path}: nothing to write, the audio has no samples")
 
 
 def output_format(path: Path) -> tuple[str, str]:

@@ -6,10 +6,8 @@ Old weight-norm names (`conv.weight_g`, `conv.weight_v`) are what files hold; to
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from svcnb.disk import atomic_path, watched_file
 from svcnb.unpickling import CheckpointError, UnsafePickle, load_pickled
 
 __all__ = [
@@ -74,19 +73,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path} holds a {type(loaded).__name__}, expected a dictionary of weights.")
     return loaded
-
-
-@contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`; renamed onto it on success, removed on any error or interrupt."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -236,8 +222,8 @@ def save_sovits_checkpoint(
         "optimizer": dict(optimizer_state) if optimizer_state else _fresh_optimizer_state(model, learning_rate),
         "learning_rate": float(learning_rate),
     }
-    with atomic_path(path) as temporary:
-        torch.save(contents, temporary)
+    with atomic_path(path) as temporary, watched_file(temporary) as file:
+        torch.save(contents, file)
     return path
 
 

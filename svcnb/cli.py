@@ -38,6 +38,8 @@ CONVERSION_FLAGS = (
     Flag(("-fmp", "--f0_mean_pooling"), "f0_mean_pooling", False, "smooth the f0 curve over 3 frames"),
     Flag(("-f0p", "--f0_predictor"), "f0_method", "auto", "auto, fcpe, rmvpe, crepe, dio, harvest or pm"),
     Flag(("-ft", "--f0_filter_threshold"), "f0_threshold", 0.05, "voicing threshold of the neural predictors, 0..1"),
+    Flag(("-cr", "--cluster_infer_ratio"), "cluster_ratio", 0.0, "pull towards the voice's sounds: 0 clear words .. 1 its timbre"),
+    Flag(("-fr", "--feature_retrieval"), "feature_retrieval", False, "pull towards nearest frames (index), not to centres"),
     Flag(("-sd", "--slice_db"), "slice_db", -40.0, "silence threshold for slicing, dB; -30 for noisy recordings"),
     Flag(("-wf", "--wav_format"), "audio_format", "flac", "flac, wav, ogg or mp3"),
     Flag(("-ns", "--noice_scale", "--noise_scale"), "noise_scale", 0.4, "amount of noise in the prior, 0..1"),
@@ -81,6 +83,15 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number; put files before the flags") from None
 
 
+def _size(text: str) -> int | str:
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor auto") from None
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = _OneLineParser(
         prog="svcnb",
@@ -90,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"svcnb {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_CommandParser)
-    for add in (_add_slice, _add_features, _add_train, _add_convert, _add_demo):
+    for add in (_add_slice, _add_features, _add_train, _add_cluster, _add_index, _add_convert, _add_evaluate, _add_demo):
         add(subparsers)
     return parser
 
@@ -128,6 +139,7 @@ def _add_features(subparsers) -> None:
     parser.add_argument("--f0_predictor", default="auto", metavar="TEXT", help="auto, fcpe, rmvpe, crepe, dio, harvest, pm")
     parser.add_argument("--vol_embedding", action="store_true", help="let the voice follow the loudness of the input")
     parser.add_argument("--num_processes", type=int, default=1, metavar="N", help="processes at the same time")
+    parser.add_argument("--dask", metavar="ADDRESS", help="work on a dask cluster: local, or its scheduler's tcp://HOST:PORT")
     parser.add_argument("--overwrite", action="store_true", help="extract again what is already there")
     parser.add_argument("-d", "--device", default="auto", help="auto, cpu or cuda")
 
@@ -138,10 +150,19 @@ def _add_train(subparsers) -> None:
     parser.add_argument("voice", type=Path, metavar="VOICE", help="folder for the checkpoints and the history")
     parser.add_argument("--max_steps", type=int, help="stop after this many steps in all")
     parser.add_argument("--max_minutes", type=_number, help="stop after this many minutes")
-    parser.add_argument("--batch_size", type=int, help="clips per step; else the config's (halve it when memory runs out)")
+    parser.add_argument("--batch_size", type=_size, metavar="N", help="clips per step, or auto (tries a GPU); else the config's")
+    parser.add_argument(
+        "--num_processes", type=int, default=1, metavar="N", dest="n_processes",
+        help="processes that train together, each with its own batch: one per GPU",
+    )  # fmt: skip
     parser.add_argument("--log_every_steps", type=int, default=50, help="steps between logged losses")
     parser.add_argument("--save_every_steps", type=int, default=800, help="steps between checkpoints")
-    parser.add_argument("--keep_checkpoints", type=int, default=3, help="newest checkpoints kept; 0 keeps all")
+    parser.add_argument("--validate_every_steps", type=int, default=100, help="steps between held-out measurements")
+    parser.add_argument("--stop_when_flat", action="store_true", help="stop when held-out clips have not got better for long")
+    parser.add_argument("--keep_checkpoints", type=int, default=3, help="newest checkpoints kept, and the best; 0 keeps all")
+    parser.add_argument("--key_shift_semitones", type=_number, metavar="N", help="also train on clips moved by up to this")
+    parser.add_argument("--vol_aug", action="store_true", default=None, help="also train on clips of another loudness")
+    parser.add_argument("--tensorboard", action="store_true", help="write event files into VOICE/tensorboard")
     parser.add_argument("--precision", default="fp32", help="fp32, fp16 (a T4) or bf16 (newer GPUs and CPUs)")
     parser.add_argument("--base", type=Path, help="folder of a base model, or a G_*.pth, to start from")
     parser.add_argument("--resume", action="store_true", help="go on with the newest checkpoint in VOICE")
@@ -149,11 +170,27 @@ def _add_train(subparsers) -> None:
     parser.add_argument("-d", "--device", default="auto", help="auto, cpu or cuda")
 
 
+def _add_cluster(subparsers) -> None:
+    parser = _command(subparsers, "cluster", commands.run_cluster, "fit k-means centres of a voice's sounds, for convert -cr")
+    parser.add_argument("features", type=Path, metavar="FEATURES", help="folder the voice was trained on")
+    parser.add_argument("voice", type=Path, metavar="VOICE", help="folder of the trained voice; gets kmeans_N.pt")
+    parser.add_argument("--n_centres", type=int, metavar="N", help="per speaker; else one for ten frames, at most 10000")
+    parser.add_argument("--seed", type=int, default=0, help="start of the random numbers")
+
+
+def _add_index(subparsers) -> None:
+    parser = _command(subparsers, "index", commands.run_index, "build the index of a voice's frames, for convert -cr -fr")
+    parser.add_argument("features", type=Path, metavar="FEATURES", help="folder the voice was trained on")
+    parser.add_argument("voice", type=Path, metavar="VOICE", help="folder of the trained voice; gets feature_and_index.pkl")
+    parser.add_argument("--seed", type=int, default=0, help="start of the random numbers")
+
+
 def _add_convert(subparsers) -> None:
     parser = _command(subparsers, "convert", commands.run_convert, "sing recordings again with a trained voice")
     parser.usage = "svcnb convert (VOICE | -m MODEL) INPUT... [options]"
     parser.add_argument("paths", nargs="*", metavar="VOICE INPUT", help="voice folder (not with -m), then recordings")
-    parser.add_argument("-m", "--model_path", type=Path, help="G_*.pth; else the newest in VOICE")
+    parser.add_argument("-m", "--model_path", type=Path, help="G_*.pth; else the one in VOICE that --checkpoint says")
+    parser.add_argument("--checkpoint", default="best", metavar="TEXT", help="of VOICE: best on held-out clips, or newest")
     parser.add_argument("-c", "--config_path", type=Path, help="config.json; else the one beside the model")
     parser.add_argument(
         "-n", "--clean_names", nargs="+", default=[], metavar="NAME", help="recordings, as paths or as names in raw/"
@@ -162,6 +199,14 @@ def _add_convert(subparsers) -> None:
     parser.add_argument(
         "-t", "--trans", nargs="+", type=_number, default=[0], metavar="N", help="semitones up, one for each recording"
     )
+    _add_conversion_flags(parser)
+    parser.add_argument("--f0_csv", type=Path, help="melody to sing instead of the recording's: a table time_s,f0_hz (Hz)")
+    parser.add_argument("--write_f0", action="store_true", help="also write each recording's melody as such a table")
+    parser.add_argument("-o", "--output", type=Path, default=Path("data/converted"), help="folder for the results")
+    parser.add_argument("-d", "--device", default="auto", help="auto, cpu or cuda")
+
+
+def _add_conversion_flags(parser: argparse.ArgumentParser) -> None:
     for flag in CONVERSION_FLAGS:
         names = {"dest": flag.field, "default": flag.default, "help": flag.help}
         if flag.default is False:
@@ -169,9 +214,33 @@ def _add_convert(subparsers) -> None:
         else:
             kind = str if isinstance(flag.default, str) else _number
             parser.add_argument(*flag.flags, type=kind, metavar="TEXT" if kind is str else "N", **names)
-    parser.add_argument("--f0_csv", type=Path, help="melody to sing instead of the recording's: a table time_s,f0_hz (Hz)")
-    parser.add_argument("--write_f0", action="store_true", help="also write each recording's melody as such a table")
-    parser.add_argument("-o", "--output", type=Path, default=Path("data/converted"), help="folder for the results")
+    parser.add_argument(
+        "-cm", "--cluster_model_path", type=Path, metavar="FILE", help="centres or index; else those beside the model"
+    )
+
+
+def _add_evaluate(subparsers) -> None:
+    summary = "say how good a voice is: measure conversions and copies, and advise"
+    parser = _command(subparsers, "evaluate", commands.run_evaluate, summary)
+    parser.add_argument("voice", type=Path, metavar="VOICE", help="folder of the voice, or its G_*.pth")
+    parser.add_argument("--target", type=Path, required=True, metavar="FOLDER",
+                        help="recordings of the target; or the features, whose held-out clips are taken")  # fmt: skip
+    parser.add_argument("--sources", type=Path, nargs="+", default=[], metavar="FOLDER", help="recordings of others, or folders")
+    parser.add_argument("-o", "--output", type=Path, default=Path("data/evaluation"), help="folder for figures and sounds")
+    parser.add_argument("-s", "--speaker", help="speaker of the voice; else its first")
+    parser.add_argument("-t", "--trans", type=_number, default=0.0, metavar="N", help="semitones up, on top of --transposition")
+    parser.add_argument("--transposition", default="auto", metavar="TEXT",
+                        help="towards the target's middle pitch: semitones, octaves, none, or auto (songs by octaves)")  # fmt: skip
+    parser.add_argument("--n_references", type=int, default=12, metavar="N", help="recordings of the target to compare with")
+    parser.add_argument("--n_copies", type=int, default=3, metavar="N", help="of these, copied and converted into themselves")
+    parser.add_argument("--most", type=int, default=10, metavar="N", help="recordings per folder of sources")
+    parser.add_argument("--max_seconds", type=_number, default=60.0, metavar="N", help="seconds of each recording, from its start")
+    parser.add_argument("--no_words", action="store_true", help="count no word errors, though there are transcripts")
+    parser.add_argument("--parallel", action="store_true", help="equal names in target and sources hold the same words")
+    parser.add_argument("--checkpoint", default="best", metavar="TEXT", help="of VOICE: best on held-out clips, or newest")
+    parser.add_argument("-c", "--config_path", type=Path, help="config.json; else the one beside the model")
+    _add_conversion_flags(parser)
+    parser.add_argument("--overwrite", action="store_true", help="measure again what is measured already")
     parser.add_argument("-d", "--device", default="auto", help="auto, cpu or cuda")
 
 
@@ -179,6 +248,18 @@ def _add_demo(subparsers) -> None:
     parser = _command(subparsers, "demo", commands.run_demo, "train on the bundled voices and convert a recording, start to end")
     parser.add_argument("--minutes", type=_number, default=None, help="training time; else the demo's own")
     parser.add_argument("-o", "--output", type=Path, default=Path("data/demo-run"), help="folder for all it makes")
+
+
+def _system_trouble(error: Exception) -> str | None:
+    """One line where the machine is short of something or refuses a file; None for a bug, which keeps its traceback."""
+    from svcnb.disk import REMEDIES
+    from svcnb.memory import is_out_of_memory
+
+    if is_out_of_memory(error):
+        return "memory ran out: close other programs, or take smaller pieces (see --help), then run the same again"
+    if isinstance(error, OSError) and error.errno in REMEDIES:
+        return f"{error.filename or 'a file'}: {error.strerror}; {REMEDIES[error.errno]}"
+    return None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -192,8 +273,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SvcError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return EXIT_USER_ERROR
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+    except (OSError, MemoryError, RuntimeError) as error:
+        if (told := _system_trouble(error)) is None:
+            raise
+        print("error:", told, file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

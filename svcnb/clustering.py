@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,8 @@ from svcnb import MissingExtra, SvcError
 SOVITS_CENTRES = 10_000
 MIN_FRAMES_PER_CENTRE = 2  # a centre of one frame is no average
 MAX_FRAMES_PER_CENTRE = 256  # more hardly move a centre
-FIRST_ITERATIONS, ROUND_ITERATIONS, LAST_ITERATIONS = 2, 2, 10
+WANTED_FRAMES_PER_CENTRE = 10  # what the automatic number gives each
+N_ROUNDS, STEP_ITERATIONS, N_LAST_STEPS = 10, 2, 5
 MAX_MOVED_RATIO, SETTLED_RATIO = 0.25, 0.002  # of the centres, in one round
 MAX_INDEX_FRAMES = 200_000
 REDUCED_FRAMES = 10_000
@@ -71,7 +73,38 @@ class CentreFit:
         return f"{counts}, mean squared distance {self.mean_squared_distance:.4g}" + (f"; {self.note}" if self.note else "")
 
 
-def fit_centres(features: Any, n_centres: int = SOVITS_CENTRES, *, seed: int = 0, n_rounds: int = 10) -> CentreFit:
+@dataclass(frozen=True)
+class FitProgress:
+    """Where a fit stands after some of its steps; `fit_centres` goes on from here to the same centres.
+
+    Attributes:
+        centres: float32 [K, D].
+        step: steps done; a step is two iterations, all steps of a fit are `count_steps`.
+    """
+
+    centres: Tensor
+    step: int
+
+
+def choose_n_centres(n_frames: int) -> int:
+    """A number of centres for that many frames: so-vits-svc's 10 000, or fewer so that each is a mean of ten."""
+    return max(1, min(SOVITS_CENTRES, n_frames // WANTED_FRAMES_PER_CENTRE))
+
+
+def count_steps(n_rounds: int = N_ROUNDS) -> int:
+    """Steps of a fit; centres that settle early skip some."""
+    return 1 + n_rounds + N_LAST_STEPS
+
+
+def fit_centres(
+    features: Any,
+    n_centres: int = SOVITS_CENTRES,
+    *,
+    seed: int = 0,
+    n_rounds: int = N_ROUNDS,
+    start: FitProgress | None = None,
+    after_step: Callable[[FitProgress], None] | None = None,
+) -> CentreFit:
     """K-means with faiss, on the GPU where faiss has one.
 
     Lloyd's iterations from random frames get stuck with several centres in one cluster and one centre in
@@ -83,6 +116,8 @@ def fit_centres(features: Any, n_centres: int = SOVITS_CENTRES, *, seed: int = 0
         n_centres: reduced to M / 2 where there are fewer frames than two per centre; the note says so.
         seed: of the random choices.
         n_rounds: how often centres move; 0 is plain k-means, several times faster and some per cent worse.
+        start: progress of an earlier call with the same arguments; on the CPU the result is the same to the bit.
+        after_step: called with the progress after each step, to keep it.
 
     Raises:
         RetrievalError: no frames, numbers that are not finite, or n_centres < 1. MissingExtra: no faiss.
@@ -93,19 +128,31 @@ def fit_centres(features: Any, n_centres: int = SOVITS_CENTRES, *, seed: int = 0
     n_frames, most = len(frames), max(1, len(frames) // MIN_FRAMES_PER_CENTRE)
     note = f"{n_centres} were asked for, but {n_frames} frames are enough for {most} only" if n_centres > most else ""
     n_centres = min(n_centres, most)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng([seed, 0])
     if n_frames > n_centres * MAX_FRAMES_PER_CENTRE:
         frames = frames[np.sort(random.choice(n_frames, n_centres * MAX_FRAMES_PER_CENTRE, replace=False))]
-    centres = frames[random.choice(len(frames), n_centres, replace=False)]
-    centres = _lloyd(frames, centres, FIRST_ITERATIONS)
-    for _ in range(n_rounds if n_centres > 1 else 0):
-        centres, n_moved = _move_idle_centres(frames, centres, random)
-        if n_moved <= SETTLED_RATIO * n_centres:
-            break
-        centres = _lloyd(frames, centres, ROUND_ITERATIONS)
-    centres = _lloyd(frames, centres, LAST_ITERATIONS)
+    if start is None:
+        start = FitProgress(torch.from_numpy(frames[random.choice(len(frames), n_centres, replace=False)]), 0)
+    centres = start.centres.numpy()
+    for progress in _steps(frames, start, seed, n_rounds):
+        centres = progress.centres.numpy()
+        if after_step is not None:
+            after_step(progress)
     distances, _ = _nearest(frames, centres, 1)
     return CentreFit(torch.from_numpy(centres), float(distances.mean()), n_frames, note)
+
+
+def _steps(frames: np.ndarray, start: FitProgress, seed: int, n_rounds: int) -> Iterator[FitProgress]:
+    """The steps after `start`. Random choices are drawn from (seed, step), so that a step depends on nothing else."""
+    step, centres = start.step, start.centres.numpy()
+    while step < count_steps(n_rounds):
+        settled = False
+        if 0 < step <= n_rounds:
+            centres, n_moved = _move_idle_centres(frames, centres, np.random.default_rng([seed, step]))
+            settled = n_moved <= SETTLED_RATIO * len(centres)
+        centres = _lloyd(frames, centres, STEP_ITERATIONS)
+        step = 1 + n_rounds if settled else step + 1
+        yield FitProgress(torch.from_numpy(centres), step)
 
 
 def _lloyd(frames: np.ndarray, centres: np.ndarray, n_iterations: int) -> np.ndarray:
@@ -132,6 +179,8 @@ def _move_idle_centres(frames: np.ndarray, centres: np.ndarray, random: np.rando
         The centres, and how many of them moved.
     """
     n_centres = len(centres)
+    if n_centres < 2:
+        return centres, 0
     distances, places = _nearest(frames, centres, 2)
     costs = np.bincount(places[:, 0], distances[:, 1] - distances[:, 0], n_centres)
     chances = distances[:, 0].astype(np.float64)

@@ -63,6 +63,7 @@ def run_features(options: argparse.Namespace) -> None:
         f0_method=options.f0_predictor,
         with_volume=options.vol_embedding,
         n_jobs=options.num_processes,
+        dask=options.dask,
         device=choose_device(options.device),
         overwrite=options.overwrite,
     )
@@ -75,12 +76,30 @@ def run_features(options: argparse.Namespace) -> None:
 def run_train(options: argparse.Namespace) -> None:
     from svcnb.recipes import sovits
     from svcnb.training import TrainSettings
+    from svcnb.training_advice import read_advice
 
-    names = ("max_steps", "max_minutes", "log_every_steps", "save_every_steps", "keep_checkpoints", "precision", "seed", "device")
-    settings = _settings(TrainSettings, **{name: getattr(options, name) for name in names})
+    given = {name: getattr(options, name) for name in TrainSettings.model_fields if hasattr(options, name)}
+    settings = _settings(TrainSettings, **given)
     choices = {"resume": options.resume, "base": options.base, "batch_size": options.batch_size}
     report = sovits.train(options.features, options.voice, settings, **choices)
-    print(f"{report.steps} steps in {report.seconds:.0f} s ({report.steps_per_second:.2f} per second): {options.voice}")
+    print(read_advice(report.history_path))
+    if report.best is not None:
+        print(f"best checkpoint: step {report.best.step} ({report.best.measure} {report.best.value:.3f} on held-out clips)")
+    print(f"{report.steps} steps in {report.seconds:.0f} s ({report.steps_per_second:.2f} per second), "
+          f"stopped by {report.stopped_by}: {options.voice}")  # fmt: skip
+
+
+def run_cluster(options: argparse.Namespace) -> None:
+    from svcnb.recipes import sovits
+
+    settings = _settings(sovits.ClusterSettings, n_centres=options.n_centres, seed=options.seed)
+    print(sovits.fit_voice_centres(options.features, options.voice, settings))
+
+
+def run_index(options: argparse.Namespace) -> None:
+    from svcnb.recipes import sovits
+
+    print(sovits.build_voice_index(options.features, options.voice, seed=options.seed))
 
 
 def run_convert(options: argparse.Namespace) -> None:
@@ -97,7 +116,12 @@ def run_convert(options: argparse.Namespace) -> None:
         for speaker in options.spk_list or [None]
         for path, shift in zip(inputs, shifts, strict=True)
     ]
-    voice = sovits.load_voice(voice_path, config=options.config_path, device=choose_device(options.device))
+    parts = {"config": options.config_path, "cluster_model": options.cluster_model_path, "checkpoint": options.checkpoint}
+    voice = sovits.load_voice(voice_path, device=choose_device(options.device), **parts)
+    for _, settings in jobs:
+        voice.check(settings)
+    if not options.spk_list and len(voice.speakers) > 1:
+        print(f"speaker {voice.speaker_name(None)} of {', '.join(sorted(voice.speakers))}: -s chooses", file=sys.stderr)
     names = distinct_names([voice.result_name(path, settings) for path, settings in jobs])
     melody = F0Track.from_csv(options.f0_csv) if options.f0_csv else None
     skipped = []
@@ -146,6 +170,33 @@ def _named_recording(name: str) -> Path:
     candidates = [Path(name), Path("raw") / name, Path("data/raw") / name]
     candidates += [path.with_name(path.name + ".wav") for path in candidates]
     return next((path for path in candidates if path.is_file()), Path(name))
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    from svcnb.conversion import ConversionSettings
+    from svcnb.evaluation_advice import LAST_WORD, advise
+    from svcnb.evaluation_page import write_page
+    from svcnb.evaluation_run import EvaluationSettings, evaluate_voice, held_out_clips
+    from svcnb.recipes import sovits
+    from svcnb.widgets import Table
+
+    values = {name: getattr(options, name) for name in ConversionSettings.model_fields if hasattr(options, name)}
+    conversion = ConversionSettings(transpose_semitones=options.trans, **values)
+    names = ("transposition", "n_references", "n_copies", "most", "max_seconds", "parallel")
+    chosen = {name: getattr(options, name) for name in names} | {"words": not options.no_words}
+    settings = _settings(EvaluationSettings, conversion=conversion, **chosen)
+    parts = {"config": options.config_path, "cluster_model": options.cluster_model_path, "checkpoint": options.checkpoint}
+    voice = sovits.load_voice(options.voice, device=choose_device(options.device), **parts)
+    voice.check(conversion)
+    target = options.target
+    if (target / "settings.json").is_file():
+        target = held_out_clips(target, options.output / "target", speaker=voice.speaker_name(options.speaker))
+    evaluation = evaluate_voice(voice, target, options.sources, options.output, settings, overwrite=options.overwrite)
+    print(Table(*evaluation.table()))
+    for text in (*map(str, advise(evaluation)), *evaluation.notes, LAST_WORD):
+        print(f"- {text}")
+    _tell_skipped([(skipped.name, skipped.reason) for skipped in evaluation.skipped])
+    print(write_page(evaluation, options.output, estimate_f0=voice.estimate_f0))
 
 
 def run_demo(options: argparse.Namespace) -> None:

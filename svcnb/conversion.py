@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,9 +22,11 @@ import numpy as np
 import soundfile
 import torch
 
-from svcnb.audio import Audio, resample_samples
+from svcnb.audio import Audio
+from svcnb.audio_file import BLOCK_SAMPLES, Recording
 from svcnb.conversion_settings import ConversionSettings, SettingsError, check_available
-from svcnb.slicing import Slice, SliceSettings, find_slices, join_with_overlap
+from svcnb.silence import find_slices_in
+from svcnb.slicing import Slice, SliceSettings, join_with_overlap
 from svcnb.spectral import SincResample, match_loudness_envelope
 
 __all__ = [
@@ -33,6 +37,7 @@ __all__ = [
 AUTOMATIC_CROSSFADE_S = 0.05
 EDGE_FADE_S = 0.005  # at silence: what a voice makes of a pause is quiet, but it need not be zero there
 SHORTEST_PIECE_S = 0.2  # content encoders need a handful of frames; shorter pieces get silence behind them
+LONGEST_NAME_BYTES = 230  # of 255: room for a number, the suffix and the suffix of a melody's table
 DIGITAL_SILENCE = 1e-4  # -80 dBFS: nothing to convert, and a network would only add its own noise
 
 
@@ -96,7 +101,7 @@ def convert_long(
 
     Returns:
         round(duration * output_hz) samples at `output_hz`. With `like_original` the length is the original
-        program's sum of rounded-up slices, which is the same for recordings at the voice's own rate.
+        program's: every slice and piece rounded up, cross-fades between pieces counted at the input's rate.
     """
     pieces = iter_converted(
         audio, convert_piece, settings, output_hz=output_hz, hop_samples=hop_samples, show_progress=show_progress
@@ -106,7 +111,7 @@ def convert_long(
 
 
 def iter_converted(
-    audio: Audio,
+    audio: Recording,
     convert_piece: ConvertPiece,
     settings: ConversionSettings,
     *,
@@ -114,7 +119,10 @@ def iter_converted(
     hop_samples: int = 512,
     show_progress: bool = False,
 ) -> Iterator[np.ndarray]:
-    """The finished result in order, as float32 blocks to be appended to a file (arguments as in `convert_long`)."""
+    """The finished result in order, as float32 blocks to be appended to a file (arguments as in `convert_long`).
+
+    With a recording on disk (`open_audio`) memory stays flat: only the pieces at work are in it.
+    """
     from tqdm.auto import tqdm
 
     engine = _LikeOriginal if settings.like_original else _Exact
@@ -146,30 +154,44 @@ def _join_pieces(
     held = np.zeros(0, np.float32)
     for i, (start, end) in enumerate(pieces):
         new = convert(start, end)
-        if len(held):
-            new = join_with_overlap([held, new], len(held), keep_ratio)
+        early = max(0, len(held) - len(new))  # above 0 only where like_original counts overlaps at another rate
+        yield held[:early]
+        if early < len(held):
+            new = join_with_overlap([held[early:], new], len(held) - early, keep_ratio)
         overlap = end - pieces[i + 1][0] if i + 1 < len(pieces) else 0
-        held = new[len(new) - overlap :]
-        yield new[: len(new) - overlap]
+        n_ready = max(0, len(new) - overlap)
+        held = new[n_ready:]
+        yield new[:n_ready]
+
+
+def _silence(n_samples: int) -> Iterator[np.ndarray]:
+    for start in range(0, n_samples, BLOCK_SAMPLES):
+        yield np.zeros(min(BLOCK_SAMPLES, n_samples - start), np.float32)
+
+
+def _is_digital_silence(recording: Recording, start: int = 0, end: int | None = None) -> bool:
+    end = recording.n_samples if end is None else end
+    blocks = (recording.read(first, min(end, first + BLOCK_SAMPLES)) for first in range(start, end, BLOCK_SAMPLES))
+    return all(float(np.abs(block).max(initial=0.0)) < DIGITAL_SILENCE for block in blocks)
 
 
 class _Engine:
     """Slices of one recording, each converted in pieces. What differs: the sub-classes' timing of a piece."""
 
-    def __init__(self, audio: Audio, convert_piece: ConvertPiece, settings: ConversionSettings, frames: _Frames):
+    def __init__(self, audio: Recording, convert_piece: ConvertPiece, settings: ConversionSettings, frames: _Frames):
         self.audio, self.convert_piece, self.settings, self.frames = audio, convert_piece, settings, frames
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The whole result in order, float32."""
         threshold = SliceSettings(threshold_db=self.settings.slice_db)
-        slices = find_slices(self.audio.samples, self.audio.sample_rate_hz, threshold)
+        slices = find_slices_in(self.audio, threshold)
         self.check_level(slices)
         slices = [part for part in slices if part.end > part.start]
         for sounding, group in self.runs(slices):
             if sounding:
                 yield from _join_pieces(self.pieces(group), self.convert, self.settings.crossfade_keep_ratio)
             else:
-                yield from (np.zeros(self.n_output(part.end - part.start), np.float32) for part in group)
+                yield from (zeros for part in group for zeros in _silence(self.n_output(part.end - part.start)))
 
     def is_sounding(self, part: Slice) -> bool:
         return not (part.silent or self.is_empty(part))
@@ -196,9 +218,8 @@ class _Engine:
 class _Exact(_Engine):
     """Our own timing: resampled once, real sound as context, every sample at its place."""
 
-    def __init__(self, audio: Audio, convert_piece: ConvertPiece, settings: ConversionSettings, frames: _Frames):
-        samples = resample_samples(audio.samples, audio.sample_rate_hz, frames.rate_hz)
-        super().__init__(Audio(np.asarray(samples, np.float32), frames.rate_hz), convert_piece, settings, frames)
+    def __init__(self, audio: Recording, convert_piece: ConvertPiece, settings: ConversionSettings, frames: _Frames):
+        super().__init__(audio.resampled(frames.rate_hz), convert_piece, settings, frames)
         self.n_pad = round(settings.pad_seconds * frames.rate_hz)
         self.edges: set[int] = set()  # samples at which sound borders on silence
 
@@ -225,7 +246,7 @@ class _Exact(_Engine):
 
     def check_level(self, slices: Sequence[Slice]) -> None:
         """Say so when the threshold makes the whole result silent: people look for hours for the reason."""
-        if all(part.silent for part in slices) and self.audio.peak > DIGITAL_SILENCE:
+        if all(part.silent for part in slices) and not _is_digital_silence(self.audio):
             warnings.warn(
                 f"nothing in this recording is louder than {self.settings.slice_db:g} dB, so the result is silent: "
                 "lower slice_db (-sd) or make the recording louder",
@@ -233,7 +254,7 @@ class _Exact(_Engine):
             )
 
     def is_empty(self, part: Slice) -> bool:
-        return float(np.abs(self.audio.samples[part.start : part.end]).max()) < DIGITAL_SILENCE
+        return _is_digital_silence(self.audio, part.start, part.end)
 
     def split(self, length: int) -> list[tuple[int, int]]:
         """Forced pieces within one slice: the user's where asked for, else only under the cap."""
@@ -253,7 +274,7 @@ class _Exact(_Engine):
         n_wanted = max(end - start, round(SHORTEST_PIECE_S * rate_hz)) + 2 * self.n_pad
         n_whole = -(-n_wanted // hop) * hop
         first = start - self.n_pad
-        inside = self.audio.samples[max(0, first) : max(0, first + n_whole)]
+        inside = self.audio.read(first, first + n_whole)
         source = np.pad(inside, (max(0, -first), n_whole - max(0, -first) - len(inside)))
         result = self.run_voice(source, start, end, self.n_pad)
         if len(result) < self.n_pad + end - start:
@@ -278,7 +299,7 @@ class _LikeOriginal(_Engine):
     cross-fade lengths count samples of the input's rate, a piece that came out short is centred between zeros).
     """
 
-    def __init__(self, audio: Audio, convert_piece: ConvertPiece, settings: ConversionSettings, frames: _Frames):
+    def __init__(self, audio: Recording, convert_piece: ConvertPiece, settings: ConversionSettings, frames: _Frames):
         super().__init__(audio, convert_piece, settings, frames)
         same_rate = audio.sample_rate_hz == frames.rate_hz
         self.resample = None if same_rate else SincResample(audio.sample_rate_hz, frames.rate_hz)
@@ -299,7 +320,7 @@ class _LikeOriginal(_Engine):
 
     def convert(self, start: int, end: int) -> np.ndarray:
         n_pad = int(self.audio.sample_rate_hz * self.settings.pad_seconds)
-        source = _through_pcm16(np.pad(self.audio.samples[start:end], n_pad), self.audio.sample_rate_hz)
+        source = _through_pcm16(np.pad(self.audio.read(start, end), n_pad), self.audio.sample_rate_hz)
         if self.resample is not None:
             source = self.resample(torch.from_numpy(source)).numpy()
         n_pad = int(self.frames.rate_hz * self.settings.pad_seconds)
@@ -341,7 +362,16 @@ def output_name(
     if version != "4.0":
         parts += [mode, f0_method or settings.f0_method]
     # a speaker may be called "AC/DC"; a name must not become a folder
-    return "_".join(parts).replace("/", "-").replace("\\", "-") + f".{settings.audio_format}"
+    return _short("_".join(parts).replace("/", "-").replace("\\", "-")) + f".{settings.audio_format}"
+
+
+def _short(name: str) -> str:
+    """The name, or as much of it as file systems take (255 bytes), with a checksum of the whole."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= LONGEST_NAME_BYTES:
+        return name
+    checksum = f"{zlib.crc32(encoded):08x}"
+    return encoded[: LONGEST_NAME_BYTES - 9].decode("utf-8", "ignore") + f"-{checksum}"
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:

@@ -109,16 +109,10 @@ def check_available(settings: ConversionSettings) -> ConversionSettings:
     """The settings, if this version can do all they ask for.
 
     Raises:
-        SettingsError: clustering, retrieval or the enhancer was asked for; a choice must not be ignored silently.
+        SettingsError: the enhancer was asked for; a choice must not be ignored silently.
     """
-    missing = {
-        "cluster_ratio": settings.cluster_ratio > 0,
-        "feature_retrieval": settings.feature_retrieval,
-        "enhance": settings.enhance,
-    }
-    wanted = [name for name, asked in missing.items() if asked]
-    if wanted:
-        raise SettingsError(f"{', '.join(wanted)}: this version cannot use yet; leave the ratio at 0 and the ticks off")
+    if settings.enhance:
+        raise SettingsError("enhance (-eh): this version has no enhancer yet; leave it off")
     return settings
 
 

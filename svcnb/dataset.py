@@ -10,13 +10,14 @@ import hashlib
 import json
 import logging
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -34,6 +35,8 @@ __all__ = [
 
 MIN_CLIPS_TO_HOLD_OUT = 5
 MAX_VALIDATION_RATIO = 0.2
+MIN_VALIDATION_CLIPS = 2
+MIN_VALIDATION_S = 25.0
 # Lengths are perturbed by up to this ratio before sorting, so that no two epochs group the same clips.
 BUCKET_JITTER_RATIO = 0.1
 
@@ -52,11 +55,13 @@ class Split:
 
 
 def split_clips(
-    names: Sequence[str], *, validation_ratio: float = 0.05, at_least: int = 1, seed: int = 1234
-) -> Split:
+    names: Sequence[str], *, validation_ratio: float = 0.05, durations_s: Mapping[str, float] | None = None,
+    seed: int = 1234,
+) -> Split:  # fmt: skip
     """Hold out some clips of every speaker (the part of a name before the first "/").
 
-    A speaker gives `validation_ratio` of the clips, `at_least` one, at most a fifth, and none of fewer than 5.
+    A speaker gives `validation_ratio` of the clips, at most a fifth, and none of fewer than 5. Where the durations
+    are known it is also at least two clips and 25 s, as far as a fifth allows: a mean over less jumps about.
     Which ones depends on the seed and on each name alone, not on the order of the names.
     """
     by_speaker: dict[str, list[str]] = {}
@@ -65,9 +70,12 @@ def split_clips(
     held_out: set[str] = set()
     for own in by_speaker.values():
         if len(own) >= MIN_CLIPS_TO_HOLD_OUT and validation_ratio > 0:
-            wanted = max(at_least, round(validation_ratio * len(own)))
-            n_held_out = min(wanted, int(MAX_VALIDATION_RATIO * len(own)))
-            held_out.update(sorted(own, key=lambda name: _draw(seed, name))[:n_held_out])
+            drawn = sorted(own, key=lambda name: _draw(seed, name))
+            wanted = max(1, round(validation_ratio * len(own)))
+            if durations_s is not None:
+                reached_s = np.cumsum([durations_s[name] for name in drawn])
+                wanted = max(wanted, MIN_VALIDATION_CLIPS, 1 + int(np.searchsorted(reached_s, MIN_VALIDATION_S)))
+            held_out.update(drawn[: min(wanted, int(MAX_VALIDATION_RATIO * len(own)))])
     return Split([name for name in names if name not in held_out], [name for name in names if name in held_out])
 
 
@@ -85,7 +93,9 @@ def load_split(store: FeatureStore, *, validation_ratio: float = 0.05, seed: int
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"training": [], "validation": []}
     seen = {name.split("/")[0] for name in known["training"] + known["validation"]}
     new = [name for name in store.names() if name.split("/")[0] not in seen]
-    held_out = set(known["validation"]) | set(split_clips(new, validation_ratio=validation_ratio, seed=seed).validation)
+    durations_s = {name: store.duration_s(name) for name in new}
+    drawn = split_clips(new, validation_ratio=validation_ratio, durations_s=durations_s, seed=seed)
+    held_out = set(known["validation"]) | set(drawn.validation)
     split = Split(
         training=[name for name in store.names() if name not in held_out],
         validation=[name for name in store.names() if name in held_out],
@@ -246,6 +256,18 @@ def collate(items: Sequence[Item], *, min_frames: int = 1) -> Batch:
     )
 
 
+def pad(batch: Batch, n_frames: int) -> Batch:
+    """The batch with zeros up to `n_frames`; itself where it is as long already."""
+    missing = n_frames - batch.f0_hz.shape[1]
+    if missing <= 0:
+        return batch
+    hop_samples = batch.audio.shape[2] // batch.f0_hz.shape[1]
+    fields_of_frames = ("content", "f0_hz", "voiced", "volume", "spec")
+    longer = {name: getattr(batch, name) for name in fields_of_frames}
+    longer = {name: None if x is None else F.pad(x, (0, missing)) for name, x in longer.items()}
+    return replace(batch, **longer, audio=F.pad(batch.audio, (0, missing * hop_samples)))
+
+
 def _padded(tensors: Sequence[Tensor], length: int) -> Tensor:
     padded = tensors[0].new_zeros(len(tensors), *tensors[0].shape[:-1], length)
     for row, tensor in zip(padded, tensors, strict=True):
@@ -253,17 +275,41 @@ def _padded(tensors: Sequence[Tensor], length: int) -> Tensor:
     return padded
 
 
+@dataclass(frozen=True)
+class Part:
+    """Which part of every batch is this process's, where several share the batches."""
+
+    rank: int = 0
+    n_parts: int = 1
+
+
+WHOLE = Part()
+
+
+def check_parts(n_clips: int, n_parts: int) -> None:
+    """Raise SvcError where a batch cannot give every process a clip."""
+    if n_clips < n_parts:
+        raise SvcError(f"{n_parts} processes cannot share {n_clips} clips: choose n_processes={n_clips} or fewer")
+
+
 class BucketBatches(Sampler[list[tuple[int, int]]]):
     """Batches of clips of similar length, drawn anew for each epoch from (seed, epoch); every clip once.
 
-    Yields lists of (epoch, index).
+    Of `part` it gives its own clips only, at least one of each batch. A last batch with fewer clips than parts is
+    left out; which clips that concerns is another matter in each epoch. Yields lists of (epoch, index).
+
+    Args:
+        batch_size: clips of a whole batch, of all parts together.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int, shuffle: bool = True) -> None:
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, *, seed: int, shuffle: bool = True, part: Part = WHOLE
+    ) -> None:
         self.lengths = np.asarray(lengths, dtype=float)
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
+        self.part = part
         self.epoch = 0
         self.first_batch = 0
 
@@ -273,11 +319,13 @@ class BucketBatches(Sampler[list[tuple[int, int]]]):
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
-        return -(-len(self.lengths) // self.batch_size)
+        n_whole, n_left = divmod(len(self.lengths), self.batch_size)
+        return n_whole + (n_left >= self.part.n_parts)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for indexes in self._plan()[self.first_batch :]:
-            yield [(self.epoch, int(index)) for index in indexes]
+        shared = [indexes for indexes in self._plan() if len(indexes) >= self.part.n_parts]
+        for indexes in shared[self.first_batch :]:
+            yield [(self.epoch, int(index)) for index in indexes[self.part.rank :: self.part.n_parts]]
 
     def _plan(self) -> list[np.ndarray]:
         n_clips = len(self.lengths)
@@ -301,7 +349,6 @@ class VoiceLoader:
     ) -> None:
         self.dataset = dataset
         self.batches = batches
-        self.batch_size = batches.batch_size
         self._loader = DataLoader(
             dataset,
             batch_sampler=batches,
@@ -315,6 +362,15 @@ class VoiceLoader:
     def set_position(self, epoch: int, batch: int = 0) -> None:
         self.batches.set_position(epoch, batch)
 
+    @property
+    def batch_size(self) -> int:
+        """Clips of this process's part of a batch."""
+        return -(-self.batches.batch_size // self.batches.part.n_parts)
+
+    def set_batch_size(self, batch_size: int) -> None:
+        """Other batches from the next iteration on."""
+        self.batches.batch_size = batch_size * self.batches.part.n_parts
+
     def __len__(self) -> int:
         return len(self.batches)
 
@@ -324,25 +380,31 @@ class VoiceLoader:
 
 def loader(
     dataset: VoiceDataset, batch_size: int, *, seed: int = 1234, shuffle: bool = True, n_workers: int = 0,
-    min_frames: int = 1,
+    min_frames: int = 1, part: Part = WHOLE,
 ) -> VoiceLoader:  # fmt: skip
     """Batches of clips of similar length, reshuffled every epoch.
 
     Args:
-        batch_size: reduced to the number of clips, with a warning, where there are fewer.
+        batch_size: clips of each part of a batch; reduced, with a warning, where there are fewer clips than that.
         shuffle: False gives every clip in order of length, always the same; for validation.
         n_workers: reading processes; none are started for sets of a few batches or held in memory.
         min_frames: every batch is padded to at least this length.
+        part: where several processes share the batches. Together they see the clips that one process with
+            n_parts times the batch size would see.
+
+    Raises:
+        SvcError: batch_size below 1, or fewer clips than parts.
     """
     if batch_size < 1:
         raise SvcError(f"batch_size is {batch_size}: give at least 1")
-    if batch_size > len(dataset):
-        n_clips = len(dataset)
-        log.warning("batch_size %d is more than the %d clips there are: using %d", batch_size, n_clips, n_clips)
-        batch_size = n_clips
-    if dataset.in_memory or len(dataset) <= 4 * batch_size:
+    n_clips, whole_size = len(dataset), batch_size * part.n_parts
+    check_parts(n_clips, part.n_parts)
+    if whole_size > n_clips:
+        log.warning("batch_size %d is more than the %d clips there are: using %d", whole_size, n_clips, n_clips)
+        whole_size = n_clips
+    if dataset.in_memory or n_clips <= 4 * whole_size:
         n_workers = 0
-    batches = BucketBatches(dataset.lengths(), batch_size, seed=seed, shuffle=shuffle)
+    batches = BucketBatches(dataset.lengths(), whole_size, seed=seed, shuffle=shuffle, part=part)
     return VoiceLoader(dataset, batches, n_workers=n_workers, min_frames=min_frames)
 
 

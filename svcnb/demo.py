@@ -17,6 +17,7 @@ from svcnb import SvcError
 from svcnb.audio import Audio, find_audio_files, read_audio
 from svcnb.conversion import ConversionSettings
 from svcnb.evaluation import ConversionReport, Melodies, SpeakerSimilarity, evaluate_conversion
+from svcnb.evaluation_run import choose_transposition
 from svcnb.pitch import looks_sung
 from svcnb.plots import plot_clip_lengths, plot_comparison, plot_cuts, plot_losses
 from svcnb.recipes import sovits
@@ -144,12 +145,6 @@ def _convert(
     melodies = Melodies(melody, voice.estimate_f0(result))
     figures = evaluate_conversion(source, result, references, melodies=melodies, similarity=similarity)
     return Conversion(path.stem, settings, source, result, melodies, sung, result_path, figures)
-
-
-def choose_transposition(suggested: int | None, *, sung: bool) -> float:
-    """Semitones to move: what the voice suggests, but whole octaves for songs, which keep their key."""
-    step = 12 if sung else 1
-    return float(np.clip(step * round((suggested or 0) / step), -24, 24))
 
 
 # ----------------------------------------------------------------------------------------------- report

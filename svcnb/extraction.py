@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,6 +20,7 @@ from tqdm.auto import tqdm
 from svcnb import SvcError
 from svcnb.audio import find_audio_files
 from svcnb.feature_store import INT16_SCALE, Arrays, Clip, ClipRecord, FeatureSettings, FeatureStore
+from svcnb.memory import told_when_memory_runs_out
 
 FLUSH_CLIPS = 16
 FLUSH_SECONDS = 20.0
@@ -141,14 +144,17 @@ class _Worker:
         self.settings = job.settings
         self.extractor = job.make_extractor(job.settings)
         self.speaker: str | None = None
+        self.turn = threading.Lock()  # a cluster may give one process several threads
 
     def extract(self, clip: Clip, speaker_clips: Sequence[Clip]) -> _Outcome:
         try:
+            _check_name(clip)
             if clip.speaker != self.speaker and hasattr(self.extractor, "for_speaker"):
                 self.extractor.for_speaker(clip.speaker, speaker_clips)
             self.speaker = clip.speaker
             stat = _stat(clip)
-            arrays = self.extractor(clip)
+            with told_when_memory_runs_out(clip.name, "cut the clip shorter, or use fewer processes"):
+                arrays = self.extractor(clip)
             return _Outcome(clip, *_checked(clip, stat, arrays, self.settings))
         except SvcError as error:
             return _Outcome(clip, reason=str(error))
@@ -160,7 +166,9 @@ def _worker_of_process(job: _Job) -> _Worker:
 
 
 def _extract_in_process(job: _Job, clip: Clip, speaker_clips: Sequence[Clip]) -> _Outcome:
-    return _worker_of_process(job).extract(clip, speaker_clips)
+    worker = _worker_of_process(job)
+    with worker.turn:
+        return worker.extract(clip, speaker_clips)
 
 
 def _outcomes(job: _Job, todo: list[Clip], clips: Sequence[Clip], *, n_jobs: int) -> Iterator[_Outcome]:
@@ -180,7 +188,11 @@ def _outcomes(job: _Job, todo: list[Clip], clips: Sequence[Clip], *, n_jobs: int
 
     with _parallel_backend(n_jobs):
         parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)
-        yield from parallel(delayed(_extract_in_process)(job, clip, by_speaker[clip.speaker]) for clip in ordered)
+        try:
+            yield from parallel(delayed(_extract_in_process)(job, clip, by_speaker[clip.speaker]) for clip in ordered)
+        except BrokenProcessPool as error:
+            raise SvcError(f"one of {n_jobs} processes was killed, mostly for lack of memory: what was finished is kept; "
+                           "run the same again with fewer (--num_processes)") from error  # fmt: skip
 
 
 @contextmanager
@@ -222,6 +234,14 @@ def _is_stored(store: FeatureStore, clip: Clip) -> bool:
         return store.is_current(clip)
     except OSError:
         return False  # the clip's own turn tells why
+
+
+def _check_name(clip: Clip) -> None:
+    """Names from old archives may hold bytes that are no text; they would break every file that lists them."""
+    try:
+        clip.name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise SvcError(f"the name {ascii(clip.name)} is not valid Unicode: rename the file or its folder") from None
 
 
 def _stat(clip: Clip) -> os.stat_result:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from svcnb import SvcError
+from svcnb.disk import TEMPORARY_PATTERN, atomic_path, told_plainly, write_text
 
 MAX_SHARD_CLIPS = 256
 MAX_SHARD_BYTES = 200_000_000
@@ -126,7 +128,8 @@ class FeatureStore:
     def create(cls, folder: Path | str, settings: FeatureSettings, *, overwrite: bool = False) -> FeatureStore:
         """Open the store for writing; a new one where there is none, or with `overwrite` other settings."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        with told_plainly(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         path = folder / "settings.json"
         if overwrite:
             (folder / "index.json").unlink(missing_ok=True)
@@ -134,7 +137,7 @@ class FeatureStore:
                 old.unlink()
         if overwrite or not path.exists():
             _write_json(path, settings.model_dump())
-        for leftover in folder.glob("*.partial"):
+        for leftover in (*folder.glob(TEMPORARY_PATTERN), *folder.glob("*.partial")):
             leftover.unlink()
         return cls.open(folder, settings)
 
@@ -186,7 +189,8 @@ class FeatureStore:
             return
         numbers = [int(path.stem.removeprefix("part_")) for path in self.folder.glob("part_*.safetensors")]
         name = f"part_{max(numbers, default=-1) + 1:05d}.safetensors"
-        _write_shard(self.folder / f"{name}.partial", finished).replace(self.folder / name)
+        with atomic_path(self.folder / name) as partial:
+            _write_shard(partial, finished)
         self._place_records(name, [record for record, _ in finished])
 
     def merge(self, order: Sequence[str]) -> None:
@@ -213,12 +217,13 @@ class FeatureStore:
         return name if name.startswith(f"features_{number:03d}_") and self._files[name] == records else None
 
     def _merge_shard(self, number: int, records: list[ClipRecord]) -> str:
-        partial = self.folder / f"features_{number:03d}.partial"
-        _write_shard(partial, [(record, self.read(record.name)) for record in records])
-        with partial.open("rb") as file:
+        unnamed = self.folder / f"features_{number:03d}.partial"
+        with atomic_path(unnamed) as partial:
+            _write_shard(partial, [(record, self.read(record.name)) for record in records])
+        with unnamed.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         name = f"features_{number:03d}_{digest[:8]}.safetensors"
-        partial.replace(self.folder / name)
+        unnamed.replace(self.folder / name)
         return name
 
     def _read_index(self) -> None:
@@ -256,15 +261,23 @@ def _plan_shards(records: Iterable[ClipRecord]) -> Iterator[list[ClipRecord]]:
         yield shard
 
 
-def _write_shard(path: Path, clips: Sequence[tuple[ClipRecord, Arrays]]) -> Path:
+def _write_shard(path: Path, clips: Sequence[tuple[ClipRecord, Arrays]]) -> None:
     tensors = {
         f"{record.name}/{field}": np.ascontiguousarray(arrays[field])
         for record, arrays in clips
         for field in record.fields
     }
     header = json.dumps([asdict(record) for record, _ in clips], ensure_ascii=False)
-    save_file(tensors, path, metadata={_HEADER_KEY: header})
-    return path
+    try:
+        save_file(tensors, path, metadata={_HEADER_KEY: header})
+    except SafetensorError as error:
+        raise _as_system_error(error) from error
+
+
+def _as_system_error(error: SafetensorError) -> OSError | SafetensorError:
+    """safetensors tells the number of what the system said in its text only: "... (os error 28)"."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else error
 
 
 def _read_header(path: Path) -> list[ClipRecord]:
@@ -294,6 +307,4 @@ def _differences(stored: FeatureSettings, wanted: FeatureSettings) -> str:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

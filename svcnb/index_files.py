@@ -19,10 +19,29 @@ from svcnb.unpickling import MALFORMED, CheckpointError, UnsafePickle
 FLAT_KINDS = (b"IxF2", b"IxFI", b"IxFl")
 IVF_FLAT = b"IwFl"
 INDEX_CLASSES = ("IndexIVFFlat", "IndexFlat", "IndexFlatL2")
+PLAIN_INDEX, PICKLE = b"I", b"\x80"  # what every faiss index and every binary pickle begins with
+OLD_TORCH = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # a pickle too: torch.save before 1.6
 L2 = 1
 HEADER = struct.Struct("<4siqqqBi")  # kind, width, vectors, two unused numbers, trained, metric
 ID_BYTES = 8
 DAMAGED = (struct.error, ValueError, OverflowError)
+
+
+def kind_of_file(path: str | Path) -> str:
+    """What a retrieval file holds, by its first bytes: "centres", "indexes" by speaker id, or one "index".
+
+    Raises:
+        CheckpointError: missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file. Check the name, or make the file first.")
+    with path.open("rb") as file:
+        first = file.read(len(OLD_TORCH))
+    # A safetensors file begins with its header's length, whose first byte can be any; the zeros after it tell.
+    if first[:1] == PLAIN_INDEX and 0 not in first[1:4]:
+        return "index"
+    return "indexes" if first[:1] == PICKLE and first[2:3] != b"\0" and first != OLD_TORCH else "centres"
 
 
 def stored_indexes(path: str | Path, *, speaker_id: int = 0) -> dict[int, bytes]:
@@ -36,9 +55,9 @@ def stored_indexes(path: str | Path, *, speaker_id: int = 0) -> dict[int, bytes]
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file. Check the name, or make the index first.")
     contents = path.read_bytes()
-    if contents[:1] == b"I":  # every kind of index begins so
+    if contents[:1] == PLAIN_INDEX:
         return {speaker_id: contents}
-    if contents[:1] != b"\x80":
+    if contents[:1] != PICKLE:
         raise CheckpointError(f"{path} is no index: {len(contents)} bytes that begin {contents[:4]!r}. Download or copy it again.")
     try:
         loaded = _IndexUnpickler(io.BytesIO(contents), str(path)).load()

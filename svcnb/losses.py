@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -57,12 +57,20 @@ def lf0_loss(pred_lf0: Tensor, lf0: Tensor) -> Tensor:
 STFT_SIZES = ((512, 128), (1024, 256), (2048, 512))  # window and hop in samples
 
 
-def stft_loss(fake: Tensor, real: Tensor, *, sizes: Sequence[tuple[int, int]] = STFT_SIZES) -> Tensor:
+def stft_loss(
+    fake: Tensor,
+    real: Tensor,
+    *,
+    sizes: Sequence[tuple[int, int]] = STFT_SIZES,
+    mean_of_all: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Distance of magnitudes at several resolutions: log magnitudes, plus linear ones relative to their mean.
 
     Args:
         fake, real: waveforms [B, 1, T] of the same length, longer than half the longest window.
         sizes: (window, hop) in samples.
+        mean_of_all: where fake and real are a part of a batch, gives the whole batch's mean for this part's mean;
+            then the parts' losses, weighted by their clips, add up to the whole batch's loss.
 
     Source: Yamamoto et al. 2020 (Parallel WaveGAN), with means instead of Frobenius norms.
     """
@@ -75,6 +83,7 @@ def stft_loss(fake: Tensor, real: Tensor, *, sizes: Sequence[tuple[int, int]] = 
                 for x in (fake, real)
             )
             log_term = (ours.clamp_min(1e-5).log() - theirs.clamp_min(1e-5).log()).abs().mean()
-            linear_term = (ours - theirs).abs().mean() / theirs.abs().mean().clamp_min(1e-5)
+            scale = theirs.abs().mean() if mean_of_all is None else mean_of_all(theirs.abs().mean())
+            linear_term = (ours - theirs).abs().mean() / scale.clamp_min(1e-5)
             terms.append(log_term + linear_term)
     return torch.stack(terms).mean()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svcnb.audio import Audio, player_bytes
+from svcnb.disk import write_text
 from svcnb.plots import png_bytes
 
 if TYPE_CHECKING:
@@ -98,12 +98,7 @@ class Page:
 
     def write(self, path: Path | str) -> Path:
         """Temporary name first, then the real one."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.part")
-        partial.write_text(self.to_html(), encoding="utf-8")
-        os.replace(partial, path)
-        return path
+        return write_text(path, self.to_html())
 
 
 def _mp3(audio: Audio) -> str:

@@ -6,6 +6,7 @@ Reads and writes so-vits-svc's kmeans_*.pt and feature_and_index.pkl, and RVC's 
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ __all__ = [
     "fit_centres",
 ]
 
+INDEX_FILE = "feature_and_index.pkl"  # as so-vits-svc calls it
 KIND = "svcnb speaker centres"
 FRAMES_PER_BLOCK = 1024  # bounds the memory of a search: 40 MB for 10 000 centres
 SOVITS_THREADS = 4  # what so-vits-svc writes; scikit-learn wants some number there
@@ -82,9 +84,21 @@ class SpeakerCentres:
             }
             for speaker, centres in self.centres.items()
         }
+        memory = io.BytesIO()  # torch writes a file's name into it: the same centres would give other bytes
+        torch.save(contents, memory, pickle_module=SimpleNamespace(__name__="pickle", Pickler=_PortableArrays))
         with atomic_path(path) as temporary:
-            torch.save(contents, temporary, pickle_module=SimpleNamespace(__name__="pickle", Pickler=_PortableArrays))
+            temporary.write_bytes(memory.getvalue())
         return path
+
+    def width(self, speaker: str) -> int:
+        """Values per frame of the speaker's centres.
+
+        Raises:
+            RetrievalError: unknown speaker (the known ones are named).
+        """
+        if speaker not in self.centres:
+            raise RetrievalError(f"no k-means centres for speaker {speaker!r}, there are some for {_listed(self.speakers)}.")
+        return self.centres[speaker].shape[1]
 
     def nearest(self, content: Tensor, speaker: str) -> Tensor:
         """The centre closest to each frame (Euclidean).
@@ -99,10 +113,8 @@ class SpeakerCentres:
         Raises:
             RetrievalError: unknown speaker (the known ones are named), or content of another encoder.
         """
-        if speaker not in self.centres:
-            raise RetrievalError(f"no k-means centres for speaker {speaker!r}, there are some for {_listed(self.speakers)}.")
+        _check_content(content, self.width(speaker), f"the centres of {speaker!r}")
         centres = self.centres[speaker].to(content.device)
-        _check_content(content, centres.shape[1], f"the centres of {speaker!r}")
         half_squares = centres.square().sum(dim=1) / 2  # [K]; |x - c|² / 2 without the term that is equal for all c
         blocks = content.float().split(FRAMES_PER_BLOCK)
         places = torch.cat([(half_squares - block @ centres.T).argmin(dim=1) for block in blocks])  # [N]
@@ -217,16 +229,24 @@ class FeatureIndex:
             temporary.write_bytes(contents)
         return path
 
+    def width(self, speaker_id: int) -> int:
+        """Values per frame of the speaker's vectors.
+
+        Raises:
+            RetrievalError: unknown speaker (the known ones are named).
+        """
+        if speaker_id not in self.indexes:
+            raise RetrievalError(f"no index for speaker id {speaker_id!r}, there are some for {_listed(self.speaker_ids)}.")
+        return self.indexes[speaker_id].d
+
     def neighbours(self, content: Tensor, speaker_id: int, *, n_neighbours: int = 8) -> Neighbours:
         """Search with as many lists as the file says (1 from both families), in all where those are empty.
 
         Raises:
             RetrievalError: unknown speaker (the known ones are named), or content of another encoder.
         """
-        if speaker_id not in self.indexes:
-            raise RetrievalError(f"no index for speaker id {speaker_id!r}, there are some for {_listed(self.speaker_ids)}.")
+        _check_content(content, self.width(speaker_id), f"the index of speaker {speaker_id}")
         index = self.indexes[speaker_id]
-        _check_content(content, index.d, f"the index of speaker {speaker_id}")
         queries = np.ascontiguousarray(content.detach().float().cpu().numpy())
         distances, ids, vectors = index.search_and_reconstruct(queries, n_neighbours)
         alone = ids[:, 0] < 0

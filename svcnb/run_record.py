@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from svcnb import SvcError
-from svcnb.checkpoint import atomic_path
+from svcnb.disk import atomic_path, told_plainly
 
 STATE_NAME = "state.json"
 HISTORY_NAME = "history.jsonl"
@@ -31,6 +31,14 @@ class SavedCheckpoint(BaseModel):
     files: list[str]
 
 
+class BestCheckpoint(BaseModel):
+    """The kept step that did best on held-out clips: the lowest `value` of `measure`."""
+
+    step: int
+    measure: str
+    value: float
+
+
 class RunRecord(BaseModel):
     """Where a run stands, apart from weights and optimisers.
 
@@ -40,6 +48,9 @@ class RunRecord(BaseModel):
         batch: batches of that epoch already trained on.
         seconds: training time of all runs so far.
         checkpoints: what is kept, oldest first.
+        best: the best of them; None for runs without held-out clips.
+        batch_size: clips per step and process, as `batch` counts them; None where it is not known.
+        n_processes: that shared these batches.
         schedules: per optimiser ("g", "d") the scheduler's position and the learning rates in use.
         scaler: of fp16, else None.
         rng: states of the random generators of torch, CUDA, Python and numpy.
@@ -56,6 +67,9 @@ class RunRecord(BaseModel):
     schedules: dict[str, dict[str, Any]]
     scaler: dict[str, Any] | None
     rng: dict[str, Any]
+    best: BestCheckpoint | None = None
+    batch_size: int | None = None
+    n_processes: int = 1
 
     def save(self, folder: Path) -> None:
         with atomic_path(folder / STATE_NAME) as partial:
@@ -97,7 +111,7 @@ def discard_run(folder: Path | str) -> None:
 
 
 def append_history(path: Path, line: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
+    with told_plainly(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from svcnb import SvcError
+from svcnb.audio import Audio
+from svcnb.audio_file import BLOCK_SAMPLES, Recording
 from svcnb.spectral import frame_rms
 
 CLIP_HOP_S = 0.01  # loudness grid of clip cutting
@@ -76,25 +78,45 @@ def find_slices(
 
     Source: the slicer of so-vits-svc 4.1, without its slices of length 0.
     """
+    return find_slices_in(Audio(samples, sample_rate_hz), settings)
+
+
+def find_slices_in(recording: Recording, settings: SliceSettings | None = None) -> list[Slice]:
+    """`find_slices` for a recording that need not be in memory: it is read in blocks."""
     settings = settings or SliceSettings()
+    sample_rate_hz, n_samples = recording.sample_rate_hz, recording.n_samples
     hop = max(1, round(sample_rate_hz * settings.hop_ms / 1000))
     frames = {
         name: round(sample_rate_hz * milliseconds / 1000 / hop)
         for name, milliseconds in (("length", settings.min_length_ms), ("interval", settings.min_interval_ms),
                                    ("kept", settings.max_kept_silence_ms))
     }  # fmt: skip
-    if len(samples) <= frames["length"]:  # the original compares samples with frames here; harmless, kept
-        return [Slice(0, len(samples))] if len(samples) else []
+    if n_samples <= frames["length"]:  # the original compares samples with frames here; harmless, kept
+        return [Slice(0, n_samples)] if n_samples else []
     window = min(round(sample_rate_hz * settings.min_interval_ms / 1000), 4 * hop)
-    rms = frame_rms(samples, window_samples=window, hop_samples=hop)
+    rms = _loudness(recording, window, hop)
     cuts = _silent_spans(rms, 10 ** (settings.threshold_db / 20), **frames)
     slices, position = [], 0
     for first, last in cuts:
-        start, end = (min(len(samples), frame * hop) for frame in (first, last))
+        start, end = (min(n_samples, frame * hop) for frame in (first, last))
         slices += [Slice(position, start), Slice(start, end, silent=True)]
         position = end
-    slices.append(Slice(position, len(samples)))
+    slices.append(Slice(position, n_samples))
     return [piece for piece in slices if piece.n_samples > 0]
+
+
+def _loudness(recording: Recording, window: int, hop: int) -> np.ndarray:
+    """RMS of `window` samples around every hop: what `frame_rms` gives for the whole, read in blocks."""
+    margin = -(-window // 2 // hop)  # frames that a neighbouring block's samples reach into
+    step = max(1, BLOCK_SAMPLES // hop)
+    n_hops = recording.n_samples // hop + 1
+    parts = []
+    for first in range(0, n_hops, step):
+        before = min(first, margin)
+        samples = recording.read((first - before) * hop, (first + step + margin) * hop)
+        rms = frame_rms(samples, window_samples=window, hop_samples=hop)
+        parts.append(rms[before : before + step])
+    return np.concatenate(parts)
 
 
 def _silent_spans(rms: np.ndarray, threshold: float, *, length: int, interval: int, kept: int) -> list[tuple[int, int]]:

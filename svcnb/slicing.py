@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
 import time
 import unicodedata
 import zlib
@@ -27,6 +25,7 @@ from svcnb.audio import (
     resample,
     write_audio,
 )
+from svcnb.disk import TEMPORARY_PATTERN, write_text
 from svcnb.silence import CutSettings, Slice, SliceSettings, SlicingError, find_clips, find_slices
 from svcnb.spectral import frame_rms
 
@@ -168,6 +167,10 @@ def cut_folder(
         for speaker, paths in sources.items():
             if not paths:
                 skipped.append((raw / speaker, "no audio files in this folder"))
+            if not _is_text(speaker):
+                skipped += [(path, f"the folder's name {ascii(speaker)} is not valid Unicode; rename it") for path in paths]
+                progress.update(len(paths))
+                continue
             with _SpeakerCutter(raw, clips / speaker, settings, overwrite=overwrite) as cutter:
                 for path, stem in zip(paths, _unique_stems(paths, raw), strict=True):
                     try:
@@ -179,6 +182,11 @@ def cut_folder(
         first = f"; first: {skipped[0][0].name}: {skipped[0][1]}" if skipped else ""
         raise SlicingError(f"{raw}: none of {n_sources} audio files gave a clip{first}")
     return CutReport(files, skipped)
+
+
+def _is_text(name: str) -> bool:
+    """Names from old archives may hold bytes that are no text; they would break every file that lists them."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _find_sources(raw: Path, clips: Path) -> dict[str, list[Path]]:
@@ -236,6 +244,8 @@ class _SpeakerCutter:
         if error_type is None:  # all recordings were visited: what else there was belongs to files that are gone
             for name in _clip_names(self.old) - _clip_names(self.done):
                 (self.clips / name).unlink(missing_ok=True)
+            for leftover in self.clips.glob(TEMPORARY_PATTERN):  # of a killed run with other settings
+                leftover.unlink()
             self.old = {}
         if self.clips.is_dir():
             self._save()
@@ -283,9 +293,7 @@ class _SpeakerCutter:
         """Write cuts.json; what is not visited yet stays in it, so that a killed run loses nothing."""
         sources = {**self.old, **self.done}
         text = json.dumps({"version": MANIFEST_VERSION, "sources": sources}, indent=1, sort_keys=True)
-        temporary = self.path.with_name(f".svcnb-{secrets.token_hex(6)}.part")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.path)
+        write_text(self.path, text)
         self.saved_at = time.monotonic()
 
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ExponentialLR
 
 from svcnb import SvcError
+from svcnb.processes import Processes
 from svcnb.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -33,8 +34,15 @@ class TrainSettings(BaseModel):
         max_steps: stop after so many steps in all, those of earlier runs counted.
         max_minutes: stop after so much training time in all; with neither, only ctrl-C stops.
         save_every_minutes: the most that a disconnect can lose.
-        keep_checkpoints: newest to keep, 0 keeps all.
+        validate_every_steps: steps between measurements on held-out clips; every checkpoint is measured too.
+        keep_checkpoints: newest to keep, 0 keeps all; the best one is kept besides.
+        stop_when_flat: stop when the held-out clips have not got better for long (see training_advice).
+        tensorboard: also write TensorBoard's event files.
+        key_shift_semitones: move clips by up to so many semitones; None leaves it to the recipe's config.
+        vol_aug: vary the loudness of clips (for voices that know it); None leaves it to the recipe's config.
         warmup_epochs: epochs over which the learning rate rises to its full value.
+        n_processes: processes that share every batch (each gets the config's batch size), on CUDA one per GPU;
+            of no effect where torchrun or `accelerate launch` has started several already.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,12 +52,18 @@ class TrainSettings(BaseModel):
     save_every_steps: int = Field(800, ge=1)
     save_every_minutes: float = Field(10.0, gt=0)
     log_every_steps: int = Field(50, ge=1)
+    validate_every_steps: int = Field(100, ge=1)
     keep_checkpoints: int = Field(3, ge=0)
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 1234
     n_loader_workers: int = Field(0, ge=0)
     warmup_epochs: int = Field(0, ge=0)
+    n_processes: int = Field(1, ge=1)
+    stop_when_flat: bool = False
+    tensorboard: bool = False
+    key_shift_semitones: float | None = Field(None, ge=0, le=12)
+    vol_aug: bool | None = None
 
 
 @dataclass
@@ -63,6 +77,7 @@ class TrainState:
     scheduler_g: ExponentialLR
     scheduler_d: ExponentialLR | None
     accelerator: Accelerator
+    processes: Processes = field(default_factory=Processes)
     step: int = 0
     epoch: int = 1
     batch: int = 0
@@ -121,8 +136,11 @@ def assemble(
         if network is not None:
             optimizer = make_optimizer(network.parameters())
             parts[f"scheduler_{letter}"] = ExponentialLR(optimizer, lr_decay)
-            parts[kind], parts[f"optimizer_{letter}"] = accelerator.prepare(network, optimizer)
-    return TrainState(**parts, accelerator=accelerator, extras=extras or {})
+            # "Evaluation" leaves DistributedDataParallel away: `processes` sums the gradients (it says why).
+            parts[kind] = accelerator.prepare_model(network, evaluation_mode=True)
+            parts[f"optimizer_{letter}"] = accelerator.prepare_optimizer(optimizer)
+    processes = Processes.of(accelerator)
+    return TrainState(**parts, accelerator=accelerator, processes=processes, extras=extras or {})
 
 
 def restore(state: TrainState, record: RunRecord) -> None:

@@ -265,6 +265,8 @@ def _make_fields(widgets: Any, voices: list[str], recordings: list[str]) -> dict
         "recording": choice(recordings, "recording"),
         "transpose_semitones": slider("transpose_semitones", -36, 36, 1, "semitones up"),
         "f0_method": choice(_choices("f0_method"), "f0 predictor"),
+        "cluster_ratio": slider("cluster_ratio", 0, 1, 0.05, "pull to the voice (04)"),
+        "feature_retrieval": tick("feature_retrieval", "pull by retrieval (index), not centres"),
         "noise_scale": slider("noise_scale", 0, 1, 0.05, "noise"),
         "slice_db": slider("slice_db", -80, -10, 1, "silence below (dB)"),
         "auto_predict_f0": tick("auto_predict_f0", "predict the melody (speech only)"),

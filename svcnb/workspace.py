@@ -139,8 +139,11 @@ def _is_installed(name: str) -> bool:
     return True
 
 
-def install_missing() -> list[str]:
+def install_missing(extras: tuple[str, ...] = NOTEBOOK_EXTRAS) -> list[str]:
     """Install what a hosted notebook lacks, keeping torch, numpy and the kernel's own packages as they are.
+
+    Args:
+        extras: groups of pyproject.toml that are needed beside the hard dependencies.
 
     Returns:
         the requirements that were installed; empty where everything was there.
@@ -148,7 +151,7 @@ def install_missing() -> list[str]:
     Raises:
         SvcError: pip failed; its last lines are in the message.
     """
-    missing = missing_packages()
+    missing = missing_packages(extras)
     if not missing:
         return []
     held = [f"{name}=={metadata.version(name)}\n" for name in HELD if _is_installed(name)]

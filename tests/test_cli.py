@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import pickle
@@ -18,6 +19,7 @@ import soundfile
 from svcnb import cli, commands
 from svcnb.conversion import ConversionSettings
 from tests.places import PROJECT
+from tests.unit.toy_voice import write_features, write_voice
 
 RATE_HZ = 22050
 
@@ -133,6 +135,7 @@ def test_train_tells_missing_features_and_wrong_values(tmp_path: Path, capsys) -
     assert "nowhere" in told(capsys, "train", tmp_path / "nowhere", tmp_path / "voice", "--max_steps", 1)
     line = told(capsys, "train", tmp_path / "nowhere", tmp_path / "voice", "--precision", "int8")
     assert "precision" in line and "fp16" in line
+    assert "validate_every_steps" in told(capsys, "train", tmp_path, tmp_path / "voice", "--validate_every_steps", 0)
     assert not files_below(tmp_path / "voice")
 
 
@@ -262,6 +265,61 @@ def test_more_shifts_than_recordings_are_told(voice: Path, song: Path, capsys) -
     assert "-t" in told(capsys, "convert", voice, song, "-t", 1, 2, 3)
 
 
+# --- cluster and index --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pulled(tmp_path: Path) -> tuple[Path, Path]:
+    """Features, and a voice without centres."""
+    return write_features(tmp_path / "features"), write_voice(tmp_path / "voice")
+
+
+def test_cluster_and_index_make_what_convert_then_uses(pulled: tuple[Path, Path], song: Path, tmp_path: Path, capsys) -> None:
+    features, voice = pulled
+    assert cli.main(["cluster", str(features), str(voice), "--n_centres", "30", "--seed", "2"]) == 0
+    assert "ada: 30 vectors of 240 frames, mean squared distance" in capsys.readouterr().out
+    assert cli.main(["index", str(features), str(voice)]) == 0
+    assert "bob: 240 vectors of 240 frames" in capsys.readouterr().out
+    convert = ["convert", str(voice), str(song), "-f0p", "dio", "-o", str(tmp_path / "out"), "-wf", "wav", "-s", "bob"]
+    for options in ([], ["-cr", "1"], ["-cr", "0.5", "-fr"], ["-cr", "1", "-fr", "-cm", str(voice / "feature_and_index.pkl")]):
+        assert cli.main([*convert, *options]) == 0
+    names = [path.name.removeprefix(song.name) for path in files_below(tmp_path / "out")]
+    assert names == ["_0key_bob_0.5_sovits_dio.wav", "_0key_bob_1.0_sovits_dio.wav", "_0key_bob_sovits_dio.wav"]
+    sounds = [soundfile.read(path)[0] for path in files_below(tmp_path / "out")]
+    assert not any(np.array_equal(a, b) for a, b in itertools.combinations(sounds, 2))
+
+
+def test_convert_tells_missing_centres_before_it_reads_a_recording(pulled: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+    voice, broken = pulled[1], make_unusable("text", tmp_path / "broken.wav")
+    line = told(capsys, "convert", voice, broken, broken, "-cr", 0.5, "-f0p", "dio", "-o", tmp_path / "out")
+    assert "kmeans_*.pt" in line and "svcnb cluster FEATURES" in line and "broken" not in line
+    assert "gone.pkl" in told(capsys, "convert", voice, broken, "-cr", 0.5, "-cm", tmp_path / "gone.pkl")
+    assert "-cr" in told(capsys, "convert", voice, broken, "-cr", 1.5)
+
+
+def test_cluster_and_index_tell_what_is_missing(pulled: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+    features, voice = pulled
+    for command in ("cluster", "index"):
+        assert "nowhere" in told(capsys, command, tmp_path / "nowhere", voice)
+        assert "config.json" in told(capsys, command, features, tmp_path / "nowhere")
+    assert "n_centres" in told(capsys, "cluster", features, voice, "--n_centres", 0)
+    assert [path.name for path in files_below(voice)] == ["G_0.pth", "config.json"]
+
+
+def test_convert_takes_the_checkpoint_that_is_asked_for(song: Path, tmp_path: Path, capsys) -> None:
+    from svcnb.run_record import BestCheckpoint, RunRecord, SavedCheckpoint
+
+    voice = write_voice(tmp_path / "voice", steps=(5, 9))
+    (voice / "G_9.pth").write_bytes(b"cut off")
+    saved = [SavedCheckpoint(step=9, files=["G_9.pth"])]
+    best = BestCheckpoint(step=5, measure="mel", value=1.0)
+    RunRecord(step=9, epoch=1, batch=0, seconds=1, checkpoints=saved, best=best, schedules={}, scaler=None, rng={}).save(voice)
+    convert = ["convert", str(voice), str(song), "-f0p", "dio", "-o", str(tmp_path / "out")]
+    assert cli.main(convert) == 0
+    assert "G_9.pth" in told(capsys, *convert, "--checkpoint", "newest")
+    assert "best or newest" in told(capsys, *convert, "--checkpoint", "last")
+
+
 # --- the parser itself --------------------------------------------------------------------------------------------
 
 
@@ -280,7 +338,7 @@ def test_flags_are_those_of_the_settings_and_have_their_defaults() -> None:
     assert actions["spk_list"].option_strings == ["-s", "--spk_list"]
 
 
-@pytest.mark.parametrize("flag", ["-cr", "-cm", "-fr", "-eh", "-shd", "-usm", "-ks"])
+@pytest.mark.parametrize("flag", ["-eh", "-shd", "-usm", "-ks"])
 def test_flags_of_features_that_are_missing_are_refused(flag: str, capsys) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(["convert", "voice", "song.wav", flag])
@@ -291,7 +349,7 @@ def test_flags_of_features_that_are_missing_are_refused(flag: str, capsys) -> No
 
 def test_every_option_has_help_with_its_unit() -> None:
     (commands,) = [a for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
-    assert list(commands.choices) == ["slice", "features", "train", "convert", "demo"]
+    assert list(commands.choices) == ["slice", "features", "train", "cluster", "index", "convert", "evaluate", "demo"]
     for parser in commands.choices.values():
         for action in parser._actions:
             assert action.help, action.dest

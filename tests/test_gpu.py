@@ -24,7 +24,9 @@ def test_notebooks_train_in_fp16_and_convert_on_the_gpu(size: str, voices_folder
     run.execute("02_features", features_folder="data/features/me", config=size, **GPU)
     limits = {"max_minutes": 0.0, "max_steps": 60, "log_every_steps": 10}
     run.execute("03_train", features_folder="data/features/me", voice_folder="data/models/me", precision="fp16", **limits, **GPU)
-    run.execute("05_convert", wav=run.song.name, model="data/models/me", wav_format="wav", panel=False, **GPU)
+    run.execute("04_cluster", features_folder="data/features/me", voice_folder="data/models/me", wav=run.song.name, **GPU)
+    pulled = {"cluster_infer_ratio": 0.5, "wav_format": "wav", "panel": False}
+    run.execute("05_convert", wav=run.song.name, model="data/models/me", **pulled, **GPU)
     losses = [entry["losses"]["mel"] for entry in read_history(run)]
     assert losses[-1] < losses[0]
     result = read_audio(next((tmp_path / "data" / "converted").glob("*.wav")))

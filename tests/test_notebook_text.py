@@ -20,8 +20,9 @@ MAX_CELL_LINES = 12
 MAX_LINE_LENGTH = 105
 MAX_SENTENCES = 4
 WORDS = range(120, 700)
+TOUR, TOUR_WORDS = "10_how_it_works", range(700, 2200)  # read as much as it is run
 LONG_CELLS = ("setup", "parameters")  # the form, and the one cell that may call git and pip
-MAIN_LINE = ["00_setup", "01_slice", "02_features", "03_train", "05_convert"]
+MAIN_LINE = ["00_setup", "01_slice", "02_features", "03_train", "04_cluster", "05_convert"]
 FORM = re.compile(r"^(?P<name>\w+) = (?P<default>.+?)  #@param (?P<form>.+)$")
 COLAB_ROOT = "/con" + "tent"  # in two pieces: no file of the project names a machine's folders
 PLACEHOLDER = re.compile(r"your|placeholder|xxx|todo|example\.com|<.*>", re.I)
@@ -103,7 +104,7 @@ def test_text_and_code_take_turns_in_small_steps(path: Path) -> None:
             prose = " ".join(line for line in source(cell).splitlines() if not line.startswith(("#", "|")))
             n_sentences = len(re.findall(r"[.?!:](?:\s|$)", prose))
             assert 1 <= n_sentences <= MAX_SENTENCES + 1, f"{cell['id']} has {n_sentences} sentences"
-    assert n_words in WORDS, f"{n_words} words"
+    assert n_words in (TOUR_WORDS if path.stem == TOUR else WORDS), f"{n_words} words"
 
 
 @each_notebook
@@ -112,7 +113,7 @@ def test_no_shell_no_tricks_no_definitions(path: Path) -> None:
         text = source(cell)
         is_setup = cell["id"].endswith("-setup")
         for word in ("os.kill", "os._exit", "do_shutdown", "capture_output", "%%capture", "eval(", "exec("):
-            assert word not in text, f"{cell['id']}: {word}"
+            assert word not in text.replace(".eval()", ""), f"{cell['id']}: {word}"
         assert "google.colab" not in text and COLAB_ROOT not in text, f"{cell['id']} is made for one machine"
         assert not re.search(r"^\s*[!%]", text, re.M), f"{cell['id']}: shell or magic"
         assert is_setup or ("subprocess" not in text and "http" not in text), f"{cell['id']}: goes outside"
@@ -206,9 +207,12 @@ def dropdowns() -> dict[tuple[str, str], Callable[[], list]]:
         ("02_features", "device"): literal(training, "device"),
         ("03_train", "precision"): literal(training, "precision"),
         ("03_train", "device"): literal(training, "device"),
+        ("04_cluster", "device"): literal(training, "device"),
+        ("05_convert", "checkpoint"): lambda: list(importlib.import_module("svcnb.recipes.sovits_voice").CHECKPOINTS),
         ("05_convert", "f0_predictor"): literal(conversion, "f0_method"),
         ("05_convert", "wav_format"): literal(conversion, "audio_format"),
         ("05_convert", "device"): literal(training, "device"),
+        ("06_evaluate", "device"): literal(training, "device"),
     }
 
 

@@ -7,6 +7,7 @@ gets. The defaults of the forms are tested by `make demo`'s recordings, here onl
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ pytest.importorskip("papermill")
 
 N_RECORDINGS = 5
 N_STEPS = 40
+N_TOUR_STEPS = 12
 CELL_TIMEOUT_S = 300
 
 
@@ -88,7 +90,14 @@ def run(voices_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     training = {"features_folder": "data/features/me", "voice_folder": "data/models/me", "device": "cpu", "log_every_steps": 10}
     run.execute("03_train", max_minutes=0.0, max_steps=N_STEPS, **training)
     run.execute("03_train", "-again", max_minutes=0.0, max_steps=N_STEPS + 10, **training)
-    run.execute("05_convert", wav=run.song.name, model="data/models/me", device="cpu", trans=2, wav_format="wav")
+    run.execute("04_cluster", features_folder="data/features/me", voice_folder="data/models/me", wav=run.song.name, device="cpu")
+    converting = {"wav": run.song.name, "model": "data/models/me", "device": "cpu", "trans": 2, "wav_format": "wav"}
+    run.execute("05_convert", cluster_infer_ratio=0.5, **converting)
+    places = {"target": "data/raw/me", "sources": run.song.name, "songs": "", "evaluation_folder": "data/evaluation/me"}
+    run.execute("06_evaluate", model="data/models/me", device="cpu", **places)
+    first = min((run.workspace / "data" / "raw" / "me").glob("*.flac")).name
+    own = {"recording": f"data/raw/me/{first}", "voice_recordings": "data/raw/me", "other_recording": run.song.name}
+    run.execute("10_how_it_works", max_minutes=0.0, max_steps=N_TOUR_STEPS, **own)
     return run
 
 
@@ -155,6 +164,30 @@ def test_training_again_goes_on_instead_of_starting_over(run: Run) -> None:
     assert f">{N_STEPS + 10}<" in page
 
 
+def test_clustering_writes_centres_and_an_index_of_the_training_clips(run: Run) -> None:
+    from svcnb.dataset import FeatureStore, load_split
+    from svcnb.retrieval import FeatureIndex, SpeakerCentres
+
+    folder = run.workspace / "data" / "models" / "me"
+    store = FeatureStore.open(run.workspace / "data" / "features" / "me")
+    content = np.concatenate([store.read(name)["content"] for name in load_split(store).training])
+    (path,) = folder.glob("kmeans_*.pt")
+    centres = SpeakerCentres.read(path).centres["me"].numpy()
+    assert path.name == f"kmeans_{len(content) // 10}.pt" and len(centres) == len(content) // 10
+    index = FeatureIndex.read(folder / "feature_and_index.pkl").indexes[0]
+    np.testing.assert_array_equal(index.reconstruct_n(0, len(content)), content)
+    gaps = np.concatenate([np.square(block[:, None] - centres).sum(axis=2).min(axis=1) for block in np.array_split(content, 20)])
+    assert gaps.mean() < 0.3 * content.var(axis=0).sum(), "the centres are no better than a few points"
+    assert not list(folder.glob(".*"))
+
+
+def test_clustering_can_be_seen_and_heard(run: Run) -> None:
+    assert len(run.outputs("04_cluster", "image/png")) == 3
+    assert sum("<audio" in page for page in run.outputs("04_cluster", "text/html")) == 6
+    told = json.dumps(run.executed["04_cluster"])
+    assert "mean squared distance" in told and "so-vits-svc takes 10000 centres" in told
+
+
 def converted(run: Run) -> Path:
     (result,) = [path for path in (run.workspace / "data" / "converted").iterdir() if path.suffix == ".wav"]
     return result
@@ -163,7 +196,7 @@ def converted(run: Run) -> Path:
 def test_conversion_is_as_long_as_the_source_and_names_its_settings(run: Run) -> None:
     result = converted(run)
     assert abs(soundfile.info(result).duration - soundfile.info(run.song).duration) < 1e-3
-    assert "2" in result.name and "me" in result.name
+    assert "_2key_me_0.5_sovits_" in result.name
     samples, _ = soundfile.read(result)
     assert np.isfinite(samples).all() and np.abs(samples).max() > 0.01
 
@@ -190,7 +223,8 @@ def test_conversion_can_be_seen_and_heard(run: Run) -> None:
 @pytest.mark.parametrize(("values", "told"), [
     ({"wav": "nowhere.wav"}, "nowhere.wav is neither in"),
     ({"speaker": "nobody"}, "nobody"),
-    ({"cluster_infer_ratio": 0.5, "enhance": True}, "cluster_ratio, enhance"),
+    ({"cluster_infer_ratio": 0.5, "enhance": True}, "enhance (-eh)"),
+    ({"cluster_infer_ratio": 0.5, "cluster_model": "data/models/me/config.json"}, "config.json"),
 ])  # fmt: skip
 def test_wrong_form_values_are_told_in_the_notebook(run: Run, values: dict, told: str) -> None:
     from papermill import PapermillExecutionError
@@ -201,6 +235,82 @@ def test_wrong_form_values_are_told_in_the_notebook(run: Run, values: dict, told
         run.execute("05_convert", "-wrong", **given)
     assert told in str(failed.value) and "Error" in failed.value.ename
     assert sorted((run.workspace / "data" / "converted").iterdir()) == before
+
+
+# --- the tour -----------------------------------------------------------------------------------------------------
+
+
+def told_by_the_tour(run: Run, pattern: str) -> list[tuple[float, ...]]:
+    """The numbers that the tour printed or listed at this pattern, one tuple per place."""
+    outputs = [output for cell in run.executed["10_how_it_works"]["cells"] for output in cell.get("outputs", [])]
+    text = "\n".join("".join(o.get("text", o.get("data", {}).get("text/plain", ""))) for o in outputs)
+    return [tuple(map(float, found if isinstance(found, tuple) else (found,))) for found in re.findall(pattern, text)]
+
+
+def test_what_the_tour_does_by_hand_is_what_the_package_does(run: Run) -> None:
+    differences = [number for (number,) in told_by_the_tour(run, r"differs? by at most (\S+)")]
+    assert len(differences) == 7 and max(differences) < 1e-3
+    pairs = told_by_the_tour(run, r"(-?[\d.]+)(?: cents)? by hand, (-?[\d.]+) by the package")
+    assert len(pairs) == 3 and all(by_hand == package for by_hand, package in pairs)
+    printed = json.dumps(run.executed["10_how_it_works"])
+    assert printed.count("by hand and package equal: True") == 2 and "equal: False" not in printed
+
+
+def test_the_tour_shows_what_content_keeps_and_that_steps_go_downhill(run: Run) -> None:
+    (by_content,), (by_mel,) = told_by_the_tour(run, r"moments found again by \w+ +(\d+) %")
+    assert by_content > by_mel + 10
+    steps = [loss for _, loss in told_by_the_tour(run, r"after (\d) steps: mel ([\d.]+)")]
+    assert len(steps) == 5 and steps == sorted(steps, reverse=True) and steps[-1] < steps[0] - 0.05
+    ((moved,),) = told_by_the_tour(run, r"the flow moves the latents by up to ([\d.]+)")
+    assert moved > 0
+
+
+def test_the_tour_can_be_seen_and_heard(run: Run) -> None:
+    assert len(run.outputs("10_how_it_works", "image/png")) == 16
+    players = [page for page in run.outputs("10_how_it_works", "text/html") if "<audio" in page]
+    assert len(players) == 12 and all("data:audio/mpeg;base64," in page for page in players)
+
+
+def test_the_tour_leaves_a_voice_of_its_own_and_what_it_converted(run: Run) -> None:
+    from svcnb.run_record import read_progress
+
+    assert read_progress(run.workspace / "data" / "models" / "tour-me").step == N_TOUR_STEPS
+    (result,) = (run.workspace / "data" / "tour" / "converted").iterdir()
+    samples, rate_hz = soundfile.read(result)
+    assert 0 < len(samples) / rate_hz <= soundfile.info(run.song).duration and np.abs(samples).max() > 0.01
+    assert sorted(path.name for path in (run.workspace / "data" / "clips").iterdir()) == ["me"], "it touched the main line"
+
+
+# --- 06_evaluate --------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_measures_the_source_and_a_copy_of_the_target(run: Run) -> None:
+    from svcnb.evaluation_results import VoiceEvaluation
+
+    found = VoiceEvaluation.load(run.workspace / "data" / "evaluation" / "me")
+    assert not found.skipped and [source.name for source in found.sources] == [run.song.name]
+    (source,), (copy,) = found.sources, found.copies
+    assert found.target.n_recordings == N_RECORDINGS and 0.8 < found.target.ceiling <= 1
+    assert source.similarity_source < found.target.ceiling and copy.similarity > 0.8
+    assert source.pitch.correlation > 0.8 and copy.copy.pitch.correlation > 0.8
+    figures = [copy.copy.distance.mean_db, copy.conversion.distance.mean_db, source.pitch.rmse_after_shift_cents]
+    assert np.isfinite(figures).all() and min(figures) > 1
+
+
+def test_evaluation_leaves_a_page_a_table_and_sounds(run: Run) -> None:
+    folder = run.workspace / "data" / "evaluation" / "me"
+    made = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {"evaluation.html", "evaluation.csv", "evaluation.json"} <= made
+    assert [sum(name.startswith(start) for name in made) for start in ("converted/", "copies/")] == [1, 2]
+    page = (folder / "evaluation.html").read_text(encoding="utf-8")
+    assert page.count("<audio") == 5 and page.count("<img") == 4
+
+
+def test_evaluation_can_be_seen_heard_and_read(run: Run) -> None:
+    assert len(run.outputs("06_evaluate", "image/png")) == 4
+    pages = run.outputs("06_evaluate", "text/html")
+    assert sum("<audio" in page for page in pages) == 5
+    assert any("what the figures say" in page and "target" in page for page in pages)
 
 
 # --- the panel ----------------------------------------------------------------------------------------------------
@@ -227,9 +337,10 @@ def test_panel_converts_on_a_click(panel) -> None:
     panel.fields["recording"].value = "data/raw/a song.flac"
     panel.fields["transpose_semitones"].value = -3
     panel.fields["f0_method"].value = "dio"
+    panel.fields["cluster_ratio"].value, panel.fields["feature_retrieval"].value = 0.25, True
     panel.button.click()
     assert "Error" not in panel.status.value and "a song.flac" in panel.status.value
-    assert panel.result_path.is_file() and "-3" in panel.result_path.name
+    assert panel.result_path.is_file() and "_-3key_me_0.25_" in panel.result_path.name
     assert panel.progress.value == panel.progress.max and not panel.button.disabled
 
 

@@ -26,10 +26,13 @@ MAX_PARAMETERS = 8
 LAYERS = {
     5: "cli commands widgets workspace demo __main__",
     4: "recipes",
-    3: "dataset feature_store extraction conversion conversion_settings evaluation report plots",
+    3: "dataset augmentation feature_store extraction conversion conversion_settings evaluation evaluation_distance "
+    "evaluation_words evaluation_results evaluation_run evaluation_advice evaluation_plots evaluation_page report plots unit_plots tour_plots",
     2: "silence slicing clips pitch predictors network_predictors torchaudio_parts content encoders soft_units "
-    "retrieval clustering index_files vocoder diffusion training training_state run_record",
-    1: "audio spectral losses checkpoint unpickling downloads phonemes",
+    "retrieval clustering index_files vocoder diffusion training training_state run_record "
+    "training_advice training_board training_checkpoints training_history training_process training_samples batch_probe "
+    "processes launching dask_jobs",
+    1: "disk audio audio_file memory allocation spectral losses checkpoint unpickling downloads phonemes",
     0: "models",
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}

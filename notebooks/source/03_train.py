@@ -2,7 +2,7 @@
 # # 03 Train: teach the network one voice
 #
 # At the end there is a voice in `data/models/`: checkpoints `G_*.pth` with `config.json`, a history of the losses, and
-# you have heard it speak a sentence it was trained on.
+# you have heard how it learnt to speak, and read whether it is worth to train longer.
 #
 # | | 2 CPU cores | T4 (Colab) |
 # |---|---|---|
@@ -32,86 +32,128 @@ resume = True  #@param {"type": "boolean"}
 base = ""  #@param {"type": "string"}
 #@markdown fp16 is faster on a T4, bf16 on newer GPUs; fp32 always works.
 precision = "fp32"  #@param ["fp32", "fp16", "bf16"]
-#@markdown Clips per step; 0 = the size's own. Halve it when memory runs out.
+#@markdown Clips per step; 0 = the size's own, -1 = try out a GPU. Halved when memory runs out.
 batch_size = 0  #@param {"type": "integer"}
 #@markdown Steps between logged losses.
 log_every_steps = 20  #@param {"type": "slider", "min": 5, "max": 1000, "step": 5}
+#@markdown Steps between measurements on clips that are held out.
+validate_every_steps = 100  #@param {"type": "slider", "min": 20, "max": 2000, "step": 20}
+#@markdown Stop when the held-out clips have not got better for a long time.
+stop_when_flat = False  #@param {"type": "boolean"}
 #@markdown Steps between checkpoints.
 save_every_steps = 800  #@param {"type": "slider", "min": 100, "max": 10000, "step": 100}
-#@markdown Newest checkpoints to keep; 0 keeps all.
+#@markdown Newest checkpoints to keep, beside the best; 0 keeps all.
 keep_checkpoints = 3  #@param {"type": "slider", "min": 0, "max": 20, "step": 1}
+#@markdown Also train on clips in another key, up to this many semitones away; 0 = no.
+key_shift_semitones = 0.0  #@param {"type": "slider", "min": 0, "max": 6, "step": 0.5}
+#@markdown Also train on louder and quieter clips; for features with `vol_embedding`.
+vol_aug = False  #@param {"type": "boolean"}
+#@markdown Write event files for TensorBoard (`pip install "svcnb[tensorboard]"` where it is missing).
+tensorboard = False  #@param {"type": "boolean"}
 #@markdown Where to train.
 device = "auto"  #@param ["auto", "cpu", "cuda"]
 #@markdown Start of the random numbers.
 seed = 1234  #@param {"type": "integer"}
 
-# %% [markdown] settings-text
+# %% [markdown] data-text
 # ## What will be trained on
 # A voice learns from what 02_features stored. With less than a minute of sound it will stay a sketch, however long it
-# trains.
+# trains. Some clips of every speaker, at most a fifth, are held out: the network never learns them, and they tell
+# whether it has understood the voice or only its recordings.
 
-# %% settings
+# %% data
 from svcnb.dataset import FeatureStore
-from svcnb.training import TrainSettings
 
 work = open_workspace(workspace)
 features, voice_path = work.find(features_folder), work.make(voice_folder)
-settings = TrainSettings(
-    max_minutes=max_minutes or None, max_steps=max_steps or None, precision=precision, device=device,
-    log_every_steps=log_every_steps, save_every_steps=save_every_steps,
-    keep_checkpoints=keep_checkpoints, seed=seed,
-)
 store = FeatureStore.open(features)
 minutes = sum(store.duration_s(name) for name in store.names()) / 60
 show_facts({"speakers": ", ".join(store.speakers()), "clips": len(store), "minutes": minutes})
 
+# %% [markdown] settings-text
+# ## How it will be trained
+# How long, how often to save and to measure, and whether to vary the clips. A varied clip is one more for the network to
+# learn: another loudness is for voices that know theirs, another key costs likeness in short trainings, so both are off
+# unless you ask for them.
+
+# %% settings
+from svcnb.training import TrainSettings
+
+settings = TrainSettings(
+    max_minutes=max_minutes or None, max_steps=max_steps or None, precision=precision, device=device,
+    log_every_steps=log_every_steps, save_every_steps=save_every_steps, stop_when_flat=stop_when_flat,
+    keep_checkpoints=keep_checkpoints, validate_every_steps=validate_every_steps, seed=seed,
+    key_shift_semitones=key_shift_semitones, vol_aug=vol_aug, tensorboard=tensorboard,
+)
+limits = {"minutes at most": max_minutes or "no limit", "steps at most": max_steps or "no limit"}
+show_facts(limits | {"precision": precision, "device": choose_device(device)})
+
 # %% [markdown] train-text
 # ## Train
 # The bar shows the time that is left and the losses. Stop with the stop button whenever you like: the state is saved
-# first, and the same cell goes on from there.
+# first, and the same cell goes on from there. With `tensorboard` ticked, `%load_ext tensorboard` and
+# `%tensorboard --logdir data/models` in a cell of your own show the curves and sounds while it trains.
 
 # %% train
 from svcnb.recipes.sovits import train
 
 base_path = work.find(base) if base else None
-report = train(
-    features, voice_path, settings, resume=resume, base=base_path, batch_size=batch_size or None,
-)
-show_facts({"steps in all": report.step, "steps now": report.steps, "minutes": report.seconds / 60})
+n_clips = "auto" if batch_size < 0 else batch_size or None
+report = train(features, voice_path, settings, resume=resume, base=base_path, batch_size=n_clips)
+show_facts({
+    "steps in all": report.step, "steps now": report.steps, "minutes": report.seconds / 60,
+    "clips per step": report.batch_size, "stopped by": report.stopped_by,
+    "best checkpoint": f"step {report.best.step}" if report.best else "not measured",
+})
 
 # %% [markdown] losses-text
 # ## Losses
-# `mel` tells how far the spectra are from the recordings: it should fall steeply, then slowly. When it has been flat for
-# a long time, more training does not help; more and cleaner recordings do.
+# Above, the distance to the spectra of the recordings: of clips it trains on, and of clips that are held out, with the
+# best checkpoint as a star. Both should fall steeply, then slowly; where the dashed line turns up while the other falls
+# on, the network learns the recordings by heart. Below, every loss by itself.
 
 # %% losses
 from svcnb.plots import plot_losses
 
 plot_losses(report.history_path)
 
-# %% [markdown] hear-text
-# ## Hear a sentence it knows
-# The voice speaks one of its own clips again: first the recording, then the network. If this sounds bad, the features or
-# the training are to blame; if only other songs sound bad, it is the conversion.
+# %% [markdown] advice-text
+# ## Train longer?
+# What the held-out clips say about it. A change counts only when it is larger than the scatter of the measurements, and
+# a judgement needs six of them at least.
 
-# %% hear
-from svcnb.audio import Audio
-from svcnb.recipes.sovits import load_voice
+# %% advice
+from svcnb.training_advice import read_advice
 
-voice = load_voice(voice_path, device=choose_device(device))
-samples = store.read(store.names()[0])["audio"]
-clip = Audio(samples / 32768, store.settings.sample_rate_hz)
-again = voice.convert(clip)
-display(show_audio(clip, "recording"), show_audio(again, f"the voice after {report.step} steps"))
+advice = read_advice(report.history_path)
+show_facts({"what to do": str(advice), "measurements": advice.n_measurements})
+
+# %% [markdown] progress-text
+# ## Hear it learn
+# The network speaks a held-out clip again (one of its training clips where there are too few to hold any out): first the
+# recording, then from an early step to the newest. It hears only content, melody and loudness, as in conversion. Take
+# the best checkpoint unless your ears disagree; 05_convert does so by itself.
+
+# %% progress
+from svcnb.training_samples import read_samples
+
+best_step = report.best.step if report.best else None
+heard = read_samples(voice_path).heard(best_step)
+display(*[show_audio(audio, title) for title, audio in heard])
 
 # %% [markdown] look-text
 # ## See it
-# Above the recording, below what the network made of it. The stripes (harmonics) should stand at the same heights and
-# the bright patches (formants) in the same places.
+# The whole way of a conversion, with a clip of the voice itself: above the recording, below what the network made of
+# it. The stripes (harmonics) should stand at the same heights and the bright patches (formants) in the same places. If
+# this is bad, features or training are to blame; if only other songs are, it is the conversion.
 
 # %% look
 from svcnb.plots import plot_comparison
+from svcnb.recipes.sovits import load_voice
 
+voice = load_voice(voice_path, device=choose_device(device))
+clip = read_samples(voice_path).reference()
+again = voice.convert(clip)
 melodies = (voice.estimate_f0(clip), voice.estimate_f0(again))
 plot_comparison(clip, again, melodies, labels=("recording", "network"))
 

@@ -22,14 +22,20 @@
 workspace = ""  #@param ["", "drive"] {"allow-input": true}
 #@markdown Recording to convert: a dry voice without music. A folder converts all recordings in it.
 wav = "data/demo/song/melody.flac"  #@param ["data/demo/song/melody.flac", "data/demo/raw/bruno/bruno_01.flac"] {"allow-input": true}
-#@markdown Voice: its folder (newest checkpoint), or one G_*.pth.
+#@markdown Voice: its folder, or one G_*.pth.
 model = "data/models/demo"  #@param {"type": "string"}
+#@markdown Checkpoint of a folder: best on held-out clips (where training measured that), or the newest.
+checkpoint = "best"  #@param ["best", "newest"]
 #@markdown Speaker of that voice; empty = the first one.
 speaker = ""  #@param {"type": "string"}
 #@markdown Semitones up (12 = one octave; negative = down).
 trans = 0  #@param {"type": "slider", "min": -36, "max": 36, "step": 1}
-#@markdown Pull towards the voice's cluster centres; this version has none yet, so only 0 works.
+#@markdown Pull the sounds towards the voice's own (made by 04_cluster): 0 = clear words, 1 = closest.
 cluster_infer_ratio = 0.0  #@param {"type": "slider", "min": 0, "max": 1, "step": 0.05}
+#@markdown Pull towards the nearest recorded sounds (index) instead of the centres.
+feature_retrieval = False  #@param {"type": "boolean"}
+#@markdown File with centres or an index; empty = those beside the voice.
+cluster_model = ""  #@param {"type": "string"}
 #@markdown Let the voice choose the melody. For speech only: songs would come out of tune.
 auto_predict_f0 = False  #@param {"type": "boolean"}
 #@markdown Smooth the melody over three frames; may lessen hoarseness.
@@ -62,7 +68,7 @@ device = "auto"  #@param ["auto", "cpu", "cuda"]
 # %% [markdown] settings-text
 # ## Check the choices
 # Everything is checked before anything is loaded. A value out of range, a missing file, or a choice that this version
-# cannot serve yet (clustering, the enhancer) is told in one line here.
+# cannot serve yet (the enhancer) is told in one line here.
 
 # %% settings
 from svcnb.conversion import ConversionSettings, check_available
@@ -72,22 +78,26 @@ source_path, voice_path = work.find(wav), work.find(model)
 settings = check_available(ConversionSettings(
     speaker=speaker or None, transpose_semitones=trans, auto_predict_f0=auto_predict_f0,
     f0_method=f0_predictor, f0_threshold=f0_filter_threshold, f0_mean_pooling=f0_mean_pooling,
-    cluster_ratio=cluster_infer_ratio, enhance=enhance, slice_db=slice_db, noise_scale=noice_scale,
-    clip_seconds=clip_seconds, crossfade_seconds=linear_gradient, audio_format=wav_format,
+    cluster_ratio=cluster_infer_ratio, feature_retrieval=feature_retrieval, enhance=enhance,
+    slice_db=slice_db, noise_scale=noice_scale, clip_seconds=clip_seconds,
+    crossfade_seconds=linear_gradient, audio_format=wav_format,
 ))
 show_facts({"recording": source_path.name} | settings.model_dump(exclude_defaults=True))
 
 # %% [markdown] voice-text
 # ## Load the voice
 # The checkpoint is read without running any code in it, and must fit its config: differences are told by name. An
-# unknown speaker is told with the names there are.
+# unknown speaker is told with the names there are, and a ratio without its file with what to run.
 
 # %% voice
 from svcnb.recipes.sovits import load_voice
 
-voice = load_voice(voice_path, device=choose_device(device))
-number = voice.speaker_id(settings.speaker)
-show_facts({"voice": voice.name, "speakers": ", ".join(voice.speakers), "chosen number": number})
+centres = work.find(cluster_model) if cluster_model else None
+parts = {"checkpoint": checkpoint, "cluster_model": centres}
+voice = load_voice(voice_path, device=choose_device(device), **parts)
+voice.check(settings)
+facts = {"voice": voice.name, "step": voice.step, "speakers": ", ".join(voice.speakers)}
+show_facts(facts | {"chosen": voice.speaker_name(settings.speaker)})
 
 # %% [markdown] source-text
 # ## The recording and its melody

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from svcnb.models.layers import LayerNorm, gate
+from svcnb.models.convolutions import Conv1d
+from svcnb.models.layers import LayerNorm, drop_out, gate
 
 # Finite, so that a row without any visible key gives even weights instead of NaN (and it fits in float16).
 MASKED_SCORE = -1e4
@@ -91,14 +92,24 @@ class MultiHeadAttention(nn.Module):
             for conv, source in ((self.conv_q, x), (self.conv_k, context), (self.conv_v, context))
         )
         if self.window is None:
-            bias = None if visible is None else torch.zeros_like(visible, dtype=query.dtype)
-            if visible is not None:
-                bias.masked_fill_(~visible, MASKED_SCORE)
-            p_dropout = self.p_dropout if self.training else 0.0
-            mixed = F.scaled_dot_product_attention(query, key, value, bias, p_dropout, causal)
+            mixed = self._attend(query, key, value, visible, causal=causal)
         else:
             mixed = self._attend_with_window(query, key, value, visible)
         return self.conv_o(mixed.transpose(2, 3).flatten(1, 2))  # [B, C, N] -> [B, out, N]
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, *, causal: bool
+    ) -> Tensor:
+        p_dropout = self.p_dropout if self.training else 0.0
+        if p_dropout and causal and query.device.type == "cpu":  # torch has no fast kernel for this, and draws slowly
+            scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
+            later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+            weights = scores.masked_fill(later, -math.inf).softmax(-1)
+            return drop_out(weights, p_dropout, True) @ value
+        bias = None if visible is None else torch.zeros_like(visible, dtype=query.dtype)
+        if visible is not None:
+            bias.masked_fill_(~visible, MASKED_SCORE)
+        return F.scaled_dot_product_attention(query, key, value, bias, p_dropout, causal)
 
     def _attend_with_window(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
         query = query / math.sqrt(query.shape[-1])
@@ -106,7 +117,7 @@ class MultiHeadAttention(nn.Module):
         scores = scores + band_to_square(query @ self.emb_rel_k.transpose(1, 2))
         if visible is not None:
             scores = scores.masked_fill(~visible, MASKED_SCORE)
-        weights = F.dropout(scores.softmax(-1), self.p_dropout, self.training)
+        weights = drop_out(scores.softmax(-1), self.p_dropout, self.training)
         return weights @ value + square_to_band(weights, self.window) @ self.emb_rel_v
 
 
@@ -119,12 +130,12 @@ class FeedForward(nn.Module):
         super().__init__()
         self.p_dropout = p_dropout
         self.padding = (kernel_size - 1, 0) if causal else ((kernel_size - 1) // 2, kernel_size // 2)
-        self.conv_1 = nn.Conv1d(channels, filter_channels, kernel_size)
-        self.conv_2 = nn.Conv1d(filter_channels, channels, kernel_size)
+        self.conv_1 = Conv1d(channels, filter_channels, kernel_size)
+        self.conv_2 = Conv1d(filter_channels, channels, kernel_size)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x = F.relu(self.conv_1(F.pad(x * mask, self.padding)), inplace=True)
-        x = F.dropout(x, self.p_dropout, self.training)
+        x = drop_out(x, self.p_dropout, self.training)
         return self.conv_2(F.pad(x * mask, self.padding)) * mask
 
 
@@ -161,8 +172,8 @@ class RelativeEncoder(nn.Module):
         x = x * mask
         layers = zip(self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2, strict=True)
         for attention, norm_1, feed_forward, norm_2 in layers:
-            x = norm_1(x + F.dropout(attention(x, visible=visible), self.p_dropout, self.training))
-            x = norm_2(x + F.dropout(feed_forward(x, mask), self.p_dropout, self.training))
+            x = norm_1(x + drop_out(attention(x, visible=visible), self.p_dropout, self.training))
+            x = norm_2(x + drop_out(feed_forward(x, mask), self.p_dropout, self.training))
         return x * mask
 
 
@@ -192,7 +203,7 @@ class CausalEncoder(nn.Module):
         layers = range(n_layers)
         if gin_channels:
             self.cond_pre = nn.Conv1d(channels, 2 * channels, 1)
-            self.cond_layer = weight_norm(nn.Conv1d(gin_channels, 2 * channels * n_layers, 1))
+            self.cond_layer = weight_norm(Conv1d(gin_channels, 2 * channels * n_layers, 1))
         self.self_attn_layers = nn.ModuleList(
             MultiHeadAttention(channels, n_heads, p_dropout=p_dropout, same_start=True) for _ in layers
         )
@@ -210,6 +221,6 @@ class CausalEncoder(nn.Module):
         for i, (attention, norm_0, feed_forward, norm_1) in enumerate(layers):
             if conditions is not None:
                 x = gate(self.cond_pre(x) + conditions[i])
-            x = norm_0(x + F.dropout(attention(x, causal=True), self.p_dropout, self.training))
-            x = norm_1(x + F.dropout(feed_forward(x, mask), self.p_dropout, self.training))
+            x = norm_0(x + drop_out(attention(x, causal=True), self.p_dropout, self.training))
+            x = norm_1(x + drop_out(feed_forward(x, mask), self.p_dropout, self.training))
         return x * mask

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
+from svcnb.models.convolutions import convolve, suits_products
+
 Norm = Callable[[nn.Module], nn.Module]
 
 
@@ -64,7 +66,20 @@ class PeriodDiscriminator(nn.Module):
         """waveform [B, 1, T] -> scores [B, n], 6 feature maps [B, C, n, period]."""
         missing = -waveform.shape[-1] % self.period
         folded = F.pad(waveform, (0, missing), mode="reflect").unflatten(-1, (-1, self.period))  # [B, 1, T / p, p]
+        if suits_products(folded):
+            return self._run_as_products(folded)
         return run_convs(self.convs, self.conv_post, folded)
+
+    def _run_as_products(self, folded: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The same, every phase a sequence of its own: [1, B p, T / p] goes in."""
+        x = folded.permute(1, 0, 3, 2).flatten(1, 2)
+        maps = []
+        for conv in [*self.convs, self.conv_post]:
+            x = convolve(x, conv.weight.squeeze(3), conv.bias, stride=conv.stride[0], padding=conv.padding[0])
+            if conv is not self.conv_post:
+                x = F.leaky_relu(x, 0.1, inplace=True)
+            maps.append(x.unflatten(1, (-1, self.period)).permute(1, 0, 3, 2))  # [B, C, n, p]
+        return maps[-1].flatten(1), maps
 
 
 class MultiPeriodDiscriminator(nn.Module):

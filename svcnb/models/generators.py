@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from svcnb.models.convolutions import Conv1d
 from svcnb.models.layers import Noise, full_precision
 
 SINE_AMPLITUDE = 0.1
@@ -302,7 +303,7 @@ class NsfGenerator(nn.Module):
             weight_norm(self.conv_pre)
             weight_norm(self.conv_post)
         if gin_channels:
-            self.cond = nn.Conv1d(gin_channels, first, 1)
+            self.cond = Conv1d(gin_channels, first, 1)
 
     @staticmethod
     def _source_convs(rates: Sequence[int], widths: Sequence[int]) -> list[nn.Conv1d]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from svcnb.models.attention import CausalEncoder, RelativeEncoder
+from svcnb.models.convolutions import Conv1d
 from svcnb.models.generators import GeneratorSettings, HarmonicSource, NsfGenerator
 from svcnb.models.layers import (
     N_COARSE_BINS,
@@ -144,7 +145,7 @@ class F0Decoder(nn.Module):
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
-        self.prenet = nn.Conv1d(settings.hidden_channels, settings.hidden_channels, 3, padding=1)
+        self.prenet = Conv1d(settings.hidden_channels, settings.hidden_channels, 3, padding=1)
         self.decoder = CausalEncoder(
             settings.hidden_channels,
             settings.filter_channels,
@@ -155,7 +156,7 @@ class F0Decoder(nn.Module):
         )
         self.proj = nn.Conv1d(settings.hidden_channels, 1, 1)
         self.f0_prenet = nn.Conv1d(1, settings.hidden_channels, 3, padding=1)
-        self.cond = nn.Conv1d(settings.gin_channels, settings.hidden_channels, 1)
+        self.cond = Conv1d(settings.gin_channels, settings.hidden_channels, 1)
 
     def forward(self, x: Tensor, norm_lf0: Tensor, mask: Tensor, g: Tensor) -> Tensor:
         """x [B, C, N], norm_lf0 and mask [B, 1, N], g [B, gin, 1 or N] -> log f0 [B, 1, N]; no gradient into x."""
@@ -252,7 +253,7 @@ class SynthesizerTrn(nn.Module):
         self.emb_g = nn.Embedding(settings.n_speakers, settings.gin_channels)
         if settings.vol_embedding:
             self.emb_vol = nn.Linear(1, settings.hidden_channels)
-        self.pre = nn.Conv1d(settings.ssl_dim, settings.hidden_channels, 5, padding=2)
+        self.pre = Conv1d(settings.ssl_dim, settings.hidden_channels, 5, padding=2)
         self.enc_p = PriorEncoder(settings)
         self.dec = DECODERS[settings.vocoder_name](settings, sampling_rate)
         self.enc_q = PosteriorEncoder(

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from svcnb import SvcError
+from svcnb.disk import write_text
 
 # Width of the content features per encoder; the prior's feed-forward grows with the wide ones.
 CONTENT_FILTER_CHANNELS = {1024: 1024, 1280: 1280}
@@ -24,7 +25,7 @@ class Section(BaseModel):
 
 
 class TrainSection(Section):
-    """How to train. The last five keys are ours; they are written only when they differ from the defaults."""
+    """How to train. The last six keys are ours; they are written only when they differ from the defaults."""
 
     log_interval: int = Field(200, ge=1, description="steps between logged losses")
     eval_interval: int = Field(800, ge=1, description="steps between checkpoints")
@@ -53,6 +54,7 @@ class TrainSection(Section):
     c_adversarial: float = Field(1.0, description="weight of the discriminator's two losses; 0 trains without one")
     adversarial_after_steps: int = Field(0, ge=0, description="step from which the discriminator takes part")
     max_frames: int = Field(800, ge=20, description="longer clips are cropped to this, at random")
+    key_shift_semitones: float = Field(0.0, ge=0, le=12, description="clips are moved by up to this, half of the time")
 
 
 class DataSection(Section):
@@ -100,7 +102,7 @@ class ModelSection(Section):
     use_transformer_flow: bool = False
 
 
-OUR_TRAIN_KEYS = ("c_stft", "c_prior", "c_adversarial", "adversarial_after_steps", "max_frames")
+OUR_TRAIN_KEYS = ("c_stft", "c_prior", "c_adversarial", "adversarial_after_steps", "max_frames", "key_shift_semitones")
 
 
 class Config(BaseModel):
@@ -189,12 +191,7 @@ class Config(BaseModel):
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write config.json, indent 2, temporary name first."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".part")
-        partial.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(path)
-        return path
+        return write_text(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
 
     def use_encoder(self, name: str, width: int) -> None:
         """Set what the choice of the content encoder sets (widths), as the family's preprocessing does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from svcnb import SvcError
 from svcnb.audio import read_audio, resample_samples
 from svcnb.content import SAMPLE_RATE_HZ as CONTENT_HZ
 from svcnb.content import load_encoder, resolve_encoder
+from svcnb.dask_jobs import dask_jobs
 from svcnb.dataset import Clip, FeatureReport, FeatureSettings, extract, scan_clips
 from svcnb.pitch import PitchEstimator, PitchSettings, resolve_method
 from svcnb.recipes.sovits_config import Config
@@ -33,6 +35,7 @@ class PrepareSettings:
         f0_method: a name of pitch.METHODS, or "auto" (RMVPE where its file is present, else FCPE).
         with_volume: store the loudness envelope and switch the loudness embedding on.
         n_jobs: worker processes; each loads the networks once.
+        dask: run the workers on a dask cluster: "local", or the address of its scheduler; None runs them here.
         overwrite: start over when the stored features were made with other settings.
     """
 
@@ -44,6 +47,7 @@ class PrepareSettings:
     device: str = "cpu"
     pretrain_folder: Path = Path("pretrain")
     overwrite: bool = False
+    dask: str | None = None
 
 
 class FeatureExtractor:
@@ -128,7 +132,7 @@ def prepare(
     """
     settings = settings or PrepareSettings()
     features_folder = Path(features_folder)
-    clips = scan_clips(Path(clips_folder))
+    clips = scan_clips(Path(clips_folder).absolute())
     encoder_name = resolve_encoder(settings.encoder, settings.pretrain_folder)
     encoder = load_encoder(encoder_name, folder=settings.pretrain_folder)
     stored = FeatureSettings(
@@ -139,14 +143,11 @@ def prepare(
         f0_threshold=settings.f0_threshold,
         with_volume=settings.with_volume,
     )
-    report = extract(
-        clips,
-        features_folder,
-        stored,
-        make_extractor=partial(make_extractor, pretrain_folder=settings.pretrain_folder, device=settings.device),
-        n_jobs=settings.n_jobs,
-        overwrite=settings.overwrite,
-    )
+    make = partial(make_extractor, pretrain_folder=settings.pretrain_folder.absolute(), device=settings.device)
+    cluster = dask_jobs(settings.dask, n_workers=settings.n_jobs) if settings.dask else nullcontext()
+    with cluster:
+        n_jobs = -1 if settings.dask else settings.n_jobs
+        report = extract(clips, features_folder, stored, make_extractor=make, n_jobs=n_jobs, overwrite=settings.overwrite)
     config = config.model_copy(deep=True)
     config.use_encoder(encoder_name, encoder.width)
     config.model.vol_embedding = settings.with_volume

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from svcnb import losses
-from svcnb.dataset import Batch
+from svcnb.dataset import Batch, pad
 from svcnb.models.discriminators import MultiPeriodDiscriminator
 from svcnb.models.layers import Noise, slice_segments
 from svcnb.models.sovits import SynthesizerTrn, TrainOutput
+from svcnb.processes import Share
 from svcnb.recipes.sovits_config import Config, TrainSection
 from svcnb.spectral import MelSpectrogram, Stft
 from svcnb.training import TrainState
@@ -64,6 +68,11 @@ def build(config: Config) -> Networks:
     return Networks(generator, discriminator)
 
 
+def optimizer_maker(train: TrainSection) -> Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]:
+    """AdamW with the config's rates; all of a tensor's arithmetic in one pass through memory ("fused")."""
+    return partial(torch.optim.AdamW, lr=train.learning_rate, betas=train.betas, eps=train.eps, fused=True)
+
+
 def run_generator(generator: nn.Module, batch: Batch, parts: StepParts) -> GeneratorPass:
     """Generator forward, and the same segment of the target as audio and as mel (from the whole clip)."""
     spec = parts.stft(batch.audio) if batch.spec is None else batch.spec
@@ -83,34 +92,40 @@ def train_step(state: TrainState, batch: Batch) -> dict[str, Tensor]:
     """Update the discriminator, then the generator.
 
     Returns:
-        unweighted losses by name, and `total`, the weighted sum the generator was updated with.
+        unweighted losses by name, and `total`, the weighted sum the generator was updated with; of the whole
+        batch, also where several processes share it.
 
     Source: so-vits-svc 4.1 train.py (order, losses, weights). The generator's gradients are the
     original's; the discriminator's, which its step throws away, are not computed.
     """
     parts: StepParts = state.extras["parts"]
     train = parts.config.train
+    # Alike on all processes: how the last frames of a clip come out depends on what follows.
+    batch = pad(batch, state.processes.largest(batch.f0_hz.shape[1]))
+    share = Share.of(batch.lengths, state.processes)
     result = run_generator(state.generator, batch, parts)
     adversarial = state.discriminator is not None and state.step >= train.adversarial_after_steps
     told: dict[str, Tensor] = {}
     if adversarial:
-        told["disc"] = discriminator_term(state.discriminator, result)
+        told["disc"] = discriminator_term(state.discriminator, result) * share.clips
         _update(state, state.optimizer_d, told["disc"])
-    terms = generator_terms(result, train)
+    terms = generator_terms(result, train, share)
     if train.c_prior:
         audio = _decode_prior(state, batch, result.out, parts)
-        heard = _spectral_terms(audio, parts.mel(audio.float()), result, train)
+        heard = _spectral_terms(audio, parts.mel(audio.float()), result, train, share)
         terms |= {f"prior_{name}": loss for name, loss in heard.items()}
     if adversarial:
         terms |= adversarial_terms(state.discriminator, result)
+    terms = {name: loss * (share.frames if name == "kl" else share.clips) for name, loss in terms.items()}
     total = torch.stack([loss_weight(name, train) * loss for name, loss in terms.items()]).sum()
     _update(state, state.optimizer_g, total)
-    return {name: loss.detach() for name, loss in {"total": total, **terms, **told}.items()}
+    return share.whole({"total": total, **terms, **told})
 
 
 def _update(state: TrainState, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
     state.accelerator.backward(loss)
+    state.processes.add_gradients(parameter for group in optimizer.param_groups for parameter in group["params"])
     optimizer.step()
 
 
@@ -123,36 +138,41 @@ def loss_weight(name: str, train: TrainSection) -> float:
     return (spectral | weights)[name]
 
 
-def generator_terms(result: GeneratorPass, train: TrainSection) -> dict[str, Tensor]:
-    """The generator's losses that need no discriminator."""
+def generator_terms(result: GeneratorPass, train: TrainSection, share: Share | None = None) -> dict[str, Tensor]:
+    """The generator's losses that need no discriminator, over this process's clips."""
     out = result.out
-    terms = _spectral_terms(out.audio, result.fake_mel, result, train)
+    terms = _spectral_terms(out.audio, result.fake_mel, result, train, share)
     terms["kl"] = losses.kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.mask)
     if out.pred_lf0 is not None:
         terms["lf0"] = losses.lf0_loss(out.pred_lf0, out.lf0)
     return terms
 
 
-def _spectral_terms(audio: Tensor, mel: Tensor, target: GeneratorPass, train: TrainSection) -> dict[str, Tensor]:
+def _spectral_terms(
+    audio: Tensor, mel: Tensor, target: GeneratorPass, train: TrainSection, share: Share | None
+) -> dict[str, Tensor]:
     terms = {"mel": losses.mel_loss(target.target_mel, mel)}
     if train.c_stft:
-        terms["stft"] = losses.stft_loss(audio, target.target_audio)
+        mean_of_all = share.mean_of_all if share else None
+        terms["stft"] = losses.stft_loss(audio, target.target_audio, mean_of_all=mean_of_all)
     return terms
 
 
 def discriminator_term(discriminator: nn.Module, result: GeneratorPass) -> Tensor:
     """What the discriminator learns from; no gradient into the generator."""
-    real_scores, _ = discriminator(result.target_audio)
-    fake_scores, _ = discriminator(result.out.audio.detach())
+    both = torch.cat([result.target_audio, result.out.audio.detach().float()])  # one pass: each weight is read once
+    scores, _ = discriminator(both)
+    real_scores, fake_scores = zip(*(part.chunk(2) for part in scores), strict=True)
     return losses.discriminator_loss(real_scores, fake_scores)
 
 
 def adversarial_terms(discriminator: nn.Module, result: GeneratorPass) -> dict[str, Tensor]:
     """Feature matching and adversarial loss; no gradient into the discriminator."""
     discriminator.requires_grad_(False)
-    with torch.no_grad():
-        _, real_maps = discriminator(result.target_audio)
-    fake_scores, fake_maps = discriminator(result.out.audio)
+    with parametrize.cached():  # weight norm once for both
+        with torch.no_grad():
+            _, real_maps = discriminator(result.target_audio)
+        fake_scores, fake_maps = discriminator(result.out.audio)
     discriminator.requires_grad_(True)
     return {
         "fm": losses.feature_loss(real_maps, fake_maps),

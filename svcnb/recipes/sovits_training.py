@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import torch
-from torch import nn
 
 from svcnb import SvcError, checkpoint
-from svcnb.dataset import Batch, FeatureStore, VoiceDataset, VoiceLoader, load_split, loader
+from svcnb.augmentation import Augmentation
+from svcnb.dataset import FeatureStore, Part, Split, VoiceDataset, VoiceLoader, check_parts, load_split, loader
+from svcnb.launching import check_devices, is_launched, run_in_processes
+from svcnb.recipes.sovits_batch import choose_batch_size
 from svcnb.recipes.sovits_config import Config
-from svcnb.recipes.sovits_step import StepParts, build, train_step
+from svcnb.recipes.sovits_held_out import HeldOut
+from svcnb.recipes.sovits_state import fresh_state, load_run, save_run
+from svcnb.recipes.sovits_step import train_step
 from svcnb.recipes.sovits_voice import MIDDLE_PITCH_FILE
 from svcnb.training import (
     FitHooks,
+    RunRecord,
     TrainReport,
     TrainSettings,
     TrainState,
-    assemble,
     fit,
-    make_accelerator,
     read_progress,
     restore,
 )
-
-log = logging.getLogger(__name__)
-
-# Tensors that a base model may have in another size: one row per speaker.
-PER_SPEAKER = ("emb_g.",)
+from svcnb.training_board import BOARD_FOLDER, TensorBoardLog
+from svcnb.training_samples import drop_later_samples
 
 
 def train(
@@ -42,55 +40,109 @@ def train(
     *,
     resume: bool = True,
     base: Path | str | None = None,
-    batch_size: int | None = None,
+    batch_size: int | Literal["auto"] | None = None,
 ) -> TrainReport:
     """Train a voice on extracted features; the same call continues a run that was stopped.
+
+    With settings.n_processes above 1 it starts so many processes that share every batch, and waits for them; in
+    processes that torchrun or `accelerate launch` started, they train together. A script then needs the usual
+    `if __name__ == "__main__":`; a notebook does not.
 
     Args:
         features_folder: what `prepare` made, config.json included.
         voice_folder: gets config.json, G_<step>.pth, D_<step>.pth (where the config trains with a discriminator),
-            state.json, history.jsonl and the speakers' middle pitches.
+            state.json, history.jsonl, samples/ (held-out clips as the voice speaks them), tensorboard/ where
+            wished, and the speakers' middle pitches.
         settings: how long, how often to save, precision, device.
         resume: False refuses a folder that already holds a run.
         base: folder with G_0.pth and D_0.pth to start from (or one G file); speakers may differ.
-        batch_size: clips per step, instead of the config's; halve it when memory runs out.
+        batch_size: clips per step and process, instead of the config's; "auto" tries out what fits a GPU. When
+            memory runs out it is halved, and a resumed run goes on with the size it had.
 
     Raises:
         SvcError: no features, a run of another configuration in the folder, a base that does not fit,
-            a batch size below 1.
+            a batch size below 1, more processes than GPUs, a process that was killed.
     """
     features_folder, voice_folder = Path(features_folder), Path(voice_folder)
     store = FeatureStore.open(features_folder)
-    config = Config.load(features_folder / "config.json")
-    if batch_size is not None:
-        config.train = config.train.model_copy(update={"batch_size": batch_size})
     voice_folder.mkdir(parents=True, exist_ok=True)
     record = read_progress(voice_folder)
+    config = _config_of_run(features_folder, voice_folder, settings, record)
+    _check_features(store, config)
     if record is not None:
         _check_same_run(voice_folder, config, resume=resume)
-    accelerator = make_accelerator(settings)
-    torch.manual_seed(settings.seed)
-    networks = build(config)
-    if record is None and base is not None:
-        start_from(Path(base), networks.generator, networks.discriminator)
-    state = assemble(
-        networks.generator,
-        networks.discriminator,
-        make_optimizer=partial(
-            torch.optim.AdamW, lr=config.train.learning_rate, betas=config.train.betas, eps=config.train.eps
-        ),
-        lr_decay=config.train.lr_decay,
-        accelerator=accelerator,
-        extras={"parts": StepParts(config).to(accelerator.device)},
-    )
+    if batch_size == "auto" and is_launched():
+        raise SvcError("batch_size auto cannot be tried out by several processes at once: give a number")
+    batch_size = choose_batch_size(batch_size, config, settings, features_folder=features_folder, record=record)
+    if settings.n_processes > 1 and not is_launched():
+        check_devices(settings.n_processes, settings.device)
+        check_parts(len(load_split(store, seed=config.train.seed).training), settings.n_processes)
+        places = (features_folder, voice_folder, settings)
+        alike = partial(train, *places, resume=resume, base=base, batch_size=batch_size)
+        return run_in_processes(alike, settings.n_processes)
+    config.train = config.train.model_copy(update={"batch_size": batch_size})
+    state = fresh_state(config, settings, base=base if record is None else None)
     if record is not None:
         load_run(state, voice_folder, record.step)
         restore(state, record)
-    else:
+    if state.processes.is_main:
+        _write_beside(voice_folder, store, config, step=state.step)
+    return _fit(state, store, config, settings, voice_folder)
+
+
+def _fit(
+    state: TrainState, store: FeatureStore, config: Config, settings: TrainSettings, voice_folder: Path
+) -> TrainReport:
+    split = load_split(store, seed=config.train.seed)
+    own_part = Part(state.processes.rank, state.processes.number)
+    board = TensorBoardLog(voice_folder / BOARD_FOLDER, first_step=state.step + 1) if settings.tensorboard else None
+    held_out = HeldOut(store, config, split, board=board)
+
+    def keep_batch_size(size: int) -> None:
+        config.train = config.train.model_copy(update={"batch_size": size})
+        config.save(voice_folder / "config.json")
+
+    hooks = FitHooks(
+        save=partial(save_run, config=config),
+        validate=held_out.measure,
+        sample=held_out.write_samples,
+        facts={f"{part}_s": _seconds(store, getattr(split, part)) for part in ("training", "validation")},
+        listen=board.add_line if board else None,
+        batch_size_changed=keep_batch_size,
+    )
+    batches = _training_batches(store, config, settings, split, own_part)
+    try:
+        return fit(state, batches, train_step, settings, folder=voice_folder, hooks=hooks)
+    finally:
+        if board is not None:
+            board.close()
+
+
+def _seconds(store: FeatureStore, names: list[str]) -> float:
+    return round(sum(map(store.duration_s, names)), 1)
+
+
+def _config_of_run(
+    features_folder: Path, voice_folder: Path, settings: TrainSettings, record: RunRecord | None
+) -> Config:
+    """The features' config with the variations wished; a run that is continued keeps its own."""
+    config = Config.load(features_folder / "config.json")
+    own = Config.load(voice_folder / "config.json").train if record is not None else config.train
+    wishes = {name: getattr(settings, name) for name in ("key_shift_semitones", "vol_aug")}
+    varied = {name: getattr(own, name) if wish is None else wish for name, wish in wishes.items()}
+    if varied["vol_aug"] and not config.model.vol_embedding:
+        raise SvcError(f"vol_aug varies a loudness that the features in {features_folder} do not have: "
+                       "extract them with the loudness (--vol_embedding), or switch vol_aug off")  # fmt: skip
+    config.train = config.train.model_copy(update=varied)
+    return config
+
+
+def _write_beside(voice_folder: Path, store: FeatureStore, config: Config, *, step: int) -> None:
+    """What lies beside a training's checkpoints from the start."""
+    if step == 0:
         write_middle_pitches(store, config, voice_folder)
     config.save(voice_folder / "config.json")
-    hooks = FitHooks(save=partial(save_run, config=config), validate=_validator(store, config))
-    return fit(state, _training_batches(store, config, settings), train_step, settings, folder=voice_folder, hooks=hooks)
+    drop_later_samples(voice_folder, step)
 
 
 def write_middle_pitches(store: FeatureStore, config: Config, voice_folder: Path) -> None:
@@ -104,46 +156,20 @@ def write_middle_pitches(store: FeatureStore, config: Config, voice_folder: Path
         partial.write_text(json.dumps(medians, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def save_run(state: TrainState, folder: Path, *, config: Config) -> None:
-    """Write G_<step>.pth and D_<step>.pth in the family's layout."""
-    pairs = (("G", state.generator, state.optimizer_g), ("D", state.discriminator, state.optimizer_d))
-    for letter, network, optimizer in pairs:
-        if network is not None:
-            checkpoint.save_sovits_checkpoint(
-                folder / f"{letter}_{state.step}.pth",
-                model_state=state.accelerator.unwrap_model(network).state_dict(),
-                iteration=state.epoch,
-                learning_rate=config.train.learning_rate,
-                optimizer_state=optimizer.state_dict(),
-            )
-
-
-def load_run(state: TrainState, folder: Path, step: int) -> None:
-    """Weights and optimisers of the checkpoint of `step`, strictly."""
-    pairs = (("G", state.generator, state.optimizer_g), ("D", state.discriminator, state.optimizer_d))
-    for letter, network, optimizer in pairs:
-        if network is not None:
-            stored = checkpoint.read_sovits_checkpoint(folder / f"{letter}_{step}.pth")
-            checkpoint.load_weights(state.accelerator.unwrap_model(network), stored.model)
-            if stored.optimizer:
-                optimizer.load_state_dict(stored.optimizer)
-
-
-def start_from(base: Path, generator: nn.Module, discriminator: nn.Module | None) -> None:
-    """Warm start from base weights; speaker rows of another size keep their fresh values.
-
-    Raises:
-        SvcError: no base there, or weights of another architecture (every difference named).
-    """
-    pair = checkpoint.newest_pair(base) if base.is_dir() else None
-    if base.is_dir() and pair is None:
-        raise SvcError(f"no G_*.pth with its D_*.pth in {base}: put G_0.pth and D_0.pth of the base model there")
-    generator_path, discriminator_path = pair or (base, None)
-    stored = checkpoint.read_sovits_checkpoint(generator_path).model
-    report = checkpoint.load_weights(generator, stored, may_miss=("enc_q.", "f0_decoder."), may_skip=PER_SPEAKER)
-    log.info("started from %s: %s", generator_path.name, report)
-    if discriminator is not None and discriminator_path is not None:
-        checkpoint.load_weights(discriminator, checkpoint.read_sovits_checkpoint(discriminator_path).model)
+def _check_features(store: FeatureStore, config: Config) -> None:
+    """The config beside the features may have been edited: what the features are cannot be changed there."""
+    made = store.settings
+    pairs = {
+        "sampling_rate": (config.data.sampling_rate, made.sample_rate_hz),
+        "hop_length": (config.data.hop_length, made.hop_samples),
+        "speech_encoder": (config.model.speech_encoder, made.encoder),
+        "vol_embedding": (config.model.vol_embedding, made.with_volume),
+    }
+    differences = [f"{key} is {wanted!r}, the features have {found!r}" for key, (wanted, found) in pairs.items()
+                   if wanted != found]  # fmt: skip
+    if differences:
+        raise SvcError(f"{store.folder / 'config.json'} does not fit the features beside it: {'; '.join(differences)}. "
+                       "Correct it, or extract the features again with this config (--overwrite)")  # fmt: skip
 
 
 def _check_same_run(voice_folder: Path, config: Config, *, resume: bool) -> None:
@@ -157,50 +183,32 @@ def _check_same_run(voice_folder: Path, config: Config, *, resume: bool) -> None
         )
 
 
-def _training_batches(store: FeatureStore, config: Config, settings: TrainSettings) -> VoiceLoader:
-    dataset = _dataset(store, config, load_split(store, seed=config.train.seed).training)
+def _training_batches(
+    store: FeatureStore, config: Config, settings: TrainSettings, split: Split, part: Part
+) -> VoiceLoader:
+    train = config.train
+    augmentation = Augmentation(
+        sample_rate_hz=config.data.sampling_rate,
+        hop_samples=config.data.hop_length,
+        max_frames=train.max_frames,
+        key_shift_semitones=train.key_shift_semitones,
+        loudness=train.vol_aug,
+    )
+    dataset = VoiceDataset(
+        store,
+        split.training,
+        config.spk,
+        max_frames=train.max_frames,
+        unit_interpolate_mode=config.data.unit_interpolate_mode,
+        augment=augmentation if augmentation.is_on else None,
+        seed=train.seed,
+        in_memory=train.all_in_mem or config.is_small,
+    )
     return loader(
         dataset,
-        config.train.batch_size,
-        seed=config.train.seed,
+        train.batch_size,
+        seed=train.seed,
         n_workers=settings.n_loader_workers,
         min_frames=config.segment_frames,
+        part=part,
     )
-
-
-def _dataset(store: FeatureStore, config: Config, names: list[str]) -> VoiceDataset:
-    return VoiceDataset(
-        store,
-        names,
-        config.spk,
-        max_frames=config.train.max_frames,
-        unit_interpolate_mode=config.data.unit_interpolate_mode,
-        seed=config.train.seed,
-        in_memory=config.train.all_in_mem or config.is_small,
-    )
-
-
-def _validator(store: FeatureStore, config: Config) -> Callable[[TrainState], dict[str, float]] | None:
-    """Mel distance on held-out clips, decoded from what conversion hears: content, f0 and speaker alone."""
-    names = load_split(store, seed=config.train.seed).validation
-    if not names:
-        return None
-    held_out = loader(_dataset(store, config, names), min(8, len(names)), shuffle=False)
-
-    def validate(state: TrainState) -> dict[str, float]:
-        parts: StepParts = state.extras["parts"]
-        generator = state.accelerator.unwrap_model(state.generator).eval()
-        distances = [_prior_mel_distance(generator, batch.to(state.accelerator.device), parts) for batch in held_out]
-        return {"mel": sum(distances) / len(distances)}
-
-    return validate
-
-
-@torch.no_grad()
-def _prior_mel_distance(generator: nn.Module, batch: Batch, parts: StepParts) -> float:
-    audio = generator.infer(
-        batch.content, batch.f0_hz, batch.voiced, batch.speaker, volume=batch.volume, noise_scale=0.0
-    ).audio
-    mask = torch.arange(batch.f0_hz.shape[1], device=audio.device) < batch.lengths[:, None]  # [B, N]
-    difference = (parts.mel(audio) - parts.mel(batch.audio)).abs().mean(dim=1)
-    return float((difference * mask).sum() / mask.sum())

@@ -281,7 +281,7 @@ def test_an_interrupted_save_leaves_the_old_file_and_no_partial_one(tmp_path: Pa
     before = path.read_bytes()
 
     def interrupted(contents, file) -> None:
-        Path(file).write_bytes(b"half")
+        file.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", interrupted)

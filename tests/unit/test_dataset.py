@@ -211,6 +211,20 @@ def test_split_holds_out_a_twentieth_per_speaker_at_least_one_and_none_of_few():
     assert split_clips(names, seed=1).validation != split_clips(names).validation
 
 
+def test_enough_is_held_out_for_a_steady_mean_but_never_more_than_a_fifth():
+    from svcnb.dataset import split_clips
+
+    def held_out_s(n_clips: int, seconds: float) -> float:
+        names = [f"ada/{i}" for i in range(n_clips)]
+        return seconds * len(split_clips(names, durations_s=dict.fromkeys(names, seconds)).validation)
+
+    assert held_out_s(60, 5.0) == 25.0  # five minutes
+    assert held_out_s(60, 12.0) == 36.0  # a twentieth is enough
+    assert held_out_s(30, 20.0) == 40.0  # two clips at least
+    assert held_out_s(20, 3.0) == 12.0  # a minute: a fifth of it
+    assert held_out_s(4, 10.0) == 0.0
+
+
 def test_the_stored_split_never_holds_out_a_clip_once_trained_on(tmp_path):
     from svcnb.dataset import load_split
 
@@ -294,6 +308,42 @@ def test_batches_are_drawn_anew_each_epoch_and_hold_every_clip_once():
     assert epochs[0] == epochs[2] and epochs[0] != epochs[1]
     assert {frozenset(b) for b in epochs[0]} != {frozenset(b) for b in epochs[1]}
     assert all(sorted(sum(epoch, ())) == list(range(23)) and len(epoch) == len(batches) == 6 for epoch in epochs)
+
+
+def test_parts_of_the_batches_are_together_those_of_one_process_with_the_whole_batch_size():
+    from svcnb.dataset import BucketBatches, Part
+
+    lengths = [100 + 7 * (i % 10) for i in range(23)]
+    whole = BucketBatches(lengths, 8, seed=7)
+    parts = [BucketBatches(lengths, 8, seed=7, part=Part(rank, 3)) for rank in range(3)]
+    for epoch in (1, 2):
+        for batches in (whole, *parts):
+            batches.set_position(epoch, batch=1)
+        assert [sorted(sum(shares, [])) for shares in zip(*parts, strict=True)] == [sorted(batch) for batch in whole]
+        assert all(len(batch) in (2, 3) for batches in parts for batch in batches), "8 or 7 clips among 3"
+
+
+def test_a_last_batch_with_fewer_clips_than_parts_is_left_out_and_changes_with_the_epoch():
+    from svcnb.dataset import BucketBatches, Part
+
+    batches = BucketBatches(range(100, 110), 4, seed=0, part=Part(1, 3))  # 4, 4 and 2 clips
+    left_out = set()
+    for epoch in range(6):
+        batches.set_position(epoch)
+        assert len(batches) == len(list(batches)) == 2
+        whole = BucketBatches(range(100, 110), 4, seed=0)
+        whole.set_position(epoch)
+        left_out |= {frozenset(index for _, index in batch) for batch in whole if len(batch) == 2}
+    assert len(left_out) > 1
+
+
+def test_more_parts_than_clips_are_refused(store):
+    from svcnb.dataset import Part, loader
+
+    with pytest.raises(SvcError, match="13 processes cannot share 12 clips"):
+        loader(dataset_of(store), 1, part=Part(0, 13))
+    shared = loader(dataset_of(store), 4, part=Part(1, 5))
+    assert shared.batch_size == 3 and [len(batch) for batch in shared] == [3], "20 clips are not there: 12 among 5"
 
 
 def test_batches_group_clips_of_similar_length():

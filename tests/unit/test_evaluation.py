@@ -11,7 +11,7 @@ import pytest
 
 from svcnb import SvcError
 from svcnb.audio import Audio
-from svcnb.evaluation import ConversionReport, SpeakerSimilarity, compare_pitch, f0_correlation
+from svcnb.evaluation import ConversionReport, SpeakerSimilarity, compare_pitch, f0_correlation, f0_rmse_cents
 from svcnb.pitch import F0Track
 
 HOP_S = 512 / 44100
@@ -34,6 +34,18 @@ def test_a_transposed_melody_correlates_fully_and_the_shift_is_told_in_cents(mel
     assert result.median_shift_cents == pytest.approx(500)
     assert result.median_error_cents == pytest.approx(0, abs=1e-6)
     assert (result.octave_error_ratio, result.voicing_error_ratio, result.n_common_frames) == (0, 0, 360)
+
+
+def test_the_rmse_of_a_known_detune_is_that_detune_and_0_without_the_shift(melody: np.ndarray) -> None:
+    detuned = track(melody * 2 ** (50 / 1200))
+    assert f0_rmse_cents(track(melody), detuned) == pytest.approx(50)
+    assert f0_rmse_cents(track(melody), detuned, without_shift=True) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_rmse_is_the_root_of_the_mean_square(melody: np.ndarray) -> None:
+    half = np.arange(len(melody)) % 4 < 1  # a quarter of the frames is 80 cents off, the median frame is not
+    result = compare_pitch(track(melody), track(np.where(half, melody * 2 ** (80 / 1200), melody)))
+    assert result.rmse_cents == pytest.approx(40) and result.rmse_after_shift_cents == pytest.approx(40)
 
 
 def test_an_inverted_melody_correlates_negatively(melody: np.ndarray) -> None:
@@ -60,6 +72,7 @@ def test_a_figure_that_does_not_exist_is_nan_and_null_in_json() -> None:
     silent = compare_pitch(track(np.zeros(10)), track(np.zeros(10)))
     assert math.isnan(silent.correlation) and silent.n_common_frames == 0
     stored = json.loads(json.dumps(ConversionReport(0.9, 0.5, silent).to_dict(), allow_nan=False))
+    assert stored["pitch"]["rmse_cents"] is None
     assert stored["pitch"]["correlation"] is None and stored["similarity_result"] == 0.9
 
 

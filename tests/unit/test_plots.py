@@ -98,7 +98,21 @@ def test_losses_skip_half_lines_and_other_entries(history: Path) -> None:
     steps, values = plots.read_history(history)
     assert set(values) == {"total", "mel"} and steps["mel"][-1] == 290
     names = [ax.get_title(loc="left") for ax in plots.plot_losses(history).axes]
-    assert names == ["total", "mel"]
+    assert names == ["distance of mel spectra", "total", "mel"]
+
+
+def test_the_best_of_the_saved_checkpoints_is_marked_on_the_held_out_curve(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    values = {100: (1.0, True), 200: (0.6, True), 300: (0.5, False), 400: (0.7, True)}
+    lines = [{"step": step, "validation": {"mel": value}, "saved": saved} for step, (value, saved) in values.items()]
+    lines += [{"step": step, "losses": {"mel": 1.0}} for step in (100, 200, 300)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    assert plots.read_held_out(path) == [(step, *values[step]) for step in values]
+    ax = plots.plot_losses(path).axes[0]
+    (star,) = [line for line in ax.lines if line.get_marker() == "*"]
+    assert (list(star.get_xdata()), list(star.get_ydata())) == ([200], [0.6])
+    assert "best checkpoint: step 200" in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert ax.get_ylim()[0] < 0.5 and ax.get_ylim()[1] > 1.0
 
 
 def test_one_logged_loss_is_drawn_too(tmp_path: Path) -> None:

@@ -1,0 +1,155 @@
+# %% [markdown] title
+# # 06 Evaluate: how good is the voice?
+#
+# At the end you know how near the voice comes to the person it was trained on, whether melody and words survive, and
+# what to do next. Everything is measured on this machine, and written to one web page that can be mailed.
+#
+# | | 2 CPU cores | T4 (Colab) |
+# |---|---|---|
+# | three recordings and one copy | about a minute | not yet measured |
+
+# %% [markdown] parameters-text
+# ## Parameters
+# The target should be recordings of the trained person, best some that were not trained on. The sources are recordings
+# of other people: what you want to convert later is the best test.
+
+# %% parameters
+#@title Parameters
+#@markdown Where your data lies: empty = the project's folder, `drive` = Google Drive, or a path.
+workspace = ""  #@param ["", "drive"] {"allow-input": true}
+#@markdown Voice: its folder, or one G_*.pth.
+model = "data/models/demo"  #@param {"type": "string"}
+#@markdown Speaker of that voice; empty = the first one.
+speaker = ""  #@param {"type": "string"}
+#@markdown Recordings of the target: a folder; or the features (takes clips held out in training).
+target = "data/demo/raw/ada"  #@param ["data/demo/raw/ada", "data/features/demo"] {"allow-input": true}
+#@markdown Recordings of others: a folder or one file.
+sources = "data/demo/raw/bruno"  #@param ["data/demo/raw/bruno"] {"allow-input": true}
+#@markdown A song, or more recordings; empty = none.
+songs = "data/demo/song"  #@param ["data/demo/song", ""] {"allow-input": true}
+#@markdown Recordings to take of each folder.
+most = 2  #@param {"type": "slider", "min": 1, "max": 50, "step": 1}
+#@markdown Recordings of the target to copy, to see what the decoder alone can do.
+n_copies = 1  #@param {"type": "slider", "min": 0, "max": 12, "step": 1}
+#@markdown Pull towards the voice's cluster centres while converting (needs 04_cluster).
+cluster_infer_ratio = 0.0  #@param {"type": "slider", "min": 0, "max": 1, "step": 0.05}
+#@markdown Count words that a recogniser gets wrong, where there is a transcript (English).
+words = True  #@param {"type": "boolean"}
+#@markdown Folder for the figures and the sounds.
+evaluation_folder = "data/evaluation/demo"  #@param {"type": "string"}
+#@markdown Measure again what is measured already.
+overwrite = False  #@param {"type": "boolean"}
+#@markdown Where to convert.
+device = "auto"  #@param ["auto", "cpu", "cuda"]
+
+# %% [markdown] voice-text
+# ## Load the voice
+# Colab first fetches the measuring instruments: a network that compares voices and an offline speech recogniser. Of a
+# folder's checkpoints the best on held-out clips is taken, where the training measured that.
+
+# %% voice
+from svcnb.conversion import ConversionSettings
+from svcnb.recipes.sovits import load_voice
+
+work, instruments = open_workspace(workspace), install_missing(("evaluate",)) if on_colab() else []
+voice = load_voice(work.find(model), device=choose_device(device))
+chosen = voice.speaker_name(speaker or None)
+show_facts({"voice": voice.name, "speaker": chosen, "steps": voice.step})
+
+# %% [markdown] settings-text
+# ## What is compared
+# Every recording is moved to the target's middle pitch first, songs by whole octaves, so that the key is no excuse. What
+# is already measured with the same voice and settings is kept.
+
+# %% settings
+from svcnb.evaluation_run import EvaluationSettings, evaluate_voice, held_out_clips
+
+conversion = ConversionSettings(speaker=speaker or None, cluster_ratio=cluster_infer_ratio)
+settings = EvaluationSettings(conversion=conversion, most=most, n_copies=n_copies, words=words)
+folder, own = work.make(evaluation_folder), work.find(target)
+if (own / "settings.json").is_file():
+    own = held_out_clips(own, folder / "target", speaker=chosen)
+places = [work.find(place) for place in (sources, songs) if place]
+show_facts({"target": target, "sources": ", ".join(path.name for path in places), "copies": n_copies})
+
+# %% [markdown] measure-text
+# ## Measure
+# A row for each folder, then the target's own recordings, copied and converted into themselves. `similarity` compares
+# voices: sentences of one person reach 0.88 to 0.97, different people 0.4 to 0.75. `of the way` puts the source at 0 and
+# the target's own recordings at 100.
+
+# %% measure
+from svcnb.widgets import Table
+
+evaluation = evaluate_voice(voice, own, places, folder, settings, overwrite=overwrite)
+Table(*evaluation.table())
+
+# %% [markdown] advice-text
+# ## In plain words
+# The same figures as sentences, faults first. Each sentence names the figure it comes from, and what to try. Recordings
+# that could not be measured are listed with the reason.
+
+# %% advice
+from svcnb.evaluation_advice import advise
+
+rows = [(item.kind, item.text) for item in advise(evaluation)]
+rows += [("not measured", f"{item.name}: {item.reason}") for item in evaluation.skipped]
+Table(("", "what the figures say"), rows)
+
+# %% [markdown] similarity-text
+# ## Does it sound like the target?
+# Each arrow leads from the source's voice to the result's. The green band is where the target's own recordings lie, and
+# nothing can be expected beyond it.
+
+# %% similarity
+from svcnb.evaluation_plots import plot_distance, plot_melodies, plot_overview, plot_similarity
+
+plot_similarity(evaluation)
+
+# %% [markdown] overview-text
+# ## Melody, hoarseness, words
+# `melody correlation` is 1 when every turn is followed, and `melody error` is how far off the pitch typically is: 20
+# cents are hardly heard. `voicing differs` is heard as hoarseness above 10 %. `words wrong` comes from a recogniser that
+# also errs in perfect recordings, so only the difference counts.
+
+# %% overview
+plot_overview(evaluation)
+
+# %% [markdown] listen-text
+# ## Listen: before and after
+# The first source and its result, with the melody that was wanted and the one that is sung. Points off the diagonal are
+# out of tune.
+
+# %% listen
+from svcnb.audio import read_audio
+
+for first in evaluation.sources[:1]:
+    before = read_audio(first.recording).slice_s(0, settings.max_seconds)
+    after = read_audio(folder / first.file)
+    wanted = voice.estimate_f0(before).transposed(first.transpose_semitones)
+    display(show_audio(before, f"source: {first.name}"), show_audio(after, "result"))
+    display(plot_melodies(wanted, voice.estimate_f0(after), title=first.name))
+
+# %% [markdown] copies-text
+# ## Where the fault lies
+# The copy goes through the decoder only, the conversion through everything. If the copy sounds bad, train longer or on
+# cleaner recordings; if only the conversion does, look at the content encoder and at `cluster_infer_ratio`. The distance
+# is in dB: 2 is a good vocoder, 4 to 5 a small voice after half an hour, 8 has learnt nothing yet.
+
+# %% copies
+for rungs in evaluation.copies[:1]:
+    remade = {"copy": rungs.copy, "conversion": rungs.conversion}
+    remade = [(name, read_audio(folder / rung.file)) for name, rung in remade.items() if rung]
+    recording = read_audio(rungs.recording).slice_s(0, settings.max_seconds)
+    display(show_audio(recording, f"recording: {rungs.name}"))
+    display(*[show_audio(audio, name) for name, audio in remade], plot_distance(recording, remade))
+
+# %% [markdown] files-text
+# ## What was made
+# `evaluation.html` holds figures, pictures and players in one file; `evaluation.csv` opens in a spreadsheet.
+
+# %% files
+from svcnb.evaluation_page import write_page
+
+page = write_page(evaluation, folder, estimate_f0=voice.estimate_f0)
+show_files(folder)

@@ -1,0 +1,76 @@
+"""k-means: ours against Lloyd's algorithm as textbooks have it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.benchmarks.sides import Size, Work
+
+FRAMES, WIDTH, CENTRES = 20_000, 256, 2000
+QUICK_FRAMES, QUICK_CENTRES = 400, 20
+MAX_ITERATIONS, TOLERANCE = 300, 1e-4  # scikit-learn's defaults, which so-vits-svc 4.1 uses
+
+
+def frames(size: Size) -> tuple[np.ndarray, int]:
+    """Frames that gather around 500 sounds with unequal shares, and the number of centres."""
+    n_frames, n_centres = (QUICK_FRAMES, QUICK_CENTRES) if size.quick else (FRAMES, CENTRES)
+    random = np.random.default_rng(0)
+    sounds = random.normal(size=(500, WIDTH))
+    shares = random.dirichlet(np.ones(500))
+    spread = random.uniform(0.3, 0.7, size=(500, 1))
+    chosen = random.choice(500, n_frames, p=shares)
+    return (sounds[chosen] + spread[chosen] * random.normal(size=(n_frames, WIDTH))).astype(np.float32), n_centres
+
+
+def our_centres(size: Size) -> Work:
+    from svcnb.clustering import fit_centres
+
+    points, n_centres = frames(size)
+    return lambda: {"mean_squared_distance": fit_centres(points, n_centres).mean_squared_distance}
+
+
+def plain_centres(size: Size) -> Work:
+    points, n_centres = frames(size)
+    return lambda: {"mean_squared_distance": plain_kmeans(points, n_centres)}
+
+
+def plain_kmeans(points: np.ndarray, n_centres: int) -> float:
+    """Mean squared distance after k-means++ and Lloyd's iterations until the centres rest."""
+    random = np.random.default_rng(0)
+    centres = _seed_centres(points, n_centres, random)
+    rest = TOLERANCE * points.var(axis=0).mean()
+    for _ in range(MAX_ITERATIONS):
+        nearest, _ = _assign(points, centres)
+        counts = np.bincount(nearest, minlength=n_centres)
+        order = np.argsort(nearest, kind="stable")
+        filled = counts > 0
+        starts = (np.cumsum(counts) - counts)[filled]
+        moved = centres.copy()
+        moved[filled] = np.add.reduceat(points[order], starts, axis=0) / counts[filled, None]
+        shift = np.square(moved - centres).sum()
+        centres = moved
+        if shift <= rest:
+            break
+    return float(_assign(points, centres)[1].mean())
+
+
+def _seed_centres(points: np.ndarray, n_centres: int, random: np.random.Generator) -> np.ndarray:
+    """k-means++: each next centre is a frame drawn in proportion to its squared distance."""
+    centres = [points[random.integers(len(points))]]
+    closest = np.square(points - centres[0]).sum(axis=1)
+    for _ in range(n_centres - 1):
+        centres.append(points[random.choice(len(points), p=closest / closest.sum())])
+        closest = np.minimum(closest, np.square(points - centres[-1]).sum(axis=1))
+    return np.stack(centres)
+
+
+def _assign(points: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Place and squared distance of each frame's nearest centre."""
+    squares = np.square(centres).sum(axis=1)
+    nearest, distances = [], []
+    for block in np.array_split(points, max(1, len(points) // 4000)):
+        partial = squares - 2 * block @ centres.T
+        found = partial.argmin(axis=1)
+        nearest.append(found)
+        distances.append(partial[np.arange(len(block)), found] + np.square(block).sum(axis=1))
+    return np.concatenate(nearest), np.maximum(np.concatenate(distances), 0)

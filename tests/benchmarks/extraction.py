@@ -1,0 +1,97 @@
+"""f0 and content of a minute of recordings, cut into clips of five seconds.
+
+so-vits-svc builds its f0 predictor anew for every file; ours is built once. The signal processing ones have nothing
+to load, and the encoders are loaded once by both: those rows have no other side.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from tests import places
+from tests.benchmarks.sides import Size, Work
+
+RATE_HZ, HOP_SAMPLES, CONTENT_HZ = 44100, 512, 16000
+CLIP_S = 5.0
+AUDIO_S = 60.0
+CREPE_S = 5.0  # twice as long as it lasts, on a laptop
+QUICK_S = 1.0
+
+
+def clips(seconds: float, rate_hz: int) -> list[np.ndarray]:
+    """The demo recordings end to end, repeated where they do not suffice, cut into clips of five seconds."""
+    from svcnb.audio import read_audio, resample
+
+    n_wanted, found = round(seconds * rate_hz), []
+    for path in sorted(places.DEMO_VOICES.rglob("*.flac")):
+        found.append(resample(read_audio(path), rate_hz).samples)
+        if sum(map(len, found)) >= n_wanted:
+            break
+    samples = np.resize(np.concatenate(found), n_wanted).astype(np.float32)
+    return np.split(samples, range(round(CLIP_S * rate_hz), n_wanted, round(CLIP_S * rate_hz)))
+
+
+def our_f0(size: Size, *, method: str, seconds: float = AUDIO_S) -> Work:
+    heard, make = _f0_work(size, method, seconds)
+    estimator = make()
+    return lambda: _median_f0([estimator(clip) for clip in heard])
+
+
+def plain_f0(size: Size, *, method: str, seconds: float = AUDIO_S) -> Work:
+    heard, make = _f0_work(size, method, seconds)
+    return lambda: _median_f0([make()(clip) for clip in heard])
+
+
+def _f0_work(size: Size, method: str, seconds: float) -> tuple[list[np.ndarray], Callable]:
+    from svcnb.pitch import PitchEstimator, PitchSettings
+
+    settings = PitchSettings(pretrain_folder=Path(tempfile.mkdtemp(dir=size.folder)))
+    if method == "rmvpe":
+        write_rmvpe(settings.pretrain_folder)
+    make = partial(PitchEstimator, method, sample_rate_hz=RATE_HZ, hop_samples=HOP_SAMPLES, settings=settings)
+    return clips(QUICK_S if size.quick else seconds, RATE_HZ), make
+
+
+def write_rmvpe(folder: Path) -> None:
+    """RMVPE with random weights, as the published file holds them: the time is the same."""
+    import torch
+
+    from svcnb.models.rmvpe import Rmvpe
+
+    torch.manual_seed(1)
+    torch.save({"model": Rmvpe().state_dict()}, folder / "rmvpe.pt")
+
+
+def _median_f0(tracks: list) -> dict[str, float]:
+    return {"median_hz": float(np.median([track.median_hz() for track in tracks]))}
+
+
+def soft_units(size: Size) -> Work:
+    from svcnb.content import load_encoder
+
+    return _encoding(load_encoder("soft-units", folder=places.PROJECT / "pretrain"), size)
+
+
+def hubert(size: Size) -> Work:
+    """HuBERT base with 12 layers (ContentVec's size) and random weights."""
+    import torch
+
+    from svcnb.content import HubertEncoder, HubertNetwork
+    from svcnb.torchaudio_parts import ensure_torchaudio
+
+    ensure_torchaudio()  # transformers imports it
+    from transformers import HubertConfig, HubertModel
+
+    torch.manual_seed(1)
+    network = HubertNetwork(HubertModel(HubertConfig(num_hidden_layers=1 if size.quick else 12)), None)
+    return _encoding(HubertEncoder(network, name="vec768l12"), size)
+
+
+def _encoding(encoder: object, size: Size) -> Work:
+    heard = clips(QUICK_S if size.quick else AUDIO_S, CONTENT_HZ)
+    return lambda: {"mean_square": float(np.mean([float(encoder.encode(clip).square().mean()) for clip in heard]))}

@@ -1,0 +1,126 @@
+"""Clustering killed with SIGKILL, then called again: it goes on where it was, and ends with the same bytes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from svcnb import clustering
+from svcnb.checkpoint import read_safetensors
+from svcnb.recipes import sovits, sovits_clusters
+from tests.places import PROJECT
+from tests.unit.toy_voice import write_features, write_voice
+
+pytest.importorskip("faiss")
+SETTINGS = sovits.ClusterSettings(n_centres=100, n_rounds=4)
+N_STEPS = clustering.count_steps(SETTINGS.n_rounds)
+MOST_FRAMES, REDUCED = 900, 100  # for the index: the limit is over an hour otherwise
+
+SLOWLY = """
+import sys, time
+from svcnb import clustering
+from svcnb.recipes import sovits_clusters
+lloyd = clustering._lloyd
+clustering.SETTLED_RATIO = -1  # no speaker skips steps, so that they can be counted
+clustering._lloyd = lambda *arguments: time.sleep(0.15) or lloyd(*arguments)  # the same work, with time to be killed
+"""
+CENTRES = f"""{SLOWLY}
+sovits_clusters.fit_voice_centres(*sys.argv[1:], sovits_clusters.ClusterSettings(**{SETTINGS.model_dump()}))
+"""
+INDEX = f"""{SLOWLY}
+sovits_clusters.MAX_INDEX_FRAMES, sovits_clusters.REDUCED_FRAMES = {MOST_FRAMES}, {REDUCED}
+sovits_clusters.build_voice_index(*sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_features(tmp_path_factory.mktemp("kill") / "features", n_clip_frames=500)
+
+
+def kill_when(reached: Callable[[], bool], program: str, *arguments: Path) -> None:
+    """Start the program in a process of its own and kill it, without warning, at that point."""
+    process = subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], cwd=PROJECT, stderr=subprocess.PIPE)
+    try:
+        until = time.monotonic() + 120
+        while not reached():
+            assert process.poll() is None, f"it ended before it could be killed: {process.stderr.read().decode()[-500:]}"
+            assert time.monotonic() < until
+            time.sleep(0.002)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+
+def kept_steps(folder: Path) -> dict[str, int]:
+    """Steps done by speakers whose progress is kept; in the order in which they were begun."""
+    kept = sorted(folder.glob(".centres_*"), key=lambda path: path.stat().st_ctime_ns)
+    return {path.name: int(read_safetensors(path)[1]["step"]) for path in kept}
+
+
+def count_work(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one entry for each step of a fit in this process; no speaker skips any."""
+    steps, lloyd = [], clustering._lloyd
+    monkeypatch.setattr(clustering, "SETTLED_RATIO", -1)
+    monkeypatch.setattr(clustering, "_lloyd", lambda *arguments: steps.append(1) or lloyd(*arguments))
+    return steps
+
+
+@pytest.mark.parametrize("point", ["within the first speaker", "within the second speaker"])
+def test_centres_killed_go_on_and_end_with_the_same_bytes(
+    point: str, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken, broken = write_voice(tmp_path / "unbroken", steps=()), write_voice(tmp_path / "broken", steps=())
+    done = count_work(monkeypatch)
+    whole = sovits.fit_voice_centres(features, unbroken, SETTINGS)
+    assert len(done) == 2 * N_STEPS
+
+    def reached() -> bool:
+        steps = list(kept_steps(broken).values())
+        return len(steps) == (2 if "second" in point else 1) and min(steps) >= 2
+
+    kill_when(reached, CENTRES, features, broken)
+    n_kept = sum(kept_steps(broken).values())
+    assert n_kept >= 2 and not list(broken.glob("kmeans_*"))
+    done.clear()
+    again = sovits.fit_voice_centres(features, broken, SETTINGS)
+    assert len(done) == 2 * N_STEPS - n_kept
+    assert again.path.read_bytes() == whole.path.read_bytes()
+    assert not list(broken.glob(".*"))
+
+
+@pytest.mark.parametrize("point", ["while an hour is reduced", "between speakers"])
+def test_an_index_killed_goes_on_and_ends_with_the_same_bytes(
+    point: str, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sovits_clusters, "MAX_INDEX_FRAMES", MOST_FRAMES)
+    monkeypatch.setattr(sovits_clusters, "REDUCED_FRAMES", REDUCED)
+    unbroken, broken = write_voice(tmp_path / "unbroken", steps=()), write_voice(tmp_path / "broken", steps=())
+    done = count_work(monkeypatch)
+    whole = sovits.build_voice_index(features, unbroken)
+    n_whole = len(done)
+    pattern = ".index_*.safetensors" if "reduced" in point else ".index_*.index"
+    kill_when(lambda: bool(list(broken.glob(pattern))), INDEX, features, broken)
+    assert not (broken / "feature_and_index.pkl").exists()
+    done.clear()
+    again = sovits.build_voice_index(features, broken)
+    assert 0 < len(done) < n_whole
+    assert again.path.read_bytes() == whole.path.read_bytes()
+    assert not list(broken.glob(".*"))
+
+
+def test_progress_of_other_settings_is_not_taken(features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = write_voice(tmp_path / "broken", steps=())
+    kill_when(lambda: bool(kept_steps(broken)), CENTRES, features, broken)
+    done = count_work(monkeypatch)
+    other = SETTINGS.model_copy(update={"seed": 1})
+    fresh = sovits.fit_voice_centres(features, write_voice(tmp_path / "fresh", steps=()), other)
+    assert sovits.fit_voice_centres(features, broken, other).path.read_bytes() == fresh.path.read_bytes()
+    assert len(done) == 2 * 2 * N_STEPS
+    assert not list(broken.glob(".*"))

@@ -1,0 +1,185 @@
+"""Promises of a training that several processes share."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from svcnb import SvcError, launching
+from svcnb.checkpoint import read_sovits_checkpoint
+from svcnb.launching import check_devices, run_in_processes
+from svcnb.recipes import sovits
+from svcnb.training import TrainSettings, read_progress
+from tests.places import PROJECT
+from tests.unit.tiny_voice import (
+    refuse_in_second, tiny_config, train_in_parts, train_steadily, train_until, write_features,
+)  # fmt: skip
+
+SETTINGS = TrainSettings(max_steps=4, save_every_steps=3, log_every_steps=1, device="cpu", n_processes=2)
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven clips to train on, one held out; trained without a discriminator, to be quick."""
+    return write_features(tmp_path_factory.mktemp("tiny"), tiny_config(c_adversarial=0.0))
+
+
+@pytest.fixture(scope="module")
+def voice_of_two(features: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, sovits.TrainReport]:
+    """What two processes train, by the call that everybody makes."""
+    voice = tmp_path_factory.mktemp("two") / "voice"
+    return voice, sovits.train(features, voice, SETTINGS)
+
+
+def with_losses(features: Path, folder: Path, **train) -> Path:
+    """The same features, trained with other losses."""
+    shutil.copytree(features, folder)
+    tiny_config(**train).save(folder / "config.json")
+    return folder
+
+
+def losses_of(voice: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (voice / "history.jsonl").read_text().splitlines()]
+    return [line["losses"] for line in lines if "losses" in line]
+
+
+def assert_trained_alike(one: Path, two: Path, *, step: int) -> None:
+    """Weights, moments and losses at rtol 1e-4.
+
+    What is next to nothing is compared absolutely: a weight to 1e-6 (a step moves it by up to 1e-3), a moment to
+    1e-5 of the largest one of its tensor. Attention does not change when all keys move alike, so the gradient of
+    their bias is rounding and nothing else, about 1e-8: far below Adam's eps, or Adam would make whole steps of it.
+    """
+    for letter in "GD":
+        ours, theirs = (read_sovits_checkpoint(voice / f"{letter}_{step}.pth") for voice in (one, two))
+        for name, weight in ours.model.items():
+            torch.testing.assert_close(theirs.model[name], weight, rtol=1e-4, atol=1e-6, msg=lambda told: f"{name}: {told}")
+        for number, moments in ours.optimizer["state"].items():
+            for kind, moment in moments.items():
+                atol = 1e-5 * float(moment.abs().max()) + 2e-8
+                torch.testing.assert_close(theirs.optimizer["state"][number][kind], moment, rtol=1e-4, atol=atol)
+    for ours, theirs in zip(losses_of(one), losses_of(two), strict=True):
+        assert set(ours) >= {"mel", "kl", "lf0", "gen", "fm", "disc", "prior_mel", "total"}
+        assert theirs == pytest.approx(ours, rel=1e-4)
+
+
+def test_two_processes_train_as_one_with_the_same_whole_batch(features: Path, tmp_path: Path) -> None:
+    """Five steps of 4 and 3 clips; and one of all 7 with the spectral loss at several resolutions.
+
+    That loss is left out of the many steps because it cannot be followed far: the logarithm of an almost silent
+    bin turns rounding into a gradient. A change of 1e-7 in the weights grows to 0.1 within five steps of one process.
+    """
+    long = with_losses(features, tmp_path / "long", c_stft=0.0)
+    short = with_losses(features, tmp_path / "short")
+    five, once = (SETTINGS.model_copy(update={"max_steps": steps}) for steps in (5, 1))
+    together = [(long, tmp_path / "long2", five, 2), (short, tmp_path / "short2", once, 4)]
+    run_in_processes(partial(train_steadily, together), 2)
+    alone = [(long, tmp_path / "long1", five, 4), (short, tmp_path / "short1", once, 7)]
+    train_steadily([(*places, settings.model_copy(update={"n_processes": 1}), size) for *places, settings, size in alone])
+    assert_trained_alike(tmp_path / "long1", tmp_path / "long2", step=5)
+    assert_trained_alike(tmp_path / "short1", tmp_path / "short2", step=1)
+
+
+def test_the_report_comes_back_and_the_files_are_those_of_one_process(voice_of_two) -> None:
+    voice, report = voice_of_two
+    assert (report.steps, report.step, report.stopped_by) == (4, 4, "max_steps")
+    assert set(report.last_losses) >= {"mel", "kl", "total"} and report.history_path == voice / "history.jsonl"
+    assert len(losses_of(voice)) == 4 and "mel" in report.last_validation
+    assert {path.name for path in voice.glob("*.pth")} == {"G_3.pth", "G_4.pth"}
+    assert read_progress(voice).n_processes == 2 and not (voice / ".saving").exists()
+
+
+def test_a_resumed_run_of_two_processes_equals_the_unbroken_one(features: Path, tmp_path: Path, voice_of_two) -> None:
+    run_in_processes(partial(train_in_parts, features, tmp_path / "voice", SETTINGS, stops=(1, 3, 4)), 2)
+    assert_equal_weights(tmp_path / "voice" / "G_4.pth", voice_of_two[0] / "G_4.pth")
+    assert losses_of(tmp_path / "voice") == losses_of(voice_of_two[0])
+
+
+def assert_equal_weights(one: Path, two: Path) -> None:
+    ours, theirs = (read_sovits_checkpoint(path).model for path in (one, two))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_processes_that_torchrun_started_train_the_same(features: Path, tmp_path: Path, voice_of_two) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "svcnb"]
+    done = subprocess.run([*launch, *train_command(features, tmp_path / "voice", max_steps=4)],
+                          cwd=PROJECT, capture_output=True, text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert read_progress(tmp_path / "voice").n_processes == 2
+    assert_equal_weights(tmp_path / "voice" / "G_4.pth", voice_of_two[0] / "G_4.pth")
+
+
+def train_command(features: Path, voice: Path, **options) -> list[str]:
+    flags = {"log_every_steps": 1, "device": "cpu"} | options
+    return ["train", str(features), str(voice), *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
+
+
+def test_a_killed_process_ends_the_training_with_an_error(features: Path, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"max_steps": 50, "save_every_steps": 2})
+    with pytest.raises(SvcError, match="process 1 of 2 .* was killed by signal 9.*what was saved is kept"):
+        run_in_processes(partial(train_until, features, tmp_path / "voice", settings, step=3), 2)
+    assert read_progress(tmp_path / "voice").step == 2
+
+
+def test_an_error_in_one_process_is_the_error_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching, "GRACE_SECONDS", 0.3)
+    started = time.monotonic()
+    with pytest.raises(SvcError, match="^the disk is full$"):
+        run_in_processes(partial(refuse_in_second, tmp_path / "started"), 2)
+    assert time.monotonic() - started < 50, "the other process was waited for"
+
+
+@pytest.mark.parametrize("end", ["ctrl-C", "death of the starter"])
+def test_all_processes_save_and_stop_together(features: Path, tmp_path: Path, end: str) -> None:
+    command = train_command(features, tmp_path / "voice", num_processes=2, save_every_steps=10_000)
+    with subprocess.Popen([sys.executable, "-m", "svcnb", *command], cwd=PROJECT, start_new_session=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as starter:  # fmt: skip
+        wait_until(lambda: starter.poll() is not None or has_losses(tmp_path / "voice"))
+        if end == "ctrl-C":
+            os.killpg(starter.pid, signal.SIGINT)  # a terminal tells the whole group, not the starter alone
+        else:
+            starter.kill()
+        told, _ = starter.communicate(timeout=60)
+    assert end != "ctrl-C" or (starter.returncode == 0 and "stopped by interrupted" in told), told
+    wait_until(lambda: read_progress(tmp_path / "voice") is not None)
+    assert read_progress(tmp_path / "voice").step == len(losses_of(tmp_path / "voice"))
+    wait_until(lambda: not group_is_alive(starter.pid))
+
+
+def has_losses(voice: Path) -> bool:
+    return (voice / "history.jsonl").exists() and len(losses_of(voice)) > 1
+
+
+def wait_until(holds) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def group_is_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_more_processes_than_gpus_or_clips_are_refused(features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(SvcError, match="2 processes need a GPU each, and 1 is here: choose n_processes=1, or device=cpu"):
+        check_devices(2, "auto")
+    check_devices(2, "cpu")
+    with pytest.raises(SvcError, match="8 processes cannot share 7 clips: choose n_processes=7 or fewer"):
+        sovits.train(features, tmp_path / "voice", SETTINGS.model_copy(update={"n_processes": 8}))

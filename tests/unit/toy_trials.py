@@ -1,0 +1,23 @@
+"""Trials of batch sizes for a child process: top-level, so that a spawned process finds them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from svcnb import SvcError
+
+
+def limited_to(limit: int, *, dies: bool = False) -> Callable[[int], bool]:
+    """A trial with a fake limit; beyond it the trial says no, or the process dies as the system's killer ends it."""
+
+    def trial(size: int) -> bool:
+        if size > limit and dies:
+            os._exit(9)
+        return size <= limit
+
+    return trial
+
+
+def refuse() -> Callable[[int], bool]:
+    raise SvcError("no features there")
