@@ -32,6 +32,7 @@ POLL_SECONDS = 0.2
 # After one process has failed, how long the others get to say what they saw, or to save.
 GRACE_SECONDS = 10.0
 
+
 @dataclass(frozen=True)
 class _Outcome:
     """How a process ended: "done" with the function's value, or why not."""

@@ -34,6 +34,8 @@ base = ""  #@param {"type": "string"}
 precision = "fp32"  #@param ["fp32", "fp16", "bf16"]
 #@markdown Clips per step; 0 = the size's own, -1 = try out a GPU. Halved when memory runs out.
 batch_size = 0  #@param {"type": "integer"}
+#@markdown Processes that train together, one per GPU (Kaggle has two); each takes its own batch.
+n_processes = 1  #@param {"type": "integer"}
 #@markdown Steps between logged losses.
 log_every_steps = 20  #@param {"type": "slider", "min": 5, "max": 1000, "step": 5}
 #@markdown Steps between measurements on clips that are held out.
@@ -84,6 +86,7 @@ settings = TrainSettings(
     log_every_steps=log_every_steps, save_every_steps=save_every_steps, stop_when_flat=stop_when_flat,
     keep_checkpoints=keep_checkpoints, validate_every_steps=validate_every_steps, seed=seed,
     key_shift_semitones=key_shift_semitones, vol_aug=vol_aug, tensorboard=tensorboard,
+    n_processes=n_processes,
 )
 limits = {"minutes at most": max_minutes or "no limit", "steps at most": max_steps or "no limit"}
 show_facts(limits | {"precision": precision, "device": choose_device(device)})
