@@ -121,7 +121,8 @@ def _members(function: Callable[[], Any], n_processes: int) -> Iterator[list[_Me
             ours, theirs = context.Pipe()
             environment = _environment(rank, n_processes, store.port)
             process = context.Process(target=_run_member, args=(function, environment, theirs))
-            with _deaf_to_ctrl_c():  # inherited, so that a new process does not die of it before it listens
+            # Inherited: a new process must not die of ctrl-C before it listens, and libraries count threads as they load.
+            with _deaf_to_ctrl_c(), _variable("OMP_NUM_THREADS", environment["OMP_NUM_THREADS"]):
                 process.start()
             theirs.close()
             members.append(_Member(rank, process, ours))
@@ -151,6 +152,20 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, usual)
+
+
+@contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    """An environment variable for the processes started meanwhile."""
+    usual = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if usual is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = usual
 
 
 def _environment(rank: int, n_processes: int, port: int) -> dict[str, str]:

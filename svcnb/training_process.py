@@ -20,7 +20,8 @@ def stop_requests(*, second_acts: bool = True) -> Iterator[threading.Event]:
     """Ctrl-C and SIGTERM as an event that is read between steps; a second one acts at once.
 
     Args:
-        second_acts: False where a launcher passes signals on, so that one wish may come twice.
+        second_acts: False where a launcher passes signals on, so that one wish may come twice: the second may also
+            come after the end of the training, so signals then stay ignored.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -39,7 +40,7 @@ def stop_requests(*, second_acts: bool = True) -> Iterator[threading.Event]:
         yield stop
     finally:
         for number, handler in usual.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if second_acts else signal.SIG_IGN)
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:

@@ -146,12 +146,15 @@ def drag_to(page: Page, label: str, value: str) -> None:
 
 
 def press_convert(page: Page) -> str:
-    """Click, wait until the button can be pressed again, and give the status line."""
+    """Click, wait until the status line has its last word and the button can be pressed again; give that line."""
     button = convert_button(page)
+    status = button.locator("xpath=..").locator(".widget-html-content")
+    before = status.inner_text()
     button.click()
-    playwright.expect(button).to_be_disabled()
+    playwright.expect(status).not_to_have_text(before)
+    playwright.expect(status).not_to_have_text("converting ...")
     playwright.expect(button).to_be_enabled()
-    return button.locator("xpath=..").locator(".widget-html-content").inner_text()
+    return status.inner_text()
 
 
 def test_the_filled_form_converts_on_a_click(page: Page, workspace: Path) -> None:

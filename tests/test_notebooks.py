@@ -328,7 +328,7 @@ def panel(run: Run, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_panel_offers_the_voices_speakers_and_recordings_there_are(panel) -> None:
-    assert panel.fields["voice"].options == ("me",)
+    assert panel.fields["voice"].options == ("me", "tour-me")
     assert panel.fields["speaker"].value == "me"
     assert "data/raw/a song.flac" in panel.fields["recording"].options
 

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 N_PRODUCTS = 8  # per channel pair and tile; a tile gives N_PRODUCTS - taps + 1 outputs
 TILED_KERNELS = (3, 5)
 SMALLEST_TILED = 128 * 128  # products of channels; below, transforming the tiles costs more than it saves
-FEWEST_TILES = 96  # in all; with fewer, transforming the weights does
+FEWEST_TILES = 64  # in all; with fewer, transforming the weights does
 
 # Filtering as multiplication of polynomials at the points 0, 1, -1, 2, -2, 1/2, -1/2 and infinity.
 # Source: Winograd 1980; Lavin and Gray 2016, F(6, 3), whose input transform serves every kernel of up to 8 taps.

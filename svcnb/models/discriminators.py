@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from svcnb.models.convolutions import convolve, suits_products
+from svcnb.models.convolutions import Conv1d, convolve, suits_products
 
 Norm = Callable[[nn.Module], nn.Module]
 
@@ -38,7 +38,7 @@ class ScaleDiscriminator(nn.Module):
             (1024, 1024, 5, 1, 1, 2),
         )
         self.convs = nn.ModuleList(
-            norm(nn.Conv1d(n_in, n_out, kernel, stride, padding, groups=groups))
+            norm((Conv1d if groups == 1 else nn.Conv1d)(n_in, n_out, kernel, stride, padding, groups=groups))
             for n_in, n_out, kernel, stride, groups, padding in table
         )
         self.conv_post = norm(nn.Conv1d(1024, 1, 3, padding=1))
