@@ -208,4 +208,5 @@ def run_demo(options: argparse.Namespace) -> None:
 
 def _tell_skipped(skipped: Sequence[tuple[Any, str]]) -> None:
     for item, reason in skipped:
-        print(f"skipped {getattr(item, 'path', item)}: {reason}", file=sys.stderr)
+        name = str(getattr(item, "path", item))
+        print(f"skipped {reason if name in reason else f'{name}: {reason}'}", file=sys.stderr)

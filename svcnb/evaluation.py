@@ -7,6 +7,7 @@ puts them into one report. Everything works offline.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +34,9 @@ class SpeakerSimilarity:
 
     def __init__(self, device: str = "cpu") -> None:
         try:
-            import resemblyzer
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # webrtcvad's business
+                import resemblyzer
         except ImportError as error:
             raise MissingExtra('speaker similarity needs Resemblyzer: pip install "svcnb[evaluate]"') from error
         self._prepare = resemblyzer.preprocess_wav
