@@ -101,9 +101,10 @@ def load_split(store: FeatureStore, *, validation_ratio: float = 0.05, seed: int
     )
     if not split.training:
         raise SvcError(f"every clip of {store.folder} is held out for validation: delete {path} to split anew")
-    content = json.dumps({"seed": seed} | split.__dict__, indent=1, ensure_ascii=False)
-    with atomic_path(path) as partial:
-        partial.write_text(content + "\n", encoding="utf-8")
+    content = json.dumps({"seed": seed} | split.__dict__, indent=1, ensure_ascii=False) + "\n"
+    if not path.exists() or path.read_text(encoding="utf-8") != content:  # processes that train together all come here
+        with atomic_path(path) as partial:
+            partial.write_text(content, encoding="utf-8")
     return split
 
 

@@ -90,10 +90,20 @@ def train(
     return _fit(state, store, config, settings, voice_folder)
 
 
+def _split_by_one(state: TrainState, store: FeatureStore, config: Config) -> Split:
+    """The held-out split; the first process writes it where there is none yet, the others read it."""
+    if not state.processes.is_main:
+        state.processes.wait()
+    split = load_split(store, seed=config.train.seed)
+    if state.processes.is_main:
+        state.processes.wait()
+    return split
+
+
 def _fit(
     state: TrainState, store: FeatureStore, config: Config, settings: TrainSettings, voice_folder: Path
 ) -> TrainReport:
-    split = load_split(store, seed=config.train.seed)
+    split = _split_by_one(state, store, config)
     own_part = Part(state.processes.rank, state.processes.number)
     board = TensorBoardLog(voice_folder / BOARD_FOLDER, first_step=state.step + 1) if settings.tensorboard else None
     held_out = HeldOut(store, config, split, board=board)

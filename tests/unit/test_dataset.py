@@ -406,3 +406,16 @@ def test_importing_touches_no_file_no_thread_count_and_no_heavy_library(tmp_path
     env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [] and list(tmp_path.iterdir()) == []
+
+
+def test_a_split_that_stays_is_not_written_again(tmp_path: Path) -> None:
+    """Processes that train together read it at the same time."""
+    from svcnb.dataset import load_split
+
+    extract(write_clips(tmp_path / "clips", 10), tmp_path / "store", SETTINGS, make_extractor=make_toy)
+    store = FeatureStore.open(tmp_path / "store")
+    load_split(store)
+    written = (store.folder / "split.json").stat()
+    load_split(store)
+    again = (store.folder / "split.json").stat()
+    assert (again.st_ino, again.st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
