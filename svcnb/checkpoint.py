@@ -44,7 +44,9 @@ STEP = re.compile(r"^(?P<letter>[GD])_(?P<step>\d+)\.pth$")
 # Filters of the snake activations: stored, but no parameters, so no optimiser counts them.
 BUFFER = re.compile(r"(^|\.)(upsample\.filter|downsample\.lowpass\.filter)$")
 SOVITS_BETAS, SOVITS_EPSILON = (0.8, 0.99), 1e-9
-ENCODER_OF_WIDTH = {200: "soft-units", 256: "vec256l9", 768: "vec768l12", 1024: "whisper-ppg", 1280: "whisper-ppg-large"}
+ENCODER_OF_WIDTH = {
+    96: "svcnb-units", 200: "soft-units", 256: "vec256l9", 768: "vec768l12", 1024: "whisper-ppg", 1280: "whisper-ppg-large",
+}  # fmt: skip
 OTHER_FAMILIES = {
     "posterior_encoder.": "a so-vits-svc 4.0-v2 (VISinger2) model, another architecture that svcnb does not convert with",
     "text_encoder.": "a so-vits-svc 4.0-v2 (VISinger2) model, another architecture that svcnb does not convert with",

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from svcnb import MissingExtra, SvcError
 from svcnb.checkpoint import CheckpointError, load_weights, read_checkpoint, to_plain_names
 from svcnb.downloads import find_weights, has_weights
+from svcnb.learned_units import LearnedUnits, load_network
 from svcnb.soft_units import SoftUnitNetwork, SoftUnits
 from svcnb.torchaudio_parts import ensure_torchaudio
 
@@ -109,6 +110,10 @@ def _load_soft_units(row: EncoderRow, path: Path) -> SoftUnits:
     return SoftUnits(SoftUnitNetwork.load(path))
 
 
+def _load_learned_units(row: EncoderRow, path: Path) -> LearnedUnits:
+    return LearnedUnits(load_network(path))
+
+
 ENCODERS: dict[str, EncoderRow] = {
     row.name: row
     for row in (
@@ -122,7 +127,8 @@ ENCODERS: dict[str, EncoderRow] = {
         EncoderRow(
             "hubertsoft", "hubert-soft", 256, _load_hubert_row, layer=12, projected=True, padding_samples=40, note="soft speech units"
         ),
-        EncoderRow("soft-units", "soft-units", 200, _load_soft_units, note="bundled, needs no download, for the small config"),
+        EncoderRow("svcnb-units", "svcnb-units", 96, _load_learned_units, note="bundled and learned, needs no download; English"),
+        EncoderRow("soft-units", "soft-units", 200, _load_soft_units, note="bundled, not learned: any language; older small voices"),
     )
 }
 

@@ -47,6 +47,14 @@ WEIGHTS: dict[str, Weights] = {
     row.name: row
     for row in (
         Weights(
+            "svcnb-units",
+            "svcnb_units.safetensors",
+            "content encoder svcnb-units (bundled)",
+            "part of svcnb; made by pretrain/make_encoder.py",
+            "MIT, data CC BY 4.0",
+            bundled=True,
+        ),
+        Weights(
             "soft-units",
             "soft_units.safetensors",
             "content encoder soft-units (bundled)",

@@ -28,7 +28,7 @@ LAYERS = {
     4: "recipes",
     3: "dataset augmentation feature_store extraction conversion conversion_settings evaluation evaluation_distance "
     "evaluation_words evaluation_results evaluation_run evaluation_advice evaluation_plots evaluation_page report plots unit_plots tour_plots",
-    2: "silence slicing clips pitch predictors network_predictors torchaudio_parts content encoders soft_units "
+    2: "silence slicing clips pitch predictors network_predictors torchaudio_parts content encoders soft_units learned_units "
     "retrieval clustering index_files vocoder diffusion training training_state run_record "
     "training_advice training_board training_checkpoints training_history training_process training_samples batch_probe "
     "processes launching dask_jobs",

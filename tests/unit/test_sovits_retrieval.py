@@ -218,7 +218,7 @@ def test_files_without_the_speaker_or_of_another_width_are_told(made: Path, tmp_
     centres, retrieval = ConversionSettings(speaker="bob", cluster_ratio=1), {"cluster_ratio": 1, "feature_retrieval": True}
     for path, settings, told in (
         (tmp_path / "kmeans_3.pt", centres, "nothing for speaker 'bob', only for ada, eve"),
-        (narrow, centres, "256 values per frame, this voice hears 200"),
+        (narrow, centres, f"256 values per frame, this voice hears {WIDTH}"),
         (tmp_path / "one.pkl", ConversionSettings(speaker="bob", **retrieval), "nothing for speaker 'bob', only for ada"),
     ):
         with pytest.raises(SvcError, match=told):

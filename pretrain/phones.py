@@ -1,0 +1,138 @@
+"""Speech with phone labels: flite's own timings, and pocketsphinx's alignment of what it understood.
+
+Both speak of American English, with the 39 phones of the CMU dictionary; silence is the fortieth. Labels
+are per frame of 20 ms, frame i centred on (i + 0.5) * 320 samples at 16 kHz, as the encoders count.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from svcnb import SvcError
+from svcnb.audio import read_audio
+
+SAMPLE_RATE_HZ = 16000
+FRAME_S = 0.02
+SPHINX_FRAME_S = 0.01
+PHONES = tuple(
+    "SIL AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH".split()
+)
+SILENCE = PHONES.index("SIL")
+# names beyond the 39: flite's schwa and pause, pocketsphinx's noises (breath, cough, other)
+ALIASES = {"AX": "AH", "PAU": "SIL", "H#": "SIL", "BRTH": "SIL", "+SPN+": "SIL", "+NSN+": "SIL"}
+
+
+@dataclass(frozen=True)
+class Phone:
+    """One phone: its number in PHONES, where it ends, and how much its label can be trusted, 0..1."""
+
+    index: int
+    end_s: float
+    trust: float = 1.0
+
+
+@dataclass(frozen=True)
+class LabelledClip:
+    """One clip: its words, who speaks, float32 samples [T] at 16 kHz, and the phones in order from 0 s on (maybe none)."""
+
+    text: str
+    speaker: str
+    samples: np.ndarray
+    phones: tuple[Phone, ...]
+
+    def frame_labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Phone number int64 [N] and trust float32 [N] of every frame, N = T // 320; beyond the last phone trust is 0."""
+        n_frames = max(1, len(self.samples) // round(FRAME_S * SAMPLE_RATE_HZ))
+        labels, trust = np.full(n_frames, SILENCE), np.zeros(n_frames, np.float32)
+        ends = np.array([phone.end_s for phone in self.phones])
+        which = np.searchsorted(ends, (np.arange(n_frames) + 0.5) * FRAME_S, side="right")
+        inside = which < len(ends)
+        labels[inside] = np.array([phone.index for phone in self.phones], int)[which[inside]]
+        trust[inside] = np.array([phone.trust for phone in self.phones], np.float32)[which[inside]]
+        return labels, trust
+
+
+def phone_index(name: str) -> int:
+    """The number of a phone by flite's or pocketsphinx's name.
+
+    Raises:
+        SvcError: a name that neither uses for American English.
+    """
+    plain = name.upper()
+    plain = ALIASES.get(plain, plain)
+    if plain not in PHONES:
+        raise SvcError(f"phone {name!r} is not known, expected one of {' '.join(PHONES)} or {' '.join(ALIASES)}")
+    return PHONES.index(plain)
+
+
+def speak(text: str, voice: str, *, stretch: float = 1.0, pitch_hz: float | None = None) -> LabelledClip:
+    """A text spoken by a voice of flite, with the synthesiser's exact timings.
+
+    Args:
+        voice: rms, awb, slt (statistical), kal16 or kal (diphones, 16 and 8 kHz).
+        stretch: duration of all phones, 1 is the voice's own pace.
+        pitch_hz: mean pitch instead of the voice's own (rms keeps its own in any case).
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "speech.wav"
+        manner = ["--setf", f"duration_stretch={stretch}"]
+        if pitch_hz is not None:
+            manner += ["--setf", f"int_f0_target_mean={pitch_hz}"]
+        command = ["flite", "-voice", voice, *manner, "-psdur", "-t", f"{text} ", "-o", str(path)]
+        try:
+            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        except FileNotFoundError as error:
+            raise SvcError("flite is not on this machine, expected the program in PATH: apt-get install flite") from error
+        samples = read_audio(path, sample_rate_hz=SAMPLE_RATE_HZ).samples
+    pairs = [word.rsplit(":", 1) for word in printed.split()]
+    return LabelledClip(text, f"flite-{voice}", samples, tuple(Phone(phone_index(name), float(end)) for name, end in pairs))
+
+
+class Aligner:
+    """pocketsphinx with the English model of its own package: what it understood, and where every phone lies."""
+
+    def __init__(self) -> None:
+        try:
+            from pocketsphinx import Decoder
+        except ImportError as error:
+            raise SvcError("aligning speech needs pocketsphinx: pip install pocketsphinx") from error
+        self._decoder = Decoder(samprate=SAMPLE_RATE_HZ, loglevel="ERROR")
+
+    def align(self, speaker: str, samples: np.ndarray) -> LabelledClip:
+        """The clip with the phones of the best hypothesis, each trusted as far as its word's posterior goes."""
+        decoder = self._decoder
+        self._decode(samples)
+        if decoder.hyp() is None:
+            return LabelledClip("", speaker, samples, ())
+        trust = [segment.prob for segment in decoder.seg()]
+        spoken = decoder.hyp().hypstr
+        decoder.set_alignment()
+        self._decode(samples)
+        phones: list[Phone] = []
+        for word, word_trust in zip(decoder.get_alignment(), trust, strict=True):
+            for phone in word:
+                end_s = (phone.start + phone.duration) * SPHINX_FRAME_S
+                phones.append(Phone(phone_index(phone.name), end_s, float(min(1.0, word_trust))))
+        decoder.activate_search("_default")
+        return LabelledClip(spoken, speaker, samples, tuple(phones))
+
+    def _decode(self, samples: np.ndarray) -> None:
+        self._decoder.reinit_feat()  # forget the levels of the recording before
+        self._decoder.start_utt()
+        self._decoder.process_raw((samples * 32767).astype(np.int16).tobytes(), full_utt=True)
+        self._decoder.end_utt()
+
+
+def pieces(texts: Sequence[str], n_words: int) -> list[str]:
+    """The texts in pieces of so many words."""
+    cut: list[str] = []
+    for text in texts:
+        words = text.split()
+        cut += [" ".join(words[start : start + n_words]) for start in range(0, len(words), n_words)]
+    return cut

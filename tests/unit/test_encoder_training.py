@@ -1,0 +1,142 @@
+"""How the learned encoder is made and measured: labels, bent voices, losses, resuming, probes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pretrain.encoder_batches import BatchMaker, ClipStore, PerturbSettings
+from pretrain.encoder_losses import LossSettings
+from pretrain.make_encoder import EncoderTraining, learn_average_reader, run
+from pretrain.make_encoder_data import save_clip
+from pretrain.measure_encoder import abx_error, linear_probe
+from pretrain.phones import PHONES, LabelledClip, Phone, phone_index, pieces
+from svcnb import SvcError
+from svcnb.learned_units import load_network
+from svcnb.models.content_network import ContentNetwork, ContentNetworkSettings
+from tests.unit.test_content import RATE_HZ, voice_like
+
+SMALL = ContentNetworkSettings(n_bands=20, channels=16, n_blocks=2, kernel_size=5, n_content=6)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ClipStore:
+    phones = tuple(Phone(1 + i % 5, 0.1 * (i + 1), 0.8) for i in range(25))
+    for number in range(4):
+        speaker = f"{'flite-x' if number % 2 else 'reader'}{number}"
+        save_clip(LabelledClip("some words", speaker, voice_like(3 * RATE_HZ, seed=number), phones), tmp_path / f"{number}.npz")
+    return ClipStore(tmp_path)
+
+
+# labels
+
+
+def test_a_frame_has_the_phone_at_its_middle_and_no_trust_beyond_the_last() -> None:
+    clip = LabelledClip("", "x", np.zeros(6 * 320 + 5, np.float32), (Phone(3, 0.025), Phone(7, 0.095, 0.5)))
+    labels, trust = clip.frame_labels()
+    assert labels.tolist() == [3, 7, 7, 7, 7, 0]  # middles at 10, 30, 50, 70, 90 and 110 ms
+    assert trust.tolist() == [1, 0.5, 0.5, 0.5, 0.5, 0]
+
+
+def test_both_programs_phone_names_are_one_set() -> None:
+    assert [PHONES[phone_index(name)] for name in ("ax", "AH", "pau", "SIL", "+NSN+", "zh")] == ["AH", "AH", "SIL", "SIL", "SIL", "ZH"]
+    with pytest.raises(SvcError, match="phone 'qq' is not known"):
+        phone_index("qq")
+
+
+def test_texts_are_cut_into_pieces_of_some_words() -> None:
+    assert pieces(["a b c d e", "f"], 2) == ["a b", "c d", "e", "f"]
+
+
+# batches
+
+
+def test_views_have_the_crops_frames_and_differ_from_each_other(store: ClipStore) -> None:
+    network = ContentNetwork(SMALL)
+    maker = BatchMaker(store, network.bands, settings=PerturbSettings(), seed=3)
+    batch = maker.draw(3, 1.5, store.shares(0.5))
+    assert (batch.views.shape, batch.plain.shape, batch.labels.shape) == ((6, 150, 20), (3, 150, 20), (3, 75))
+    assert torch.isfinite(batch.views).all()
+    first, second = batch.views.chunk(2)
+    assert (first - second).abs().mean() > 0.1
+    assert network(batch.views).shape == (6, 75, 6)
+
+
+def test_an_unbent_crop_has_the_bands_and_labels_of_its_place(store: ClipStore) -> None:
+    """The same frames as an analysis of the whole recording gives, in spite of the other way there."""
+    network = ContentNetwork(SMALL)
+    maker = BatchMaker(store, network.bands, settings=PerturbSettings(pace_ratio=1.0), seed=3)
+    samples, labels, trust, pace = maker._crop(store.clips[0], 50)
+    ours = maker._power(samples[None], 50, pitch=np.ones(1), warp=np.ones(1), pace=np.ones(1))[0]
+    margin = RATE_HZ // 2
+    whole = network.bands.power(samples[None, margin:])[0]
+    assert pace == 1.0
+    torch.testing.assert_close(ours[2:98], whole[2:98], rtol=1e-3, atol=1e-9)
+    assert set(labels.tolist()) <= {0, 1, 2, 3, 4, 5}
+    assert set(np.round(trust.astype(float), 2).tolist()) <= {0.0, 0.8}
+
+
+def test_the_synthetic_share_is_kept(store: ClipStore) -> None:
+    shares = store.shares(0.3)
+    synthetic = [str(clip["speaker"]).startswith("flite") for clip in store.clips]
+    assert shares[synthetic].sum() == pytest.approx(0.3)
+    assert shares.sum() == pytest.approx(1.0)
+
+
+def test_an_empty_folder_is_named_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(SvcError, match="run pretrain.make_encoder_data first"):
+        ClipStore(tmp_path / "nothing")
+
+
+# training
+
+
+def _train(store: ClipStore, state: Path, *, steps: int) -> EncoderTraining:
+    torch.manual_seed(0)
+    network = ContentNetwork(SMALL)
+    learn_average_reader(network, store)
+    training = EncoderTraining(network, store.speakers, losses=LossSettings(), learning_rate=3e-3, device="cpu")
+    if state.exists():
+        training.load(state)
+    maker = BatchMaker(store, network.bands, settings=PerturbSettings(), seed=training.step)
+    options = {"synthetic_share": 0.5, "minutes": 1.0, "steps": steps, "clips": 2, "seconds": 1.0, "state": state, "attribution": ""}
+    run(training, maker, argparse.Namespace(**options))
+    return training
+
+
+def test_training_learns_goes_on_where_it_stopped_and_writes_an_encoder(store: ClipStore, tmp_path: Path) -> None:
+    state = tmp_path / "state.pt"
+    first = _train(store, state, steps=3)
+    resumed = _train(store, state, steps=40)
+    assert (first.step, resumed.step) == (3, 40)
+    batch = BatchMaker(store, resumed.network.bands, settings=PerturbSettings(), seed=9).draw(4, 1.0, store.shares(0.5))
+    with torch.no_grad():
+        before, after = (t.losses(batch, 0, torch.Generator().manual_seed(0)) for t in (first, resumed))
+    assert after["describe"] < before["describe"]
+    assert after["phone"] < before["phone"]
+    written = load_network(tmp_path / "state.safetensors")
+    torch.testing.assert_close(written.narrow.weight, resumed.average["narrow.weight"], atol=1e-3, rtol=0)
+
+
+# measures
+
+
+def test_a_linear_probe_finds_what_is_there_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(400) % 4
+    centres = torch.randn(4, 8) * 3
+    told, untold = centres[labels] + torch.randn(400, 8), torch.randn(400, 8)
+    assert linear_probe((told[:200], labels[:200]), [(told[200:], labels[200:])], n_classes=4)[0] > 0.9
+    assert linear_probe((untold[:200], labels[:200]), [(untold[200:], labels[200:])], n_classes=4)[0] < 0.4
+
+
+def test_abx_is_zero_for_phones_apart_and_a_half_for_phones_alike() -> None:
+    torch.manual_seed(0)
+    apart = [{i: torch.eye(5)[i] + 0.1 * torch.randn(6, 5) for i in range(4)} for _ in range(2)]
+    alike = [{i: torch.randn(30, 5) for i in range(4)} for _ in range(2)]
+    assert abx_error(*apart) < 0.02
+    assert abx_error(*alike) == pytest.approx(0.5, abs=0.05)
