@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from svcnb import SvcError
-from svcnb.checkpoint import atomic_path
 from svcnb.content import align_to_frames
+from svcnb.disk import write_text
 from svcnb.extraction import FeatureReport, extract, scan_clips
 from svcnb.feature_store import INT16_SCALE, Arrays, Clip, FeatureSettings, FeatureStore
 from svcnb.pitch import F0Track
@@ -103,8 +103,7 @@ def load_split(store: FeatureStore, *, validation_ratio: float = 0.05, seed: int
         raise SvcError(f"every clip of {store.folder} is held out for validation: delete {path} to split anew")
     content = json.dumps({"seed": seed} | split.__dict__, indent=1, ensure_ascii=False) + "\n"
     if not path.exists() or path.read_text(encoding="utf-8") != content:  # processes that train together all come here
-        with atomic_path(path) as partial:
-            partial.write_text(content, encoding="utf-8")
+        write_text(path, content)
     return split
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from svcnb import SvcError
 from svcnb.audio import Audio, find_audio_files, read_audio
 from svcnb.conversion import ConversionSettings
+from svcnb.disk import write_json
 from svcnb.evaluation import ConversionReport, Melodies, SpeakerSimilarity, evaluate_conversion
 from svcnb.evaluation_run import choose_transposition
 from svcnb.pitch import looks_sung
@@ -101,7 +101,7 @@ def run_demo(
     report = _figures(conversions, training, time.monotonic() - started)
     page = _write_page(folder, settings, cuts, training, conversions)
     report["files"] = [_from_project(path) for path in _made_files(folder)] + [_from_project(folder / "report.json")]
-    _write_json(folder / "report.json", report)
+    write_json(folder / "report.json", report)
     print(f"{page}: {report['seconds']:.0f} s, speaker similarity {report['speaker_similarity']}")
     return page
 
@@ -274,10 +274,3 @@ def _from_project(path: Path) -> str:
     """Path as seen from the project's folder, which is the current one."""
     full, here = path.resolve(), Path.cwd().resolve()
     return full.relative_to(here).as_posix() if here in full.parents else full.as_posix()
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from svcnb import SvcError
 
@@ -76,6 +78,11 @@ def write_text(path: str | Path, text: str) -> Path:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+def write_json(path: str | Path, content: Any) -> Path:
+    """Write what JSON can hold, indented by one space; the file appears whole or not at all."""
+    return write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 class WatchedFile(io.FileIO):

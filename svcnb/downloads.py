@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svcnb import MissingExtra, SvcError
+from svcnb.disk import write_text
 
 CHECKSUMS_NAME = "checksums.json"
 BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "pretrain"
@@ -238,6 +239,4 @@ def _recorded(folder: Path) -> dict[str, str]:
 
 
 def _record(folder: Path, file_name: str, checksum: str) -> None:
-    temporary = folder / f".{CHECKSUMS_NAME}.part"
-    temporary.write_text(json.dumps({**_recorded(folder), file_name: checksum}, indent=1), encoding="utf-8")
-    temporary.replace(folder / CHECKSUMS_NAME)
+    write_text(folder / CHECKSUMS_NAME, json.dumps({**_recorded(folder), file_name: checksum}, indent=1))

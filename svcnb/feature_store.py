@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from svcnb import SvcError
-from svcnb.disk import TEMPORARY_PATTERN, atomic_path, told_plainly, write_text
+from svcnb.disk import TEMPORARY_PATTERN, atomic_path, told_plainly, write_json
 
 MAX_SHARD_CLIPS = 256
 MAX_SHARD_BYTES = 200_000_000
@@ -136,7 +136,7 @@ class FeatureStore:
             for old in (*folder.glob("part_*.safetensors"), *folder.glob("features_*.safetensors")):
                 old.unlink()
         if overwrite or not path.exists():
-            _write_json(path, settings.model_dump())
+            write_json(path, settings.model_dump())
         for leftover in (*folder.glob(TEMPORARY_PATTERN), *folder.glob("*.partial")):
             leftover.unlink()
         return cls.open(folder, settings)
@@ -204,7 +204,7 @@ class FeatureStore:
             files[self._existing_shard(number, records) or self._merge_shard(number, records)] = records
         shards = {name: [asdict(record) for record in records] for name, records in files.items()}
         if files != self._files or not (self.folder / "index.json").exists():
-            _write_json(self.folder / "index.json", {"version": 1, "shards": shards})
+            write_json(self.folder / "index.json", {"version": 1, "shards": shards})
         self._handles.clear()
         for pattern in ("part_*.safetensors", "features_*.safetensors"):
             for path in self.folder.glob(pattern):
@@ -304,7 +304,3 @@ def _read_settings(path: Path) -> FeatureSettings:
 def _differences(stored: FeatureSettings, wanted: FeatureSettings) -> str:
     pairs = [(name, getattr(stored, name), getattr(wanted, name)) for name in FeatureSettings.model_fields]
     return ", ".join(f"{name} is {old!r}, wanted {new!r}" for name, old, new in pairs if old != new)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import numpy as np
 
 from svcnb import SvcError
 from svcnb.audio import Audio
+from svcnb.disk import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,10 +36,8 @@ TOP_HZ = 8000.0
 def save(figure: Figure, path: Path | str, *, dpi: int = 150) -> Path:
     """Write a figure as png, svg or pdf (by suffix): temporary name first."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    figure.savefig(partial, format=path.suffix.lstrip(".") or "png", dpi=dpi)
-    os.replace(partial, path)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.lstrip(".") or "png", dpi=dpi)
     return path
 
 

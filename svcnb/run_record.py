@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from svcnb import SvcError
-from svcnb.disk import atomic_path, told_plainly
+from svcnb.disk import told_plainly, write_text
 
 STATE_NAME = "state.json"
 HISTORY_NAME = "history.jsonl"
@@ -72,8 +72,7 @@ class RunRecord(BaseModel):
     n_processes: int = 1
 
     def save(self, folder: Path) -> None:
-        with atomic_path(folder / STATE_NAME) as partial:
-            partial.write_text(self.model_dump_json() + "\n", encoding="utf-8")
+        write_text(folder / STATE_NAME, self.model_dump_json() + "\n")
 
 
 def read_progress(folder: Path | str) -> RunRecord | None:
@@ -126,8 +125,7 @@ def trim_history(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except ValueError:
             continue  # cut off by a kill while it was written
-    with atomic_path(path) as partial:
-        partial.write_text("".join(kept), encoding="utf-8")
+    write_text(path, "".join(kept))
 
 
 def capture_rng() -> dict[str, Any]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from svcnb import SvcError, checkpoint
+from svcnb import SvcError
 from svcnb.augmentation import Augmentation
 from svcnb.dataset import FeatureStore, Part, Split, VoiceDataset, VoiceLoader, check_parts, load_split, loader
+from svcnb.disk import write_json
 from svcnb.launching import check_devices, is_launched, run_in_processes
 from svcnb.recipes.sovits_batch import choose_batch_size
 from svcnb.recipes.sovits_config import Config
@@ -162,8 +162,7 @@ def write_middle_pitches(store: FeatureStore, config: Config, voice_folder: Path
         f0_hz = store.read(name)["f0_hz"]
         tracks[store.record(name).speaker].append(f0_hz[f0_hz > 0])
     medians = {speaker: float(np.median(np.concatenate(own))) for speaker, own in tracks.items() if any(map(len, own))}
-    with checkpoint.atomic_path(voice_folder / MIDDLE_PITCH_FILE) as partial:
-        partial.write_text(json.dumps(medians, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(voice_folder / MIDDLE_PITCH_FILE, medians)
 
 
 def _check_features(store: FeatureStore, config: Config) -> None:

@@ -170,7 +170,7 @@ def test_killed_while_merging_then_resumed_gives_the_bytes_of_an_unbroken_run(tm
     extract(clips[:6], tmp_path / "store", SETTINGS, make_extractor=make_toy)
     with monkeypatch.context() as patch:
         if step == "write index":
-            patch.setattr(feature_store, "_write_json", die)
+            patch.setattr(feature_store, "write_json", die)
         else:
             patch.setattr(Path, "unlink", die)
         with pytest.raises(Killed):
