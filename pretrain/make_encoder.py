@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
+import threading
 import time
 from collections import defaultdict
 from dataclasses import asdict
@@ -26,6 +26,7 @@ from pretrain.encoder_losses import EncoderLosses, LossSettings, TrainingHeads
 from svcnb.checkpoint import atomic_path, read_checkpoint
 from svcnb.learned_units import save_network
 from svcnb.models.content_network import ContentNetwork, ContentNetworkSettings
+from svcnb.training_process import stop_requests
 
 WARM_STEPS = 200
 COOL_SHARE = 0.3  # of all steps: the learning rate falls to 0
@@ -121,17 +122,14 @@ def _report(step: int, n_steps: int, seconds_left: float, recent: dict[str, list
     return f"step {step} of {n_steps}, {seconds_left / 60:.0f} minutes left: {figures}"
 
 
-def run(training: EncoderTraining, maker: BatchMaker, options: argparse.Namespace) -> None:
-    """Steps until the minutes or the steps are over, or ctrl-C; the state is saved in any case."""
+def run(training: EncoderTraining, maker: BatchMaker, options: argparse.Namespace, stop: threading.Event) -> None:
+    """Steps until the minutes or the steps are over, or a wish to stop; the state is saved in any case."""
     shares = maker.store.shares(options.synthetic_share)
     metadata = {"data": options.attribution, "losses": asdict(training.losses.settings), "perturbation": asdict(maker.settings)}
     recent: dict[str, list[float]] = defaultdict(list)
     started = saved = reported = time.monotonic()
     first_step = training.step
-    stop = []
-    signal.signal(signal.SIGINT, lambda *_: stop.append(True))
-    signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
-    while training.step < options.steps and time.monotonic() - started < options.minutes * 60 and not stop:
+    while training.step < options.steps and time.monotonic() - started < options.minutes * 60 and not stop.is_set():
         losses = training.train_step(maker.draw(options.clips, options.seconds, shares), options.steps)
         for name, value in losses.items():
             recent[name].append(value)
@@ -180,7 +178,8 @@ def main() -> None:
     bands = ContentNetwork(network.settings).bands
     bands.load_state_dict({name.removeprefix("bands."): v for name, v in training.average.items() if name.startswith("bands.")})
     maker = BatchMaker(store, bands, settings=PerturbSettings(), seed=options.seed + training.step)
-    run(training, maker, options)
+    with stop_requests() as stop:
+        run(training, maker, options, stop)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ def stft_loss(
     *,
     sizes: Sequence[tuple[int, int]] = STFT_SIZES,
     mean_of_all: Callable[[Tensor], Tensor] | None = None,
+    band: float = 1.0,
 ) -> Tensor:
     """Distance of magnitudes at several resolutions: log magnitudes, plus linear ones relative to their mean.
 
@@ -71,6 +72,7 @@ def stft_loss(
         sizes: (window, hop) in samples.
         mean_of_all: where fake and real are a part of a batch, gives the whole batch's mean for this part's mean;
             then the parts' losses, weighted by their clips, add up to the whole batch's loss.
+        band: part of the spectrum that counts, from 0 Hz up.
 
     Source: Yamamoto et al. 2020 (Parallel WaveGAN), with means instead of Frobenius norms.
     """
@@ -78,8 +80,9 @@ def stft_loss(
     with torch.autocast(fake.device.type, enabled=False):
         for n_fft, hop in sizes:
             window = torch.hann_window(n_fft, device=fake.device)
+            n_bins = round(band * (n_fft // 2)) + 1
             ours, theirs = (
-                torch.stft(x.float().squeeze(1), n_fft, hop, window=window, return_complex=True).abs()
+                torch.stft(x.float().squeeze(1), n_fft, hop, window=window, return_complex=True)[:, :n_bins].abs()
                 for x in (fake, real)
             )
             log_term = (ours.clamp_min(1e-5).log() - theirs.clamp_min(1e-5).log()).abs().mean()

@@ -25,7 +25,7 @@ class Section(BaseModel):
 
 
 class TrainSection(Section):
-    """How to train. The last six keys are ours; they are written only when they differ from the defaults."""
+    """How to train. The last seven keys are ours; they are written only when they differ from the defaults."""
 
     log_interval: int = Field(200, ge=1, description="steps between logged losses")
     eval_interval: int = Field(800, ge=1, description="steps between checkpoints")
@@ -55,6 +55,7 @@ class TrainSection(Section):
     adversarial_after_steps: int = Field(0, ge=0, description="step from which the discriminator takes part")
     max_frames: int = Field(800, ge=20, description="longer clips are cropped to this, at random")
     key_shift_semitones: float = Field(0.0, ge=0, le=12, description="clips are moved by up to this, half of the time")
+    loss_max_hz: float | None = Field(None, gt=0, description="spectral losses look below this: recordings end there")
 
 
 class DataSection(Section):
@@ -102,7 +103,9 @@ class ModelSection(Section):
     use_transformer_flow: bool = False
 
 
-OUR_TRAIN_KEYS = ("c_stft", "c_prior", "c_adversarial", "adversarial_after_steps", "max_frames", "key_shift_semitones")
+OUR_TRAIN_KEYS = (
+    "c_stft", "c_prior", "c_adversarial", "adversarial_after_steps", "max_frames", "key_shift_semitones", "loss_max_hz",
+)  # fmt: skip
 
 
 class Config(BaseModel):

@@ -37,10 +37,12 @@ class StepParts(nn.Module):
         data = config.data
         self.config = config
         self.noise = noise
+        self.band = min(1.0, 2 * (config.train.loss_max_hz or data.sampling_rate) / data.sampling_rate)
         self.stft = Stft(n_fft=data.filter_length, hop_samples=data.hop_length, win_samples=data.win_length)
         self.mel = MelSpectrogram(
             sample_rate_hz=data.sampling_rate, n_fft=data.filter_length, hop_samples=data.hop_length,
-            win_samples=data.win_length, n_mels=data.n_mel_channels, fmin_hz=data.mel_fmin, fmax_hz=data.mel_fmax,
+            win_samples=data.win_length, n_mels=data.n_mel_channels, fmin_hz=data.mel_fmin,
+            fmax_hz=config.train.loss_max_hz or data.mel_fmax,
         )  # fmt: skip
 
 
@@ -52,6 +54,7 @@ class GeneratorPass:
     target_audio: Tensor  # [B, 1, segment samples]
     target_mel: Tensor  # [B, M, segment frames]
     fake_mel: Tensor
+    band: float = 1.0  # part of the spectrum that the losses look at
 
 
 def build(config: Config) -> Networks:
@@ -85,6 +88,7 @@ def run_generator(generator: nn.Module, batch: Batch, parts: StepParts) -> Gener
         target_audio=slice_segments(batch.audio, out.slice_start * hop, frames * hop),
         target_mel=slice_segments(parts.mel.project(spec), out.slice_start, frames),
         fake_mel=parts.mel(out.audio.float()),
+        band=parts.band,
     )
 
 
@@ -154,7 +158,7 @@ def _spectral_terms(
     terms = {"mel": losses.mel_loss(target.target_mel, mel)}
     if train.c_stft:
         mean_of_all = share.mean_of_all if share else None
-        terms["stft"] = losses.stft_loss(audio, target.target_audio, mean_of_all=mean_of_all)
+        terms["stft"] = losses.stft_loss(audio, target.target_audio, mean_of_all=mean_of_all, band=target.band)
     return terms
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,7 @@ def test_an_empty_folder_is_named_with_what_to_do(tmp_path: Path) -> None:
 # training
 
 
-def _train(store: ClipStore, state: Path, *, steps: int) -> EncoderTraining:
+def _train(store: ClipStore, state: Path, *, steps: int, stopped: bool = False) -> EncoderTraining:
     torch.manual_seed(0)
     network = ContentNetwork(SMALL)
     learn_average_reader(network, store)
@@ -104,7 +105,10 @@ def _train(store: ClipStore, state: Path, *, steps: int) -> EncoderTraining:
         training.load(state)
     maker = BatchMaker(store, network.bands, settings=PerturbSettings(), seed=training.step)
     options = {"synthetic_share": 0.5, "minutes": 1.0, "steps": steps, "clips": 2, "seconds": 1.0, "state": state, "attribution": ""}
-    run(training, maker, argparse.Namespace(**options))
+    stop = threading.Event()
+    if stopped:
+        stop.set()
+    run(training, maker, argparse.Namespace(**options), stop)
     return training
 
 
@@ -120,6 +124,11 @@ def test_training_learns_goes_on_where_it_stopped_and_writes_an_encoder(store: C
     assert after["phone"] < before["phone"]
     written = load_network(tmp_path / "state.safetensors")
     torch.testing.assert_close(written.narrow.weight, resumed.average["narrow.weight"], atol=1e-3, rtol=0)
+
+
+def test_a_wish_to_stop_is_heard_before_the_next_step_and_saves_the_state(store: ClipStore, tmp_path: Path) -> None:
+    _train(store, tmp_path / "state.pt", steps=3)
+    assert _train(store, tmp_path / "state.pt", steps=40, stopped=True).step == 3
 
 
 # measures

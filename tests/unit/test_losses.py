@@ -39,3 +39,11 @@ def test_losses_are_computed_in_float32():
     assert losses.lf0_loss(large, torch.zeros_like(large)).item() == 90_000
     assert losses.adversarial_loss([large]).dtype == torch.float32
     assert losses.mel_loss(large, -large).item() == 600
+
+
+def test_what_lies_above_the_band_does_not_count_in_the_stft_loss() -> None:
+    time_s = torch.arange(22050) / 22050
+    low, high = (torch.sin(2 * torch.pi * hz * time_s)[None, None] for hz in (440.0, 9500.0))
+    assert float(losses.stft_loss(low + high, low)) > 0.5
+    assert float(losses.stft_loss(low + high, low, band=7600 / 11025)) < 0.05 * float(losses.stft_loss(low + high, low))
+    assert float(losses.stft_loss(2 * low, low, band=7600 / 11025)) > 0.1
