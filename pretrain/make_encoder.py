@@ -1,6 +1,6 @@
 """Train the learned content encoder.
 
-    python -m pretrain.make_encoder DATA STATE --minutes 60 [--steps 4000] [--device cuda]
+    python -m pretrain.make_encoder DATA STATE [--minutes 120] [--steps 4000] [--device cuda]
 
 DATA is the folder that pretrain.make_encoder_data filled; STATE a file that is written every two minutes: the
 same call goes on from there. The average of the weights over the last steps is written beside it, as
@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("state", type=Path)
     parser.add_argument("--minutes", type=float, default=120.0, help="of this call")
     parser.add_argument("--steps", type=int, default=4000, help="in all; the learning rate falls to 0 over the last third")
-    parser.add_argument("--clips", type=int, default=12, help="per step; each is seen as two voices")
+    parser.add_argument("--clips", type=int, default=6, help="per step; each is seen as two voices")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each")
     parser.add_argument("--synthetic-share", type=float, default=0.4, help="of flite's speech in a batch")
     parser.add_argument("--learning-rate", type=float, default=1e-3)

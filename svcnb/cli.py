@@ -164,7 +164,10 @@ def _add_train(subparsers) -> None:
     parser.add_argument("--vol_aug", action="store_true", default=None, help="also train on clips of another loudness")
     parser.add_argument("--tensorboard", action="store_true", help="write event files into VOICE/tensorboard")
     parser.add_argument("--precision", default="fp32", help="fp32, fp16 (a T4) or bf16 (newer GPUs and CPUs)")
-    parser.add_argument("--base", type=Path, help="folder of a base model, or a G_*.pth, to start from")
+    parser.add_argument(
+        "--base", default="auto", help="folder of a base model, or a G_*.pth, to start from; auto takes the bundled one "
+        "for the small size, none starts from nothing",
+    )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on with the newest checkpoint in VOICE")
     parser.add_argument("--seed", type=int, default=1234, help="start of the random numbers")
     parser.add_argument("-d", "--device", default="auto", help="auto, cpu or cuda")

@@ -127,8 +127,8 @@ ENCODERS: dict[str, EncoderRow] = {
         EncoderRow(
             "hubertsoft", "hubert-soft", 256, _load_hubert_row, layer=12, projected=True, padding_samples=40, note="soft speech units"
         ),
-        EncoderRow("svcnb-units", "svcnb-units", 96, _load_learned_units, note="bundled and learned, needs no download; English"),
-        EncoderRow("soft-units", "soft-units", 200, _load_soft_units, note="bundled, not learned: any language; older small voices"),
+        EncoderRow("svcnb-units", "svcnb-units", 96, _load_learned_units, note="bundled and learned (from English), needs no download"),
+        EncoderRow("soft-units", "soft-units", 200, _load_soft_units, note="bundled, not learned: no language at all; understands less"),
     )
 }
 
@@ -146,9 +146,9 @@ def load_encoder(name: str = "auto", *, folder: str | Path = Path("pretrain"), d
 
 
 def resolve_encoder(name: str, folder: str | Path = Path("pretrain")) -> str:
-    """The name itself if it is in the table; "auto": vec768l12 where its file is in `folder`, else soft-units."""
+    """The name itself if it is in the table; "auto": vec768l12 where its file is in `folder`, else svcnb-units."""
     if name == "auto":
-        return "vec768l12" if has_weights("contentvec", folder) else "soft-units"
+        return "vec768l12" if has_weights("contentvec", folder) else "svcnb-units"
     if name not in ENCODERS:
         raise ContentError(f"speech encoder {name!r} is not known, expected auto or one of {', '.join(ENCODERS)}.")
     return name

@@ -37,14 +37,14 @@ class DemoSettings:
         target: the speaker whose voice is trained.
         n_jobs: processes for the features.
         device: auto, cpu or cuda.
-        base: model to start the training from (see recipes.sovits.train); None starts from nothing.
+        base: model to start the training from (see recipes.sovits.train).
     """
 
     demo_folder: Path = Path("data/demo")
     target: str = "ada"
     n_jobs: int = 2
     device: str = "auto"
-    base: Path | None = None
+    base: Path | str | None = "auto"
 
 
 @dataclass(frozen=True)

@@ -382,7 +382,11 @@ def test_ctrl_c_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys) -> 
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(commands, "run_demo", interrupt)
-    assert cli.main(["demo"]) == cli.EXIT_INTERRUPTED
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        assert cli.main(["demo"]) == cli.EXIT_INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, usual)
     assert capsys.readouterr().err == "interrupted\n"
 
 

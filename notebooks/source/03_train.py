@@ -28,8 +28,8 @@ max_minutes = 5.0  #@param {"type": "slider", "min": 0, "max": 720, "step": 1}
 max_steps = 0  #@param {"type": "integer"}
 #@markdown Go on with the newest checkpoint of this voice.
 resume = True  #@param {"type": "boolean"}
-#@markdown Base model to start from: a folder or a G_*.pth of the same size; empty = start fresh.
-base = ""  #@param {"type": "string"}
+#@markdown Base model to start from: auto (bundled, for the small size), none, a folder or a G_*.pth.
+base = "auto"  #@param {"type": "string"}
 #@markdown fp16 is faster on a T4, bf16 on newer GPUs; fp32 always works.
 precision = "fp32"  #@param ["fp32", "fp16", "bf16"]
 #@markdown Clips per step; 0 = the size's own, -1 = try out a GPU. Halved when memory runs out.
@@ -100,9 +100,9 @@ show_facts(limits | {"precision": precision, "device": choose_device(device)})
 # %% train
 from svcnb.recipes.sovits import train
 
-base_path = work.find(base) if base else None
+start = base if base in ("auto", "none") else work.find(base)
 n_clips = "auto" if batch_size < 0 else batch_size or None
-report = train(features, voice_path, settings, resume=resume, base=base_path, batch_size=n_clips)
+report = train(features, voice_path, settings, resume=resume, base=start, batch_size=n_clips)
 show_facts({
     "steps in all": report.step, "steps now": report.steps, "minutes": report.seconds / 60,
     "clips per step": report.batch_size, "stopped by": report.stopped_by,

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from svcnb.models.layers import Noise
 
 LOWEST_F0_HZ = 20.0
+SUBFRAMES = 2  # filters per frame of the latent: bursts last less than a hop of 256 samples
 
 
 def pulse_train(f0_hz: Tensor, hop_samples: int, sample_rate_hz: int) -> Tensor:
@@ -64,8 +65,9 @@ class FrameBlock(nn.Module):
 class FrameDecoder(nn.Module):
     """Latent frames and f0 to a waveform, by filtering pulses and noise frame by frame.
 
-    Each frame's layers predict a complex filter for the pulse train and a magnitude for the noise; the
-    filtered frames are overlapped by the inverse short-time Fourier transform.
+    Each frame's layers predict complex filters for the pulse train and magnitudes for the noise, for each half of
+    the frame; the filtered pieces, two frames long, are overlapped by the inverse short-time Fourier transform.
+    Longer pieces smear consonants.
     """
 
     silent_when_unvoiced = True  # pulses in pauses would be heard as a hum until the filters have learned to mute them
@@ -83,18 +85,19 @@ class FrameDecoder(nn.Module):
         super().__init__()
         self.sampling_rate = sampling_rate
         self.hop_samples = hop_samples
-        self.n_fft = 4 * hop_samples
+        self.n_fft = 2 * hop_samples
+        self.step = hop_samples // SUBFRAMES
         n_bins = self.n_fft // 2 + 1
         self.conv_pre = nn.Conv1d(in_channels, channels, 7, padding=3)
         self.pitch_pre = nn.Conv1d(2, channels, 3, padding=1)
         self.cond = nn.Conv1d(gin_channels, channels, 1)
         self.blocks = nn.ModuleList(FrameBlock(channels) for _ in range(n_blocks))
         self.norm = nn.LayerNorm(channels)
-        self.head = nn.Linear(channels, 4 * n_bins)
+        self.head = nn.Linear(channels, SUBFRAMES * 4 * n_bins)
         nn.init.normal_(self.head.weight, std=0.02)
-        bias = torch.zeros(4, n_bins)
-        bias[0], bias[3] = -2.0, -5.0  # start as a quiet pulse train over quieter noise
-        bias[1] = 1.0  # filter phase 0
+        bias = torch.zeros(SUBFRAMES, 4, n_bins)
+        bias[:, 0], bias[:, 3] = -2.0, -5.0  # start as a quiet pulse train over quieter noise
+        bias[:, 1] = 1.0  # filter phase 0
         with torch.no_grad():
             self.head.bias.copy_(bias.flatten())
         self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
@@ -105,7 +108,8 @@ class FrameDecoder(nn.Module):
         x = self.conv_pre(z) + self.pitch_pre(torch.stack([log_f0, voiced], dim=1)) + self.cond(g)
         for block in self.blocks:
             x = block(x)
-        head = self.head(self.norm(x.transpose(1, 2))).transpose(1, 2).float()  # [B, 4F, N]
+        head = self.head(self.norm(x.transpose(1, 2))).float()  # [B, N, S * 4F]
+        head = head.unflatten(2, (SUBFRAMES, -1)).flatten(1, 2).transpose(1, 2)  # [B, 4F, N * S]
         log_gain, real, imag, log_noise = head.chunk(4, dim=1)
         gain = log_gain.clamp(-12.0, 5.0).exp()
         direction = torch.complex(real, imag)
@@ -114,8 +118,8 @@ class FrameDecoder(nn.Module):
 
     def _frames(self, signal: Tensor) -> Tensor:
         return torch.stft(
-            signal, self.n_fft, self.hop_samples, window=self.window, center=True, pad_mode="constant", return_complex=True
-        )  # [B, F, N + 1]
+            signal, self.n_fft, self.step, window=self.window, center=True, pad_mode="constant", return_complex=True
+        )  # [B, F, S * N + 1]
 
     def forward(self, z: Tensor, f0_hz: Tensor, g: Tensor, *, noise: Noise | None = None) -> Tensor:
         """Waveform of a latent.
@@ -138,6 +142,6 @@ class FrameDecoder(nn.Module):
             noise_gain = torch.cat([noise_gain, noise_gain[..., -1:]], dim=-1)
             spectrum = self._frames(pulses) * pulse_filter + self._frames(hiss) * noise_gain
             audio = torch.istft(
-                spectrum, self.n_fft, self.hop_samples, window=self.window, center=True, length=pulses.shape[-1]
+                spectrum, self.n_fft, self.step, window=self.window, center=True, length=pulses.shape[-1]
             )
         return audio.unsqueeze(1)

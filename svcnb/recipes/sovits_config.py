@@ -145,8 +145,8 @@ class Config(BaseModel):
             model=ModelSection(
                 inter_channels=96, hidden_channels=96, filter_channels=384, n_layers=3, n_flow_layer=2,
                 upsample_rates=[256], upsample_kernel_sizes=[512], upsample_initial_channel=256,
-                gin_channels=96, ssl_dim=200, n_speakers=1, vocoder_name=FRAME_DECODER,
-                speech_encoder="soft-units", flow_share_parameter=True, use_depthwise_conv=True,
+                gin_channels=96, ssl_dim=96, n_speakers=1, vocoder_name=FRAME_DECODER,
+                speech_encoder="svcnb-units", flow_share_parameter=True, use_depthwise_conv=True,
             ),
         )  # fmt: skip
 

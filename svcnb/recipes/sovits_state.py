@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from svcnb import SvcError, checkpoint
+from svcnb import checkpoint
+from svcnb.recipes.sovits_base import start_from
 from svcnb.recipes.sovits_config import Config
 from svcnb.recipes.sovits_step import StepParts, build, optimizer_maker
 from svcnb.training import TrainSettings, TrainState, assemble, make_accelerator
-
-log = logging.getLogger(__name__)
-
-# Tensors that a base model may have in another size: one row per speaker.
-PER_SPEAKER = ("emb_g.",)
 
 
 def fresh_state(config: Config, settings: TrainSettings, *, base: Path | str | None = None) -> TrainState:
@@ -60,19 +54,3 @@ def load_run(state: TrainState, folder: Path, step: int) -> None:
             if stored.optimizer:
                 optimizer.load_state_dict(stored.optimizer)
 
-
-def start_from(base: Path, generator: nn.Module, discriminator: nn.Module | None) -> None:
-    """Warm start from base weights; speaker rows of another size keep their fresh values.
-
-    Raises:
-        SvcError: no base there, or weights of another architecture (every difference named).
-    """
-    pair = checkpoint.newest_pair(base) if base.is_dir() else None
-    if base.is_dir() and pair is None:
-        raise SvcError(f"no G_*.pth with its D_*.pth in {base}: put G_0.pth and D_0.pth of the base model there")
-    generator_path, discriminator_path = pair or (base, None)
-    stored = checkpoint.read_sovits_checkpoint(generator_path).model
-    report = checkpoint.load_weights(generator, stored, may_miss=("enc_q.", "f0_decoder."), may_skip=PER_SPEAKER)
-    log.info("started from %s: %s", generator_path.name, report)
-    if discriminator is not None and discriminator_path is not None:
-        checkpoint.load_weights(discriminator, checkpoint.read_sovits_checkpoint(discriminator_path).model)

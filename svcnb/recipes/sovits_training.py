@@ -13,6 +13,7 @@ from svcnb.augmentation import Augmentation
 from svcnb.dataset import FeatureStore, Part, Split, VoiceDataset, VoiceLoader, check_parts, load_split, loader
 from svcnb.disk import write_json
 from svcnb.launching import check_devices, is_launched, run_in_processes
+from svcnb.recipes.sovits_base import AUTO_BASE, choose_base, use_fine_tuning
 from svcnb.recipes.sovits_batch import choose_batch_size
 from svcnb.recipes.sovits_config import Config
 from svcnb.recipes.sovits_held_out import HeldOut
@@ -39,7 +40,7 @@ def train(
     settings: TrainSettings,
     *,
     resume: bool = True,
-    base: Path | str | None = None,
+    base: Path | str | None = AUTO_BASE,
     batch_size: int | Literal["auto"] | None = None,
 ) -> TrainReport:
     """Train a voice on extracted features; the same call continues a run that was stopped.
@@ -55,7 +56,8 @@ def train(
             wished, and the speakers' middle pitches.
         settings: how long, how often to save, precision, device.
         resume: False refuses a folder that already holds a run.
-        base: folder with G_0.pth and D_0.pth to start from (or one G file); speakers may differ.
+        base: folder with G_0.pth and D_0.pth to start from (or one G file); speakers may differ. "auto" takes the
+            bundled base voice where the config is the small one with the bundled encoder; "none" (or None) starts from nothing.
         batch_size: clips per step and process, instead of the config's; "auto" tries out what fits a GPU. When
             memory runs out it is halved, and a resumed run goes on with the size it had.
 
@@ -68,6 +70,8 @@ def train(
     voice_folder.mkdir(parents=True, exist_ok=True)
     record = read_progress(voice_folder)
     config = _config_of_run(features_folder, voice_folder, settings, record)
+    base = None if record is not None else choose_base(base, config)
+    use_fine_tuning(config, base)
     _check_features(store, config)
     if record is not None:
         _check_same_run(voice_folder, config, resume=resume)
@@ -81,7 +85,7 @@ def train(
         alike = partial(train, *places, resume=resume, base=base, batch_size=batch_size)
         return run_in_processes(alike, settings.n_processes)
     config.train = config.train.model_copy(update={"batch_size": batch_size})
-    state = fresh_state(config, settings, base=base if record is None else None)
+    state = fresh_state(config, settings, base=base)
     if record is not None:
         load_run(state, voice_folder, record.step)
         restore(state, record)
@@ -140,6 +144,7 @@ def _config_of_run(
     own = Config.load(voice_folder / "config.json").train if record is not None else config.train
     wishes = {name: getattr(settings, name) for name in ("key_shift_semitones", "vol_aug")}
     varied = {name: getattr(own, name) if wish is None else wish for name, wish in wishes.items()}
+    varied["learning_rate"] = own.learning_rate  # of a base's fine-tuning, where the run started so
     if varied["vol_aug"] and not config.model.vol_embedding:
         raise SvcError(f"vol_aug varies a loudness that the features in {features_folder} do not have: "
                        "extract them with the loudness (--vol_embedding), or switch vol_aug off")  # fmt: skip

@@ -71,7 +71,7 @@ def test_what_cannot_be_stretched_is_named_with_both_numbers() -> None:
 
 
 def test_auto_takes_contentvec_where_its_file_is_and_the_bundled_encoder_elsewhere(tmp_path: Path) -> None:
-    assert resolve_encoder("auto", tmp_path) == "soft-units"
+    assert resolve_encoder("auto", tmp_path) == "svcnb-units"
     (tmp_path / "hubert_base.pt").touch()
     assert resolve_encoder("auto", tmp_path) == "vec768l12"
 

@@ -121,7 +121,7 @@ def test_clips_held_out_from_training_stay_out(made: Path, tmp_path: Path) -> No
 def test_features_that_are_not_the_voices_are_refused(made: Path, tmp_path: Path) -> None:
     other = write_features(tmp_path / "other", encoder="vec256l9")
     for make in (sovits.fit_voice_centres, sovits.build_voice_index):
-        with pytest.raises(SvcError, match="vec256l9.*soft-units"):
+        with pytest.raises(SvcError, match="vec256l9.*svcnb-units"):
             make(other, made / "voice")
         with pytest.raises(SvcError, match="no features"):
             make(tmp_path, made / "voice")

@@ -12,7 +12,7 @@ from svcnb.feature_store import ClipRecord, FeatureSettings, FeatureStore
 from svcnb.recipes import sovits
 
 SPEAKERS = ("ada", "bob")
-WIDTH = 200  # of soft-units, the bundled encoder
+WIDTH = 96  # of svcnb-units, the bundled encoder
 
 
 def write_voice(folder: Path, *, steps: tuple[int, ...] = (0,)) -> Path:
@@ -28,7 +28,7 @@ def write_voice(folder: Path, *, steps: tuple[int, ...] = (0,)) -> Path:
     return folder
 
 
-def write_features(folder: Path, *, n_clip_frames: int = 60, n_clips: int = 4, encoder: str = "soft-units") -> Path:
+def write_features(folder: Path, *, n_clip_frames: int = 60, n_clips: int = 4, encoder: str = "svcnb-units") -> Path:
     """Clips of both speakers whose content lies around 40 sounds, as that of speech does."""
     settings = FeatureSettings(sample_rate_hz=22050, hop_samples=256, encoder=encoder, pitch_method="dio")
     store = FeatureStore.create(folder, settings)

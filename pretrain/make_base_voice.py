@@ -1,0 +1,103 @@
+"""Train the base voice: many readers at the small size. New voices start from its weights.
+
+    python -m pretrain.make_base_voice WORK --recordings FOLDER [FOLDER ...] [--without 2033 3080] --minutes 120
+
+WORK gets the clips, the features and the training, each of which goes on where an earlier call stopped; after the
+training the weights are in WORK/base, ready for svcnb.
+
+The readings are at 16 kHz, voices at 22.05 kHz: the losses look below 7.6 kHz only, and what the decoder says about
+the bands above is copied from the highest ones it has heard, which is nearer to the truth than silence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pretrain.make_encoder_data import recordings
+from svcnb import SvcError
+from svcnb.checkpoint import read_sovits_checkpoint, write_safetensors
+from svcnb.disk import write_text
+from svcnb.models.frame_decoder import SUBFRAMES
+from svcnb.recipes import sovits
+from svcnb.run_record import read_progress
+from svcnb.slicing import CutSettings, cut_folder
+from svcnb.training import TrainSettings
+
+HEARD_HZ = 7600.0
+LIKE_HZ = 7000.0  # bands from here to HEARD_HZ speak for those above
+LR_DECAY = 0.995  # per epoch of about 60 steps
+
+
+def gather(folders: list[Path], without: list[str], raw: Path) -> None:
+    """One folder per reader, with links to the recordings."""
+    for path, reader in recordings(folders, without):
+        place = raw / reader / path.name
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.symlink(path.resolve(), place)
+    if not raw.is_dir():
+        raise SvcError(f"no recordings in {', '.join(map(str, folders))}, expected folders with audio files")
+
+
+def base_config() -> sovits.Config:
+    config = sovits.Config.small()
+    config.train.loss_max_hz = HEARD_HZ
+    config.train.lr_decay = LR_DECAY
+    return config
+
+
+def extend_upwards(state: dict[str, Tensor], config: sovits.Config) -> dict[str, Tensor]:
+    """The same weights, with an opinion about the bands that the recordings do not have."""
+    state = dict(state)
+    for name in ("dec.head.weight", "dec.head.bias"):
+        value = state[name].clone()
+        rows = value.unflatten(0, (SUBFRAMES * 4, -1))  # [S * 4, F, ...], a view
+        per_hz = 2 * (rows.shape[1] - 1) / config.data.sampling_rate
+        first, last = round(LIKE_HZ * per_hz), round(HEARD_HZ * per_hz)
+        rows[:, last:] = rows[:, first:last].mean(1, keepdim=True)
+        state[name] = value
+    posterior = state["enc_q.pre.weight"].clone()  # [C, F, 1], over linear bins
+    posterior[:, round(HEARD_HZ * 2 * (posterior.shape[1] - 1) / config.data.sampling_rate) :] = 0
+    return state | {"enc_q.pre.weight": posterior}
+
+
+def write_base(voice: Path, folder: Path, attribution: str) -> Path:
+    """The newest checkpoint in half precision, with its config and where the data came from."""
+    progress = read_progress(voice)
+    config = sovits.Config.load(voice / "config.json")
+    state = extend_upwards(read_sovits_checkpoint(voice / f"G_{progress.step}.pth").model, config)
+    about = {"data": attribution, "steps": progress.step, "minutes": round(progress.seconds / 60)}
+    halved = {name: value.half() for name, value in state.items()}
+    write_text(folder / "config.json", json.dumps(config.to_dict(), indent=1) + "\n")
+    return write_safetensors(folder / "G_0.safetensors", halved, {"svcnb": json.dumps(about)})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="folder for everything that is made")
+    parser.add_argument("--recordings", type=Path, nargs="+", required=True, help="folders of read speech")
+    parser.add_argument("--without", nargs="*", default=[], help="readers to leave out")
+    parser.add_argument("--minutes", type=float, default=120.0, help="of training in all")
+    parser.add_argument("--encoder", default="svcnb-units")
+    parser.add_argument("--attribution", default="", help="of the data, for the file's metadata")
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    work: Path = options.work
+    gather(options.recordings, options.without, work / "raw")
+    config = base_config()
+    cut_folder(work / "raw", work / "clips", CutSettings(sample_rate_hz=config.data.sampling_rate))
+    prepare = sovits.PrepareSettings(encoder=options.encoder, device="cpu")
+    print(sovits.prepare(config, work / "clips", work / "features", prepare))
+    settings = TrainSettings(max_minutes=options.minutes, device=options.device, keep_checkpoints=2)
+    report = sovits.train(work / "features", work / "voice", settings)
+    print(f"{report.step} steps: {write_base(work / 'voice', work / 'base', options.attribution)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Base models: what a new voice starts from, and how one that starts there is trained."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from svcnb import SvcError, checkpoint
+from svcnb.downloads import BUNDLED_FOLDER
+from svcnb.recipes.sovits_config import Config
+
+log = logging.getLogger(__name__)
+
+BUNDLED_BASE = BUNDLED_FOLDER / "base_voice"
+AUTO_BASE, NO_BASE = "auto", "none"
+# Tensors that a base model may have in another size: one row per speaker.
+PER_SPEAKER = ("emb_g.",)
+MAY_MISS = ("enc_q.", "f0_decoder.", "emb_vol.")
+FINE_TUNING_RATE = 5e-4  # learning rate of small voices that start from the bundled base
+
+
+def choose_base(base: Path | str | None, config: Config) -> Path | None:
+    """The base to start from: as named; for "auto" the bundled one where the config is of its sizes; "none" is None."""
+    if base in (None, NO_BASE):
+        return None
+    if base != AUTO_BASE:
+        return Path(base)
+    if not (BUNDLED_BASE / "config.json").is_file() or not config.is_small:
+        return None
+    return BUNDLED_BASE / "G_0.safetensors" if _fits(config, Config.load(BUNDLED_BASE / "config.json")) else None
+
+
+def _fits(config: Config, base: Config) -> bool:
+    model = config.model.model_copy(update={name: getattr(base.model, name) for name in ("n_speakers", "vol_embedding")})
+    lengths = ("sampling_rate", "hop_length", "filter_length", "unit_interpolate_mode")
+    return model == base.model and all(getattr(config.data, name) == getattr(base.data, name) for name in lengths)
+
+
+def use_fine_tuning(config: Config, base: Path | None) -> None:
+    """Train more carefully what does not start from nothing. Bases of the family keep the config's own rate."""
+    if base is not None and base.parent == BUNDLED_BASE:
+        config.train.learning_rate = FINE_TUNING_RATE
+
+
+def start_from(base: Path, generator: nn.Module, discriminator: nn.Module | None) -> None:
+    """Warm start from base weights. Where the base has other speakers, each new one starts as their mean.
+
+    Args:
+        base: a G_*.pth or .safetensors, or a folder with G_*.pth and D_*.pth.
+
+    Raises:
+        SvcError: no base there, or weights of another architecture (every difference named).
+    """
+    pair = checkpoint.newest_pair(base) if base.is_dir() else None
+    if base.is_dir() and pair is None:
+        raise SvcError(f"no G_*.pth with its D_*.pth in {base}: put G_0.pth and D_0.pth of the base model there")
+    generator_path, discriminator_path = pair or (base, None)
+    stored = _read(generator_path)
+    report = checkpoint.load_weights(generator, stored, may_miss=MAY_MISS, may_skip=PER_SPEAKER)
+    log.info("started from %s: %s", generator_path.name, report)
+    if "emb_g.weight" in report.reshaped:
+        with torch.no_grad():
+            generator.emb_g.weight.copy_(stored["emb_g.weight"].float().mean(0, keepdim=True).expand_as(generator.emb_g.weight))
+    if discriminator is not None and discriminator_path is not None:
+        checkpoint.load_weights(discriminator, checkpoint.read_sovits_checkpoint(discriminator_path).model)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return checkpoint.read_safetensors(path)[0]
+    return checkpoint.read_sovits_checkpoint(path).model

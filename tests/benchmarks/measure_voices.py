@@ -1,0 +1,152 @@
+"""Do converted recordings sound like the target, keep the melody, and still say the words?
+
+    python -m tests.benchmarks.measure_voices VOICE [VOICE ...] --target FOLDER --readers FOLDER [FOLDER ...] \
+        --unseen NAME [NAME ...] [--song FILE]
+
+Per voice, means over recordings:
+- readers, converted: Resemblyzer cosine to the target, correlation of log f0, share of frames voiced in one only;
+- the target's own sentences that training did not see, through the whole conversion, and through posterior and
+  decoder alone (copies): cosine and word error rate (pocketsphinx);
+- flite's slt and rms speaking known sentences, converted: word error rate;
+- the song: cosine and correlation.
+The first rows are the recordings as they are. Recordings are moved to the target's middle pitch by whole semitones,
+the song by whole octaves. Needs flite, and transcripts (see evaluation_words) for the sentences named by --unseen.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pretrain.phones import SAMPLE_RATE_HZ, speak
+from pretrain.sentences import TEST_SENTENCES
+from svcnb.audio import Audio, find_audio_files, read_audio
+from svcnb.conversion import ConversionSettings
+from svcnb.evaluation import SpeakerSimilarity, compare_pitch
+from svcnb.evaluation_run import choose_transposition
+from svcnb.evaluation_words import WordRecogniser, find_transcript, total_errors
+from svcnb.recipes.sovits import Voice, load_voice
+
+N_REFERENCES = 12
+FLITE_VOICES = ("slt", "rms")
+Change = Callable[[Audio], Audio]
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A recording and its words."""
+
+    audio: Audio
+    text: str
+
+
+@dataclass
+class Recordings:
+    """Everything that is converted, read once."""
+
+    readers: dict[str, list[Audio]]
+    own: list[Spoken]
+    flite: dict[str, list[Spoken]]
+    song: Audio | None = None
+
+
+@dataclass
+class Judge:
+    """The loaded measures."""
+
+    references: list[Path]
+    similarity: SpeakerSimilarity = field(default_factory=SpeakerSimilarity)
+    recogniser: WordRecogniser = field(default_factory=WordRecogniser)
+
+    def likeness(self, sounds: Sequence[Audio]) -> float:
+        return self.similarity.compare(sounds, self.references)
+
+    def words_wrong(self, sounds: Sequence[Audio], spoken: Sequence[Spoken]) -> float:
+        """Word errors of all recordings together, as a share of their words."""
+        counted = [self.recogniser.count_errors(sound, one.text) for sound, one in zip(sounds, spoken, strict=True)]
+        return total_errors(counted).rate
+
+
+def converted(voice: Voice, audio: Audio, *, sung: bool = False) -> Audio:
+    suggested = voice.suggest_transpose(voice.estimate_f0(audio))
+    return voice.convert(audio, ConversionSettings(transpose_semitones=choose_transposition(suggested, sung=sung)))
+
+
+def melody_kept(voice: Voice, sources: Sequence[Audio], results: Sequence[Audio]) -> tuple[float, float]:
+    """Mean correlation of log f0, and mean share of frames that are voiced in one of the two only."""
+    pairs = [compare_pitch(voice.estimate_f0(a), voice.estimate_f0(b)) for a, b in zip(sources, results, strict=True)]
+    return float(np.nanmean([p.correlation for p in pairs])), float(np.mean([p.voicing_error_ratio for p in pairs]))
+
+
+def measure(voice: Voice | None, recordings: Recordings, judge: Judge) -> dict[str, float]:
+    """Figures by name; of the recordings themselves where there is no voice."""
+    change: Change = (lambda audio: converted(voice, audio)) if voice else (lambda audio: audio)
+    found: dict[str, float] = {}
+    for name, sources in recordings.readers.items():
+        results = [change(audio) for audio in sources]
+        found[f"{name} likeness"] = judge.likeness(results)
+        if voice:
+            found[f"{name} f0 corr"], found[f"{name} voicing"] = melody_kept(voice, sources, results)
+    own = [change(one.audio) for one in recordings.own]
+    found |= {"own likeness": judge.likeness(own), "own words": judge.words_wrong(own, recordings.own)}
+    if voice and voice.has_posterior:
+        copies = [voice.resynthesise(one.audio) for one in recordings.own]
+        found |= {"copies likeness": judge.likeness(copies), "copies words": judge.words_wrong(copies, recordings.own)}
+    for name, spoken in recordings.flite.items():
+        found[f"{name} words"] = judge.words_wrong([change(one.audio) for one in spoken], spoken)
+    if recordings.song is not None:
+        sung = converted(voice, recordings.song, sung=True) if voice else recordings.song
+        found["song likeness"] = judge.likeness([sung])
+        if voice:
+            found["song f0 corr"], _ = melody_kept(voice, [recordings.song], [sung])
+    return found
+
+
+def read_recordings(options: argparse.Namespace) -> Recordings:
+    own = [path for path in find_audio_files(options.target) if path.stem in options.unseen]
+    return Recordings(
+        readers={f.name: [read_audio(path) for path in find_audio_files(f)[: options.most]] for f in options.readers},
+        own=[Spoken(read_audio(path), find_transcript(path)) for path in own],
+        flite={
+            name: [Spoken(Audio(speak(text, name).samples, SAMPLE_RATE_HZ), text)
+                   for text in TEST_SENTENCES[: options.sentences]]
+            for name in FLITE_VOICES
+        },
+        song=read_audio(options.song) if options.song else None,
+    )  # fmt: skip
+
+
+def as_table(rows: dict[str, dict[str, float]]) -> str:
+    """Markdown, one column per voice."""
+    figures = list(dict.fromkeys(name for row in rows.values() for name in row))
+    lines = ["| | " + " | ".join(rows) + " |", "|---" * (1 + len(rows)) + "|"]
+    for name in figures:
+        cells = (f"{row[name]:.3f}" if name in row else "" for row in rows.values())
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("voices", type=Path, nargs="+")
+    parser.add_argument("--target", type=Path, required=True, help="folder with recordings of the target")
+    parser.add_argument("--readers", type=Path, nargs="+", required=True, help="folders of recordings to convert")
+    parser.add_argument("--unseen", nargs="+", required=True, help="names of the target's sentences kept out of training")
+    parser.add_argument("--song", type=Path, help="a sung recording")
+    parser.add_argument("--most", type=int, default=10, help="recordings per reader")
+    parser.add_argument("--sentences", type=int, default=len(TEST_SENTENCES), help="that flite speaks")
+    options = parser.parse_args()
+    recordings = read_recordings(options)
+    judge = Judge(find_audio_files(options.target)[-N_REFERENCES:])
+    rows = {"recordings": measure(None, recordings, judge)}
+    for folder in options.voices:
+        rows[folder.name] = measure(load_voice(folder), recordings, judge)
+    print(as_table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What a new voice starts from, and how the bundled base voice is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.make_base_voice import HEARD_HZ, extend_upwards, write_base
+from svcnb.checkpoint import read_safetensors, to_plain_names
+from svcnb.models.frame_decoder import SUBFRAMES
+from svcnb.recipes import sovits, sovits_base
+from svcnb.recipes.sovits_base import choose_base, start_from, use_fine_tuning
+from svcnb.run_record import RunRecord, SavedCheckpoint
+from tests.unit.toy_voice import write_voice
+
+
+@pytest.fixture
+def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bundled base voice of two speakers, never trained."""
+    voice = write_voice(tmp_path / "voice", steps=(7,))
+    kept = [SavedCheckpoint(step=7, files=["G_7.pth"])]
+    RunRecord(step=7, epoch=1, batch=0, seconds=120, checkpoints=kept, schedules={}, scaler=None, rng={}).save(voice)
+    monkeypatch.setattr(sovits_base, "BUNDLED_BASE", tmp_path / "base_voice")
+    return write_base(voice, tmp_path / "base_voice", "nobody's data")
+
+
+def test_a_small_voice_with_the_bundled_encoder_starts_from_the_bundled_base(bundled: Path) -> None:
+    config = sovits.Config.small()
+    assert choose_base("auto", config) == bundled
+    config.model.vol_embedding, config.model.n_speakers = True, 3
+    assert choose_base("auto", config) == bundled
+
+
+@pytest.mark.parametrize("base", ["none", None])
+def test_none_starts_from_nothing(bundled: Path, base: str | None) -> None:
+    assert choose_base(base, sovits.Config.small()) is None
+
+
+def test_voices_of_other_sizes_or_another_encoder_start_from_nothing(bundled: Path) -> None:
+    wider, encoder, full = sovits.Config.small(), sovits.Config.small(), sovits.Config.full()
+    wider.model.hidden_channels = 128
+    encoder.use_encoder("soft-units", 200)
+    assert [choose_base("auto", config) for config in (wider, encoder, full)] == [None] * 3
+
+
+def test_a_base_that_is_named_is_taken_whatever_it_is(bundled: Path, tmp_path: Path) -> None:
+    assert choose_base(str(tmp_path / "G_0.pth"), sovits.Config.full()) == tmp_path / "G_0.pth"
+
+
+def test_only_voices_from_the_bundled_base_are_fine_tuned(bundled: Path, tmp_path: Path) -> None:
+    for base, rate in ((bundled, sovits_base.FINE_TUNING_RATE), (tmp_path / "G_0.pth", 1e-3), (None, 1e-3)):
+        config = sovits.Config.small()
+        use_fine_tuning(config, base)
+        assert config.train.learning_rate == rate
+
+
+def test_a_voice_that_knows_its_loudness_starts_from_a_base_that_does_not(bundled: Path) -> None:
+    config = sovits.Config.small()
+    config.model.vol_embedding, config.model.n_speakers = True, 1
+    generator = sovits.build(config).generator
+    start_from(bundled, generator, None)
+    stored = read_safetensors(bundled)[0]
+    torch.testing.assert_close(generator.emb_g.weight[0], stored["emb_g.weight"].float().mean(0))
+    assert torch.equal(generator.pre.weight, stored["pre.weight"].float())
+
+
+def test_the_written_base_says_where_it_comes_from(bundled: Path) -> None:
+    about = json.loads(read_safetensors(bundled)[1]["svcnb"])
+    assert about == {"data": "nobody's data", "steps": 7, "minutes": 2}
+
+
+def test_bands_that_the_readings_lack_start_as_the_highest_ones_they_have() -> None:
+    config = sovits.Config.small()
+    torch.manual_seed(0)
+    before = to_plain_names(sovits.build(config).generator.state_dict())
+    after = extend_upwards(before, config)
+    old, new = (state["dec.head.weight"].unflatten(0, (SUBFRAMES * 4, -1)) for state in (before, after))
+    bin_hz = config.data.sampling_rate / 2 / (old.shape[1] - 1)
+    first, last = round(7000 / bin_hz), round(HEARD_HZ / bin_hz)
+    assert torch.equal(new[:, :last], old[:, :last])
+    torch.testing.assert_close(new[:, -1], old[:, first:last].mean(1))
+    assert after["enc_q.pre.weight"][:, -100:].abs().max() == 0 < before["enc_q.pre.weight"][:, -100:].abs().max()
