@@ -3,7 +3,7 @@
     python -m pretrain.make_base_voice WORK --recordings FOLDER [FOLDER ...] [--without 2033 3080] --minutes 120
 
 WORK gets the clips, the features and the training, each of which goes on where an earlier call stopped; after the
-training the weights are in WORK/base, ready for svcnb.
+training the weights are in WORK/base_voice.safetensors, ready for svcnb.
 
 The readings are at 16 kHz, voices at 22.05 kHz: the losses look below 7.6 kHz only, and what the decoder says about
 the bands above is copied from the highest ones it has heard, which is nearer to the truth than silence.
@@ -22,7 +22,6 @@ from torch import Tensor
 from pretrain.make_encoder_data import recordings
 from svcnb import SvcError
 from svcnb.checkpoint import read_sovits_checkpoint, write_safetensors
-from svcnb.disk import write_text
 from svcnb.models.frame_decoder import SUBFRAMES
 from svcnb.recipes import sovits
 from svcnb.run_record import read_progress
@@ -67,15 +66,14 @@ def extend_upwards(state: dict[str, Tensor], config: sovits.Config) -> dict[str,
     return state | {"enc_q.pre.weight": posterior}
 
 
-def write_base(voice: Path, folder: Path, attribution: str) -> Path:
-    """The newest checkpoint in half precision, with its config and where the data came from."""
+def write_base(voice: Path, path: Path, attribution: str) -> Path:
+    """The newest checkpoint in half precision; config, time and the origin of the data are in its metadata."""
     progress = read_progress(voice)
     config = sovits.Config.load(voice / "config.json")
     state = extend_upwards(read_sovits_checkpoint(voice / f"G_{progress.step}.pth").model, config)
-    about = {"data": attribution, "steps": progress.step, "minutes": round(progress.seconds / 60)}
+    about = {"kind": "base voice", "data": attribution, "steps": progress.step, "minutes": round(progress.seconds / 60)}
     halved = {name: value.half() for name, value in state.items()}
-    write_text(folder / "config.json", json.dumps(config.to_dict(), indent=1) + "\n")
-    return write_safetensors(folder / "G_0.safetensors", halved, {"svcnb": json.dumps(about)})
+    return write_safetensors(path, halved, {"svcnb": json.dumps(about | {"config": config.to_dict()})})
 
 
 def main() -> None:
@@ -96,7 +94,7 @@ def main() -> None:
     print(sovits.prepare(config, work / "clips", work / "features", prepare))
     settings = TrainSettings(max_minutes=options.minutes, device=options.device, keep_checkpoints=2)
     report = sovits.train(work / "features", work / "voice", settings)
-    print(f"{report.step} steps: {write_base(work / 'voice', work / 'base', options.attribution)}")
+    print(f"{report.step} steps: {write_base(work / 'voice', work / 'base_voice.safetensors', options.attribution)}")
 
 
 if __name__ == "__main__":

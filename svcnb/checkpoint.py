@@ -7,7 +7,7 @@ Old weight-norm names (`conv.weight_g`, `conv.weight_v`) are what files hold; to
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ __all__ = [
     "atomic_path",
     "describe_sovits",
     "load_weights",
+    "mix_states",
     "newest_pair",
     "prune_checkpoints",
     "read_checkpoint",
@@ -35,6 +36,7 @@ __all__ = [
     "slim_sovits",
     "to_parametrized_names",
     "to_plain_names",
+    "write_checkpoint",
     "write_safetensors",
 ]
 
@@ -43,6 +45,7 @@ PLAIN = re.compile(r"^(?P<module>(?:.*\.)?)(?P<name>\w+)_(?P<part>[gv])$")
 STEP = re.compile(r"^(?P<letter>[GD])_(?P<step>\d+)\.pth$")
 # Filters of the snake activations: stored, but no parameters, so no optimiser counts them.
 BUFFER = re.compile(r"(^|\.)(upsample\.filter|downsample\.lowpass\.filter)$")
+MOST_NAMED = 12  # differences of two models: all of a missing encoder would be hundreds
 SOVITS_BETAS, SOVITS_EPSILON = (0.8, 0.99), 1e-9
 ENCODER_OF_WIDTH = {
     96: "svcnb-units", 200: "soft-units", 256: "vec256l9", 768: "vec768l12", 1024: "whisper-ppg", 1280: "whisper-ppg-large",
@@ -190,6 +193,13 @@ def _shape(value: Any) -> tuple[int, ...] | str:
     return tuple(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
+def write_checkpoint(path: str | Path, contents: Mapping[str, Any]) -> Path:
+    """Write a torch file; it appears whole or not at all."""
+    with atomic_path(path) as temporary, watched_file(temporary) as file:
+        torch.save(dict(contents), file)
+    return Path(path)
+
+
 # so-vits-svc's files -------------------------------------------------------------------------------
 
 
@@ -210,36 +220,43 @@ def save_sovits_checkpoint(
     iteration: int,
     learning_rate: float,
     optimizer_state: Mapping[str, Any] | None = None,
+    whole_state: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a file that so-vits-svc 4.0/4.1 reads: old weight-norm names, its four keys.
 
     Without `optimizer_state` the state of a fresh AdamW is written, as its own release tool does: its
     loader refuses a file whose optimiser counts other parameters.
+
+    Args:
+        whole_state: the weights before some were left out; a fresh optimiser counts these, as the network has them.
     """
-    path = Path(path)
-    model = to_plain_names(_on_cpu(model_state))
+    model = to_plain_names(_each_once(model_state, lambda value: value.detach().cpu()))
+    counted = model if whole_state is None else to_plain_names(whole_state)
     contents = {
         "model": model,
         "iteration": int(iteration),
-        "optimizer": dict(optimizer_state) if optimizer_state else _fresh_optimizer_state(model, learning_rate),
+        "optimizer": dict(optimizer_state) if optimizer_state else _fresh_optimizer_state(counted, learning_rate),
         "learning_rate": float(learning_rate),
     }
-    with atomic_path(path) as temporary, watched_file(temporary) as file:
-        torch.save(contents, file)
-    return path
+    return write_checkpoint(path, contents)
 
 
-def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies that share memory where the originals do (shared flow layers are stored once)."""
-    moved: dict[tuple, Tensor] = {}
-    keys = {name: (value.data_ptr(), value.shape, value.dtype) for name, value in state.items()}
+def _each_once(state: Mapping[str, Tensor], change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """Every tensor changed; names that share one still do (shared flow layers are stored once)."""
+    changed: dict[tuple, Tensor] = {}
+    keys = {name: _memory(value) for name, value in state.items()}
     for name, value in state.items():
-        moved.setdefault(keys[name], value.detach().cpu())
-    return {name: moved[key] for name, key in keys.items()}
+        if keys[name] not in changed:
+            changed[keys[name]] = change(value)
+    return {name: changed[key] for name, key in keys.items()}
+
+
+def _memory(value: Tensor) -> tuple:
+    return value.data_ptr(), value.shape, value.dtype
 
 
 def _fresh_optimizer_state(model: Mapping[str, Tensor], learning_rate: float) -> dict[str, Any]:
-    unique = {(v.data_ptr(), v.shape): v for name, v in model.items() if not BUFFER.search(name)}
+    unique = {_memory(value): value for name, value in model.items() if not BUFFER.search(name)}
     parameters = [nn.Parameter(torch.empty(0)) for _ in unique]
     return torch.optim.AdamW(parameters, lr=learning_rate, betas=SOVITS_BETAS, eps=SOVITS_EPSILON).state_dict()
 
@@ -261,7 +278,40 @@ def read_sovits_checkpoint(path: str | Path) -> SovitsCheckpoint:
 def slim_sovits(state: Mapping[str, Tensor], *, half: bool = False) -> dict[str, Tensor]:
     """The weights that conversion needs: without the posterior encoder `enc_q`, about a third of the file."""
     kept = {name: value for name, value in to_plain_names(state).items() if "enc_q" not in name}
-    return {n: v.half() if v.is_floating_point() else v for n, v in kept.items()} if half else kept
+    return _each_once(kept, lambda value: value.half() if value.is_floating_point() else value) if half else kept
+
+
+def mix_states(states: Mapping[str, Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
+    """Weighted sum of every tensor of several models of one architecture, in the dtype of the first.
+
+    Args:
+        states: by the name that errors call them.
+        weights: one for each; they are taken as they are.
+
+    Raises:
+        CheckpointError: a tensor that only some have, or of another shape; the differences are named.
+    """
+    (first_name, first), *others = ((name, to_plain_names(state)) for name, state in states.items())
+    differences = [text for name, other in others for text in _state_differences(first_name, first, name, other)]
+    if differences:
+        named = "; ".join(differences[:MOST_NAMED]) + ("; ..." if len(differences) > MOST_NAMED else "")
+        raise CheckpointError(f"these models cannot be mixed, {len(differences)} differences: {named}. "
+                              "Take models of one architecture and one encoder, all whole or all released")  # fmt: skip
+    models = [first, *(other for _, other in others)]
+    mixed: dict[tuple, Tensor] = {}
+    keys = {name: tuple(_memory(model[name]) for model in models) for name in first}
+    for name, key in keys.items():
+        if key not in mixed:
+            parts = (weight * model[name].double() for weight, model in zip(weights, models, strict=True))
+            mixed[key] = first[name] if BUFFER.search(name) else sum(parts).to(first[name].dtype)
+    return {name: mixed[key] for name, key in keys.items()}
+
+
+def _state_differences(name: str, one: Mapping[str, Any], other_name: str, other: Mapping[str, Any]) -> list[str]:
+    found = [f"{key} is in {name}, not in {other_name}" for key in one if key not in other]
+    found += [f"{key} is in {other_name}, not in {name}" for key in other if key not in one]
+    shared = [key for key in one if key in other and _shape(one[key]) != _shape(other[key])]
+    return found + [f"{key} is {_shape(one[key])} in {name}, {_shape(other[key])} in {other_name}" for key in shared]
 
 
 def _numbered(folder: str | Path, letter: str) -> dict[int, Path]:

@@ -24,7 +24,7 @@ EXIT_INTERRUPTED = 130
 class Flag:
     """A conversion option: its so-vits-svc flags and the field of ConversionSettings it fills.
 
-    A default of False makes it a switch.
+    A default of False makes it a switch, a number one that takes a number.
     """
 
     flags: tuple[str, ...]
@@ -40,6 +40,14 @@ CONVERSION_FLAGS = (
     Flag(("-ft", "--f0_filter_threshold"), "f0_threshold", 0.05, "voicing threshold of the neural predictors, 0..1"),
     Flag(("-cr", "--cluster_infer_ratio"), "cluster_ratio", 0.0, "pull towards the voice's sounds: 0 clear words .. 1 its timbre"),
     Flag(("-fr", "--feature_retrieval"), "feature_retrieval", False, "pull towards nearest frames (index), not to centres"),
+    Flag(("-eh", "--enhance"), "enhance", False, "sing the result again through the vocoder: helps voices with little data"),
+    Flag(("-eak", "--enhancer_adaptive_key"), "enhancer_adaptive_key", 0, "semitones the enhancer works lower, for high voices"),
+    Flag(("-shd", "--shallow_diffusion"), "shallow_diffusion", False, "refine the result with the voice's diffusion model"),
+    Flag(("-ks", "--k_step"), "k_step", 100, "noise steps of it: more is further from the voice's own result"),
+    Flag(("-se", "--second_encoding"), "second_encoding", False, "it hears the words in the result, not in the recording"),
+    Flag(("-od", "--only_diffusion"), "only_diffusion", False, "convert with the diffusion model alone"),
+    Flag(("-usm", "--use_spk_mix"), "speaker_mix", None, "mix speakers: ada=0.7,bob=0.3, or ada=1>0,bob=0>1, or a file"),
+    Flag(("-lea", "--loudness_envelope_adjustment"), "loudness_envelope_ratio", 1.0, "0 loudness of the input .. 1 the voice's own"),
     Flag(("-sd", "--slice_db"), "slice_db", -40.0, "silence threshold for slicing, dB; -30 for noisy recordings"),
     Flag(("-wf", "--wav_format"), "audio_format", "flac", "flac, wav, ogg or mp3"),
     Flag(("-ns", "--noice_scale", "--noise_scale"), "noise_scale", 0.4, "amount of noise in the prior, 0..1"),
@@ -54,7 +62,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Names defaults where there is a value to name."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, []):
+        if action.default in (None, False, [], ""):
             return action.help
         return super()._get_help_string(action)
 
@@ -101,7 +109,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"svcnb {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_CommandParser)
-    for add in (_add_slice, _add_features, _add_train, _add_cluster, _add_index, _add_convert, _add_evaluate, _add_demo):
+    steps = (
+        _add_weights, _add_slice, _add_features, _add_train, _add_vocoder, _add_diffusion, _add_cluster, _add_index,
+        _add_convert, _add_evaluate, _add_mix, _add_compress, _add_export, _add_demo,
+    )  # fmt: skip
+    for add in steps:
         add(subparsers)
     return parser
 
@@ -118,6 +130,14 @@ def _command(subparsers, name: str, run, summary: str) -> argparse.ArgumentParse
     return parser
 
 
+def _add_weights(subparsers) -> None:
+    parser = _command(subparsers, "weights", commands.run_weights, "list pretrained weights, or fetch what some choices need")
+    parser.add_argument("choices", nargs="*", metavar="CHOICE",
+                        help="an encoder, an f0 method, shallow_diffusion, enhance, base, or a name of the table")  # fmt: skip
+    parser.add_argument("--fetch", action="store_true", help="download those that are not there; broken downloads go on")
+    parser.add_argument("--folder", type=Path, default=Path("pretrain"), help="where weights lie")
+
+
 def _add_slice(subparsers) -> None:
     parser = _command(subparsers, "slice", commands.run_slice, "cut recordings at silence into training clips")
     parser.add_argument("raw", type=Path, metavar="RAW", help="folder with one folder of recordings per speaker")
@@ -126,6 +146,7 @@ def _add_slice(subparsers) -> None:
     parser.add_argument("--min_clip_s", type=_number, default=1.0, help="shorter pieces are joined or dropped, seconds")
     parser.add_argument("--max_clip_s", type=_number, default=12.0, help="no clip is longer, seconds")
     parser.add_argument("--level", default="off", help="bring clips to one level: off, peak or lufs")
+    parser.add_argument("--level_db", type=_number, default=-20.0, help="that level: peak in dBFS, or loudness in LUFS")
     parser.add_argument("--sample_rate_hz", type=int, default=44100, help="rate of the clips, Hz")
     parser.add_argument("--overwrite", action="store_true", help="cut again what is already cut")
 
@@ -135,7 +156,8 @@ def _add_features(subparsers) -> None:
     parser.add_argument("clips", type=Path, metavar="CLIPS", help="folder made by `svcnb slice`")
     parser.add_argument("features", type=Path, metavar="FEATURES", help="folder for the features")
     parser.add_argument("--config", default="small", help="small (2 CPU cores), full (a GPU) or a config.json")
-    parser.add_argument("--speech_encoder", default="auto", metavar="TEXT", help="content encoder; auto takes the best")
+    parser.add_argument("--speech_encoder", default="auto", metavar="TEXT",
+                        help="content encoder, e.g. vec768l12, whisper-ppg, wavlmbase+; auto takes the best")  # fmt: skip
     parser.add_argument("--f0_predictor", default="auto", metavar="TEXT", help="auto, fcpe, rmvpe, crepe, dio, harvest, pm")
     parser.add_argument("--vol_embedding", action="store_true", help="let the voice follow the loudness of the input")
     parser.add_argument("--num_processes", type=int, default=1, metavar="N", help="processes at the same time")
@@ -148,27 +170,58 @@ def _add_train(subparsers) -> None:
     parser = _command(subparsers, "train", commands.run_train, "train a voice from features")
     parser.add_argument("features", type=Path, metavar="FEATURES", help="folder made by `svcnb features`")
     parser.add_argument("voice", type=Path, metavar="VOICE", help="folder for the checkpoints and the history")
-    parser.add_argument("--max_steps", type=int, help="stop after this many steps in all")
-    parser.add_argument("--max_minutes", type=_number, help="stop after this many minutes")
     parser.add_argument("--batch_size", type=_size, metavar="N", help="clips per step, or auto (tries a GPU); else the config's")
     parser.add_argument(
         "--num_processes", type=int, default=1, metavar="N", dest="n_processes",
         help="processes that train together, each with its own batch: one per GPU",
     )  # fmt: skip
-    parser.add_argument("--log_every_steps", type=int, default=50, help="steps between logged losses")
-    parser.add_argument("--save_every_steps", type=int, default=800, help="steps between checkpoints")
-    parser.add_argument("--validate_every_steps", type=int, default=100, help="steps between held-out measurements")
-    parser.add_argument("--stop_when_flat", action="store_true", help="stop when held-out clips have not got better for long")
-    parser.add_argument("--keep_checkpoints", type=int, default=3, help="newest checkpoints kept, and the best; 0 keeps all")
     parser.add_argument("--key_shift_semitones", type=_number, metavar="N", help="also train on clips moved by up to this")
     parser.add_argument("--vol_aug", action="store_true", default=None, help="also train on clips of another loudness")
     parser.add_argument("--tensorboard", action="store_true", help="write event files into VOICE/tensorboard")
-    parser.add_argument("--precision", default="fp32", help="fp32, fp16 (a T4) or bf16 (newer GPUs and CPUs)")
     parser.add_argument(
         "--base", default="auto", help="folder of a base model, or a G_*.pth, to start from; auto takes the bundled one "
         "for the small size, none starts from nothing",
     )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on with the newest checkpoint in VOICE")
+    _add_training_flags(parser, keep_checkpoints=3)
+
+
+def _add_vocoder(subparsers) -> None:
+    parser = _command(subparsers, "vocoder", commands.run_vocoder, "train a vocoder, for convert -eh and shallow diffusion")
+    parser.add_argument("source", type=Path, metavar="CLIPS", help="folder of clips, or the features made of them")
+    parser.add_argument("folder", type=Path, metavar="FOLDER",
+                        help="VOICE/vocoder to use it for that voice, pretrain/nsf_hifigan for all; goes on where it stopped")  # fmt: skip
+    parser.add_argument("--config", metavar="TEXT", help="small (2 CPU cores), full (a GPU) or a config.json; else small")
+    parser.add_argument("--voice", type=Path, help="also learn to mend what this voice makes of the clips")
+    parser.add_argument("--base", type=Path, help="vocoder to start from: a folder, its model file or a released zip")
+    _add_training_flags(parser, keep_checkpoints=2)
+
+
+def _add_diffusion(subparsers) -> None:
+    summary = "train a voice's diffusion model, for convert -shd and -od"
+    parser = _command(subparsers, "diffusion", commands.run_diffusion, summary)
+    parser.add_argument("features", type=Path, metavar="FEATURES", help="folder the voice was trained on")
+    parser.add_argument("voice", type=Path, metavar="VOICE",
+                        help="folder of the voice; gets diffusion/, and goes on where it stopped")  # fmt: skip
+    parser.add_argument("--config", default="auto", metavar="TEXT",
+                        help="small (2 CPU cores), full (a GPU), a diffusion.yaml, or auto: as the voice")  # fmt: skip
+    parser.add_argument("--k_step_max", type=int, metavar="N", help="noise steps to learn, 0 = all (for -od); else the config's")
+    parser.add_argument("--batch_size", type=int, metavar="N", help="crops of two seconds per step; else the config's")
+    parser.add_argument("--vocoder", type=Path, metavar="FILE", help="its mel settings count; else as in convert")
+    parser.add_argument("--base", type=Path, help="model_*.pt to start from; else the newest in VOICE/diffusion, if any")
+    parser.add_argument("--tensorboard", action="store_true", help="write event files into VOICE/diffusion/tensorboard")
+    _add_training_flags(parser, keep_checkpoints=2)
+
+
+def _add_training_flags(parser: argparse.ArgumentParser, *, keep_checkpoints: int) -> None:
+    parser.add_argument("--max_steps", type=int, help="stop after this many steps in all")
+    parser.add_argument("--max_minutes", type=_number, help="stop after this many minutes")
+    parser.add_argument("--log_every_steps", type=int, default=50, help="steps between logged losses")
+    parser.add_argument("--save_every_steps", type=int, default=800, help="steps between checkpoints")
+    parser.add_argument("--validate_every_steps", type=int, default=100, help="steps between held-out measurements")
+    parser.add_argument("--stop_when_flat", action="store_true", help="stop when held-out clips have not got better for long")
+    parser.add_argument("--keep_checkpoints", type=int, default=keep_checkpoints, help="newest checkpoints kept, and the best; 0 keeps all")
+    parser.add_argument("--precision", default="fp32", help="fp32, fp16 (a T4) or bf16 (newer GPUs and CPUs)")
     parser.add_argument("--seed", type=int, default=1234, help="start of the random numbers")
     parser.add_argument("-d", "--device", default="auto", help="auto, cpu or cuda")
 
@@ -215,11 +268,16 @@ def _add_conversion_flags(parser: argparse.ArgumentParser) -> None:
         if flag.default is False:
             parser.add_argument(*flag.flags, action="store_true", **names)
         else:
-            kind = str if isinstance(flag.default, str) else _number
+            kind = _number if isinstance(flag.default, (int, float)) else str
             parser.add_argument(*flag.flags, type=kind, metavar="TEXT" if kind is str else "N", **names)
     parser.add_argument(
         "-cm", "--cluster_model_path", type=Path, metavar="FILE", help="centres or index; else those beside the model"
     )
+    parser.add_argument("-dm", "--diffusion_model_path", type=Path, metavar="FILE",
+                        help="diffusion model; else the best in VOICE/diffusion")  # fmt: skip
+    parser.add_argument("-dc", "--diffusion_config_path", type=Path, metavar="FILE", help="its config.yaml; else beside it")
+    parser.add_argument("--vocoder", type=Path, metavar="FILE",
+                        help="vocoder: a folder, its model file or a released zip; else VOICE/vocoder or pretrain/nsf_hifigan")  # fmt: skip
 
 
 def _add_evaluate(subparsers) -> None:
@@ -245,6 +303,30 @@ def _add_evaluate(subparsers) -> None:
     _add_conversion_flags(parser)
     parser.add_argument("--overwrite", action="store_true", help="measure again what is measured already")
     parser.add_argument("-d", "--device", default="auto", help="auto, cpu or cuda")
+
+
+def _add_mix(subparsers) -> None:
+    parser = _command(subparsers, "mix", commands.run_mix, "mix the weights of several voices of one kind into a new voice")
+    parser.add_argument("voices", nargs="+", metavar="VOICE", help="two or more: folders of voices, or their G_*.pth")
+    parser.add_argument("-o", "--output", type=Path, default=Path("data/models/mixed"), help="folder of the new voice, or a .pth")
+    parser.add_argument("--weights", nargs="+", type=_number, metavar="N", help="one for each, 100 is one whole; else equal")
+    parser.add_argument("--mode", default="convex", help="convex (softmax of the weights, adds up to 1) or linear (as they are)")
+
+
+def _add_compress(subparsers) -> None:
+    summary = "make a small file of a voice to hand on, without what only training needs"
+    parser = _command(subparsers, "compress", commands.run_compress, summary)
+    parser.add_argument("voice", type=Path, metavar="VOICE", help="folder of the voice, or its G_*.pth")
+    parser.add_argument("-o", "--output", type=Path, help="the new file; else NAME_release.pth beside the old one")
+    parser.add_argument("-hf", "--half", action="store_true", help="16-bit numbers: half of the size again")
+
+
+def _add_export(subparsers) -> None:
+    parser = _command(subparsers, "export", commands.run_export, "write a voice as one ONNX file, for programs without Python")
+    parser.add_argument("voice", type=Path, metavar="VOICE", help="folder of the voice, its G_*.pth or a zip file")
+    parser.add_argument("output", type=Path, metavar="FILE", help="FILE.onnx; its description becomes FILE.json")
+    parser.add_argument("--one_speaker", action="store_true", help="take a speaker's number, though the voice could mix several")
+    parser.add_argument("--check", action="store_true", help="compare what it sings with torch, in onnxruntime")
 
 
 def _add_demo(subparsers) -> None:

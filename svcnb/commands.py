@@ -12,7 +12,8 @@ from svcnb import SvcError
 from svcnb.workspace import choose_device
 
 if TYPE_CHECKING:
-    from svcnb.recipes.sovits import Config
+    from svcnb.recipes.sovits import Config, Voice
+    from svcnb.training import TrainReport
 
 
 def _settings(settings_class: type, **values: Any) -> Any:
@@ -26,6 +27,20 @@ def _settings(settings_class: type, **values: Any) -> Any:
         raise SvcError("; ".join(told)) from None
 
 
+def run_weights(options: argparse.Namespace) -> None:
+    from svcnb.downloads import TABLE_HEADINGS, WEIGHTS, fetch, table_of, weights_for
+    from svcnb.widgets import Table
+
+    if options.fetch and not options.choices:
+        raise SvcError("--fetch needs to know what for: name an encoder, an f0 method, an option, or a row of the table")
+    rows = weights_for(options.choices) if options.choices else list(WEIGHTS.values())
+    if options.fetch:
+        for row in rows:
+            fetched = fetch(row.name, options.folder)
+            print(f"{fetched.path}: {fetched.mirror or 'was here'}, {fetched.n_bytes / 1e6:.1f} MB, {fetched.verified}")
+    print(Table(TABLE_HEADINGS, table_of(rows, options.folder)) if rows else "these choices need no weights")
+
+
 def run_slice(options: argparse.Namespace) -> None:
     from svcnb.slicing import CutSettings, cut_folder
 
@@ -35,6 +50,7 @@ def run_slice(options: argparse.Namespace) -> None:
         min_clip_s=options.min_clip_s,
         max_clip_s=options.max_clip_s,
         level=options.level,
+        level_db=options.level_db,
         sample_rate_hz=options.sample_rate_hz,
     )
     report = cut_folder(options.raw, options.clips, settings, overwrite=options.overwrite)
@@ -76,17 +92,48 @@ def run_features(options: argparse.Namespace) -> None:
 def run_train(options: argparse.Namespace) -> None:
     from svcnb.recipes import sovits
     from svcnb.training import TrainSettings
-    from svcnb.training_advice import read_advice
 
     given = {name: getattr(options, name) for name in TrainSettings.model_fields if hasattr(options, name)}
     settings = _settings(TrainSettings, **given)
     choices = {"resume": options.resume, "base": options.base, "batch_size": options.batch_size}
     report = sovits.train(options.features, options.voice, settings, **choices)
+    _tell_training(report, options.voice)
+
+
+def run_vocoder(options: argparse.Namespace) -> None:
+    from svcnb.recipes import sovits, vocoder
+    from svcnb.training import TrainSettings
+
+    given = {name: getattr(options, name) for name in TrainSettings.model_fields if hasattr(options, name)}
+    settings = _settings(TrainSettings, **given)
+    sizes = {"small": vocoder.VocoderConfig.small, "full": vocoder.VocoderConfig.full}
+    config = None
+    if options.config is not None:
+        config = sizes[options.config]() if options.config in sizes else vocoder.VocoderConfig.load(options.config)
+    voice = sovits.load_voice(options.voice, device=choose_device(options.device)) if options.voice else None
+    report = vocoder.train(options.source, options.folder, settings, config=config, base=options.base, voice=voice)
+    _tell_training(report, options.folder)
+
+
+def run_diffusion(options: argparse.Namespace) -> None:
+    from svcnb.recipes import sovits
+    from svcnb.training import TrainSettings
+
+    given = {name: getattr(options, name) for name in TrainSettings.model_fields if hasattr(options, name)}
+    names = ("config", "batch_size", "k_step_max", "vocoder", "base")
+    choices = sovits.DiffusionChoices(**{name: getattr(options, name) for name in names})
+    _tell_training(sovits.train_diffusion(options.features, options.voice, _settings(TrainSettings, **given), choices),
+                   options.voice)  # fmt: skip
+
+
+def _tell_training(report: TrainReport, folder: Path) -> None:
+    from svcnb.training_advice import read_advice
+
     print(read_advice(report.history_path))
     if report.best is not None:
         print(f"best checkpoint: step {report.best.step} ({report.best.measure} {report.best.value:.3f} on held-out clips)")
     print(f"{report.steps} steps in {report.seconds:.0f} s ({report.steps_per_second:.2f} per second), "
-          f"stopped by {report.stopped_by}: {options.voice}")  # fmt: skip
+          f"stopped by {report.stopped_by}: {folder}")  # fmt: skip
 
 
 def run_cluster(options: argparse.Namespace) -> None:
@@ -116,11 +163,12 @@ def run_convert(options: argparse.Namespace) -> None:
         for speaker in options.spk_list or [None]
         for path, shift in zip(inputs, shifts, strict=True)
     ]
-    parts = {"config": options.config_path, "cluster_model": options.cluster_model_path, "checkpoint": options.checkpoint}
-    voice = sovits.load_voice(voice_path, device=choose_device(options.device), **parts)
+    voice = _load_voice(voice_path, options)
+    if voice_path.suffix.lower() == ".zip":
+        print(f"{voice_path} is unpacked in {voice.folder}, for next time too: remove it when you need the room", file=sys.stderr)
     for _, settings in jobs:
         voice.check(settings)
-    if not options.spk_list and len(voice.speakers) > 1:
+    if not options.spk_list and len(voice.speakers) > 1 and not options.speaker_mix:
         print(f"speaker {voice.speaker_name(None)} of {', '.join(sorted(voice.speakers))}: -s chooses", file=sys.stderr)
     names = distinct_names([voice.result_name(path, settings) for path, settings in jobs])
     melody = F0Track.from_csv(options.f0_csv) if options.f0_csv else None
@@ -140,11 +188,29 @@ def run_convert(options: argparse.Namespace) -> None:
         raise SvcError(f"{len(skipped)} of {len(jobs)} conversions failed, see above; the others are in {options.output}")
 
 
+def _load_voice(path: Path, options: argparse.Namespace) -> Voice:
+    """The voice with the files that the flags of a conversion name."""
+    from svcnb.recipes import sovits
+
+    parts = {
+        "device": choose_device(options.device),
+        "vocoder": options.vocoder,
+        "diffusion": sovits.DiffusionFiles(options.diffusion_model_path, options.diffusion_config_path),
+    }
+    if options.only_diffusion:
+        return sovits.load_diffusion_voice(path, **parts)
+    return sovits.load_voice(
+        path, config=options.config_path, checkpoint=options.checkpoint, cluster_model=options.cluster_model_path, **parts
+    )
+
+
 def _voice_and_inputs(options: argparse.Namespace) -> tuple[Path, list[Path]]:
     """The voice (folder or G_*.pth) and the recordings, wherever on the line they were named."""
     paths = [Path(text) for text in options.paths]
     if options.model_path is not None:
         voice_path = options.model_path
+    elif options.only_diffusion and options.diffusion_model_path is not None and not (paths and paths[0].is_dir()):
+        voice_path = options.diffusion_model_path
     elif paths:
         voice_path = paths.pop(0)
     else:
@@ -185,8 +251,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     names = ("transposition", "n_references", "n_copies", "most", "max_seconds", "parallel")
     chosen = {name: getattr(options, name) for name in names} | {"words": not options.no_words}
     settings = _settings(EvaluationSettings, conversion=conversion, **chosen)
-    parts = {"config": options.config_path, "cluster_model": options.cluster_model_path, "checkpoint": options.checkpoint}
-    voice = sovits.load_voice(options.voice, device=choose_device(options.device), **parts)
+    voice = _load_voice(options.voice, options)
     voice.check(conversion)
     target = options.target
     if (target / "settings.json").is_file():
@@ -197,6 +262,27 @@ def run_evaluate(options: argparse.Namespace) -> None:
         print(f"- {text}")
     _tell_skipped([(skipped.name, skipped.reason) for skipped in evaluation.skipped])
     print(write_page(evaluation, options.output, estimate_f0=voice.estimate_f0))
+
+
+def run_mix(options: argparse.Namespace) -> None:
+    from svcnb.recipes import sovits
+
+    print(sovits.mix_voices(options.voices, options.output, rates=options.weights, mode=options.mode))
+
+
+def run_compress(options: argparse.Namespace) -> None:
+    from svcnb.recipes import sovits
+
+    print(sovits.compress_voice(options.voice, options.output, half=options.half))
+
+
+def run_export(options: argparse.Namespace) -> None:
+    from svcnb.recipes import sovits
+
+    print(sovits.export_voice(options.voice, options.output, mixes=False if options.one_speaker else None))
+    if options.check:
+        deviations = sovits.check_export(options.output, options.voice)
+        print("; ".join(f"{n} frames: differs from torch by {most:.1e} at most" for n, most in deviations.items()))
 
 
 def run_demo(options: argparse.Namespace) -> None:

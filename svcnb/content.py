@@ -1,32 +1,50 @@
 """Content encoders: what is said or sung, 50 frames a second, with as little of the voice as possible.
 
-One table. A new encoder is a new row, and a `load` function only where its network is a new one. Files
-made with fairseq load without fairseq.
+One table. A new encoder is a new row, and a `load` function only where its network is a new one: the
+modules encoder_* have those for foreign files, which load without the programs that made them.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svcnb import MissingExtra, SvcError
-from svcnb.checkpoint import CheckpointError, load_weights, read_checkpoint, to_plain_names
+from svcnb import SvcError
 from svcnb.downloads import find_weights, has_weights
+from svcnb.encoder_dphubert import load_dphubert
+from svcnb.encoder_hubert import HubertEncoder, HubertNetwork, hubert_from_state, load_hubert, load_wavlm, stored_heads
+from svcnb.encoder_input import SAMPLE_RATE_HZ
+from svcnb.encoder_onnx import load_onnx
+from svcnb.encoder_whisper import load_whisper
 from svcnb.learned_units import LearnedUnits, load_network
 from svcnb.soft_units import SoftUnitNetwork, SoftUnits
-from svcnb.torchaudio_parts import ensure_torchaudio
 
-SAMPLE_RATE_HZ = 16000
-HEAD_WIDTH = 64  # of every published HuBERT; a file's own config is believed first
+__all__ = [
+    "ENCODERS",
+    "EXPAND_MODES",
+    "SAMPLE_RATE_HZ",
+    "ContentEncoder",
+    "ContentError",
+    "EncoderRow",
+    "HubertEncoder",
+    "HubertNetwork",
+    "align_to_frames",
+    "encoder_for_width",
+    "hubert_from_state",
+    "load_encoder",
+    "resolve_encoder",
+    "stored_heads",
+]
+
 EXPAND_MODES = ("left", "nearest", "linear")
 
 
@@ -84,63 +102,78 @@ def align_to_frames(features: Tensor, n_frames: int, *, mode: str = "nearest") -
 
 @dataclass(frozen=True)
 class EncoderRow:
-    """One encoder. `layer`: transformer layers that are run (1-based, no norm after the last);
-    `projected`: the file's final projection follows; `padding_samples`: zeros put at each end."""
+    """One encoder. `width` is that of the published file: it names the encoder of a config that does not.
+    `load(path, name=...)` takes the sizes from the file itself."""
 
     name: str
     weights: str  # name in downloads.WEIGHTS
     width: int
-    load: Callable[[EncoderRow, Path], ContentEncoder]
-    layer: int = 0
-    projected: bool = False
-    padding_samples: int = 0
-    hop_samples: int = 320
-    note: str = ""
+    load: Callable[..., ContentEncoder]
+    note: str
 
 
-def _load_hubert_row(row: EncoderRow, path: Path) -> HubertEncoder:
-    checkpoint = read_checkpoint(path)
-    network = hubert_from_state(
-        checkpoint.get("model", checkpoint), n_layers=row.layer, n_heads=stored_heads(checkpoint), projected=row.projected
-    )
-    return HubertEncoder(network, name=row.name, padding_samples=row.padding_samples)
-
-
-def _load_soft_units(row: EncoderRow, path: Path) -> SoftUnits:
+def _load_soft_units(path: Path, *, name: str) -> SoftUnits:
     return SoftUnits(SoftUnitNetwork.load(path))
 
 
-def _load_learned_units(row: EncoderRow, path: Path) -> LearnedUnits:
+def _load_learned_units(path: Path, *, name: str) -> LearnedUnits:
     return LearnedUnits(load_network(path))
 
 
+# n_layers: transformer layers that are run (1-based), all where it is absent.
+_vec256l9 = partial(load_hubert, n_layers=9, projected=True)
+# 40 samples = (400 - 320) / 2: as many frames as hops
+_hubert_soft = partial(load_hubert, n_layers=12, projected=True, padding_samples=40)
+
+# The first row of a width is taken where a config gives no name.
 ENCODERS: dict[str, EncoderRow] = {
     row.name: row
     for row in (
-        EncoderRow(
-            "vec768l12", "contentvec", 768, _load_hubert_row, layer=12, note="ContentVec; the default of so-vits-svc 4.1, and RVC v2's"
-        ),
-        EncoderRow(
-            "vec256l9", "contentvec", 256, _load_hubert_row, layer=9, projected=True, note="ContentVec; so-vits-svc 4.0 and RVC v1"
-        ),
-        # 40 samples = (400 - 320) / 2: as many frames as hops
-        EncoderRow(
-            "hubertsoft", "hubert-soft", 256, _load_hubert_row, layer=12, projected=True, padding_samples=40, note="soft speech units"
-        ),
-        EncoderRow("svcnb-units", "svcnb-units", 96, _load_learned_units, note="bundled and learned (from English), needs no download"),
-        EncoderRow("soft-units", "soft-units", 200, _load_soft_units, note="bundled, not learned: no language at all; understands less"),
+        EncoderRow("vec768l12", "contentvec", 768, partial(load_hubert, n_layers=12),
+                   "ContentVec; the default of so-vits-svc 4.1, and RVC v2's"),
+        EncoderRow("vec256l9", "contentvec", 256, _vec256l9, "ContentVec; so-vits-svc 4.0 and RVC v1"),
+        EncoderRow("hubertsoft", "hubert-soft", 256, _hubert_soft, "soft speech units"),
+        EncoderRow("whisper-ppg", "whisper-medium", 1024, load_whisper, "Whisper medium: many languages, slow"),
+        EncoderRow("whisper-ppg-large", "whisper-large", 1280, load_whisper, "Whisper large-v2: slower still"),
+        EncoderRow("whisper-ppg-small", "whisper-small", 768, load_whisper, "Whisper small; not in so-vits-svc's list"),
+        EncoderRow("cnhubertlarge", "chinese-hubert-large", 1024, load_hubert, "HuBERT large for Chinese"),
+        EncoderRow("dphubert", "dphubert", 768, load_dphubert, "DPHuBERT: a quarter of HuBERT base, quick"),
+        EncoderRow("wavlmbase+", "wavlm-base-plus", 768, load_wavlm, "WavLM Base+; keeps more of the voice"),
+        EncoderRow("vec256l9-onnx", "vec256l9-onnx", 256, load_onnx, "ContentVec as an ONNX file"),
+        EncoderRow("vec256l12-onnx", "vec256l12-onnx", 256, load_onnx, "ContentVec as an ONNX file"),
+        EncoderRow("vec768l9-onnx", "vec768l9-onnx", 768, load_onnx, "ContentVec as an ONNX file"),
+        EncoderRow("vec768l12-onnx", "vec768l12-onnx", 768, load_onnx, "ContentVec as an ONNX file"),
+        EncoderRow("hubertsoft-onnx", "hubertsoft-onnx", 256, load_onnx, "soft speech units as an ONNX file"),
+        EncoderRow("svcnb-units", "svcnb-units", 96, _load_learned_units,
+                   "bundled and learned (from English), needs no download"),
+        EncoderRow("soft-units", "soft-units", 200, _load_soft_units,
+                   "bundled, not learned: no language at all; understands less"),
     )
-}
+}  # fmt: skip
 
 
-def load_encoder(name: str = "auto", *, folder: str | Path = Path("pretrain"), device: str | torch.device = "cpu") -> ContentEncoder:
+def load_encoder(
+    name: str = "auto", *, folder: str | Path = Path("pretrain"), device: str | torch.device = "cpu",
+    width: int | None = None,
+) -> ContentEncoder:  # fmt: skip
     """The encoder of that name with its weights from `folder`; "auto" takes the best one that is there.
 
+    Args:
+        width: values per frame that a voice needs; without it, any width will do, with a warning where it is
+            not the published file's.
+
     Raises:
-        ContentError: unknown name. SvcError: weights absent (the message names the file) or unusable.
+        ContentError: unknown name, or another width. SvcError: weights absent (the message names the file) or unusable.
     """
     row = ENCODERS[resolve_encoder(name, folder)]
-    encoder = row.load(row, find_weights(row.weights, folder))
+    path = find_weights(row.weights, folder)
+    encoder = row.load(path, name=row.name)
+    if width is not None and encoder.width != width:
+        found = f"{path} gives {encoder.width}"
+        raise ContentError(f"the voice needs {width} values per frame, {found}: is it {row.name}'s own file?")
+    if encoder.width not in (row.width, width):
+        found = f"{path} gives {encoder.width} values per frame, {row.name} has {row.width}"
+        warnings.warn(f"{found}: is it another model's file? A voice trained with it cannot be loaded", stacklevel=2)
     encoder.network.to(device)
     return encoder
 
@@ -172,178 +205,3 @@ def encoder_for_width(ssl_dim: int, speech_encoder: str | None = None) -> str:
             f"Set speech_encoder to {' or '.join(fitting) or 'the encoder it was trained with'}."
         )
     return name
-
-
-# HuBERT --------------------------------------------------------------------------------------------
-
-# (pattern, replacement): names in the file -> names in transformers' HubertModel
-FAIRSEQ_NAMES = (
-    (r"^feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
-    (r"^feature_extractor\.conv_layers\.0\.2\.", "feature_extractor.conv_layers.0.layer_norm."),
-    (r"^layer_norm\.", "feature_projection.layer_norm."),
-    (r"^post_extract_proj\.", "feature_projection.projection."),
-    (r"^encoder\.pos_conv\.0\.", "encoder.pos_conv_embed.conv."),
-    (r"\.self_attn\.", ".attention."),
-    (r"\.self_attn_layer_norm\.", ".layer_norm."),
-    (r"\.fc1\.", ".feed_forward.intermediate_dense."),
-    (r"\.fc2\.", ".feed_forward.output_dense."),
-)
-SOFT_NAMES = (
-    (r"^feature_extractor\.conv(\d+)\.", r"feature_extractor.conv_layers.\1.conv."),
-    (r"^feature_extractor\.norm0\.", "feature_extractor.conv_layers.0.layer_norm."),
-    (r"^feature_projection\.norm\.", "feature_projection.layer_norm."),
-    (r"^positional_embedding\.conv\.", "encoder.pos_conv_embed.conv."),
-    (r"^norm\.", "encoder.layer_norm."),
-    (r"^proj\.", "final_proj."),
-    (r"\.self_attn\.", ".attention."),
-    (r"\.linear1\.", ".feed_forward.intermediate_dense."),
-    (r"\.linear2\.", ".feed_forward.output_dense."),
-    (r"\.norm1\.", ".layer_norm."),
-    (r"\.norm2\.", ".final_layer_norm."),
-)
-TRAINING_ONLY = ("mask_emb", "label_embs_concat", "masked_spec_embed", "label_embedding.")
-
-
-class HubertNetwork(nn.Module):
-    """HuBERT's convolutions and first layers, then the projection where the encoder has one."""
-
-    def __init__(self, hubert: nn.Module, projection: nn.Linear | None) -> None:
-        super().__init__()
-        self.hubert = hubert
-        self.projection = projection
-
-    def conv_features(self, waveform: Tensor) -> Tensor:
-        """[B, T] -> [B, C, N]: the convolutions' output, N = (T - 400) // 320 + 1 for the usual kernels."""
-        return self.hubert.feature_extractor(waveform)
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        content = self.hubert(waveform).last_hidden_state  # [B, N, D]
-        return content if self.projection is None else self.projection(content)
-
-
-class HubertEncoder:
-    """ContentVec, HuBERT and hubert-soft: float32 on every device, the waveform is taken as it is.
-
-    Memory grows with the length (about 1 GB for 10 s with the base model, weights included); conversion
-    cuts pieces of at most 30 s. Clips are encoded one by one: the group norm over time mixes padding in.
-    """
-
-    def __init__(self, network: HubertNetwork, *, name: str, padding_samples: int = 0) -> None:
-        config = network.hubert.config
-        self.network = network.eval().requires_grad_(False)
-        self.name = name
-        self.padding_samples = padding_samples
-        self.width = network.projection.out_features if network.projection else config.hidden_size
-        self.hop_samples = int(np.prod(config.conv_stride))
-        self.shortest_samples = 1  # 400 with the usual kernels
-        for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
-            self.shortest_samples = (self.shortest_samples - 1) * stride + kernel
-
-    @torch.no_grad()
-    def encode(self, samples: Tensor | np.ndarray) -> Tensor:
-        """float32 [N, D], N = (T + 2 * padding - 400) // 320 + 1; shorter input is filled up to one frame."""
-        device = next(self.network.parameters()).device
-        waveform = torch.as_tensor(samples, dtype=torch.float32, device=device)
-        if waveform.ndim != 1 or not len(waveform):
-            raise ValueError(f"samples have shape {tuple(waveform.shape)}, expected [T] with at least one sample")
-        waveform = F.pad(waveform, (self.padding_samples, self.padding_samples))
-        waveform = F.pad(waveform, (0, max(0, self.shortest_samples - len(waveform))))
-        return self.network(waveform[None])[0]
-
-    def for_recording(self, *clips: Tensor | np.ndarray) -> HubertEncoder:
-        """Itself: HuBERT needs no statistics of the voice."""
-        return self
-
-
-def stored_heads(checkpoint: Mapping[str, Any]) -> int | None:
-    """The number of attention heads in a fairseq file's cfg (newer) or args (older); None if it has neither."""
-    cfg, args = checkpoint.get("cfg"), checkpoint.get("args")
-    settings = (cfg.get("model") if isinstance(cfg, dict) else None) or args
-    return settings.get("encoder_attention_heads") if isinstance(settings, dict) else None
-
-
-def hubert_from_state(
-    state: Mapping[str, Tensor], *, n_layers: int = 0, n_heads: int | None = None, projected: bool = False
-) -> HubertNetwork:
-    """Build HuBERT in the sizes of a state dict and load it, strictly.
-
-    Args:
-        state: fairseq's names, or hubert-soft's (with or without "module." in front).
-        n_layers: transformer layers to build; 0 builds all that are stored.
-        n_heads: attention heads, which the sizes do not tell; width / 64 when None.
-        projected: with the final projection.
-    """
-    state = _common_names(state)
-    stored_layers = len({name.split(".")[2] for name in state if name.startswith("encoder.layers.")})
-    if n_layers > stored_layers:
-        raise CheckpointError(f"the file has {stored_layers} transformer layers, the encoder needs {n_layers}: another model?")
-    config = _hubert_config(state, n_layers=n_layers or stored_layers, n_heads=n_heads)
-    hubert = _transformers().HubertModel(config)
-    beyond = tuple(f"encoder.layers.{i}." for i in range(config.num_hidden_layers, stored_layers))
-    load_weights(hubert, state, may_skip=(*beyond, "final_proj.", *TRAINING_ONLY))
-    projection = None
-    if projected:
-        if "final_proj.weight" not in state:
-            raise CheckpointError("the file has no final projection (final_proj or proj): another model?")
-        width_out, width_in = state["final_proj.weight"].shape
-        projection = nn.Linear(width_in, width_out)
-        load_weights(projection, {n.removeprefix("final_proj."): v for n, v in state.items() if n.startswith("final_proj.")})
-    return HubertNetwork(hubert, projection).eval()
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingExtra('HuBERT-like encoders need transformers: pip install "svcnb[content]"') from error
-    if importlib.util.find_spec("torchaudio"):
-        ensure_torchaudio()  # transformers imports it where it is installed, whether it fits this torch or not
-    return transformers
-
-
-def _common_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state under transformers' names, with a joint q/k/v projection split in three."""
-    state = {name.removeprefix("module."): value for name, value in to_plain_names(state).items()}
-    soft, fairseq = "positional_embedding.conv.weight_v" in state, "encoder.pos_conv.0.weight_v" in state
-    if not (soft or fairseq):
-        raise CheckpointError(f"no HuBERT weights: the tensors begin {sorted(map(str, state))[:4]}. Is it another model's file?")
-    renamed: dict[str, Tensor] = {}
-    for name, value in state.items():
-        for pattern, replacement in SOFT_NAMES if soft else FAIRSEQ_NAMES:
-            name = re.sub(pattern, replacement, name)
-        if ".in_proj_" in name:
-            parts = zip(("q_proj.", "k_proj.", "v_proj."), value.chunk(3), strict=True)
-            renamed |= {name.replace("in_proj_", part): third for part, third in parts}
-        else:
-            renamed[name] = value
-    if "feature_projection.projection.weight" not in renamed:  # fairseq leaves it out between equal widths
-        width = renamed["feature_projection.layer_norm.weight"].shape[0]
-        renamed["feature_projection.projection.weight"] = torch.eye(width)
-        renamed["feature_projection.projection.bias"] = torch.zeros(width)
-    return renamed
-
-
-def _hubert_config(state: Mapping[str, Tensor], *, n_layers: int, n_heads: int | None) -> Any:
-    """transformers' configuration, read off the shapes of `state` (transformers' names)."""
-    n_convs = len({name.split(".")[2] for name in state if name.startswith("feature_extractor.conv_layers.")})
-    convs = [state[f"feature_extractor.conv_layers.{i}.conv.weight"].shape for i in range(n_convs)]
-    hidden, per_group, positions = state["encoder.pos_conv_embed.conv.weight_v"].shape
-    return _transformers().HubertConfig(
-        hidden_size=hidden,
-        num_hidden_layers=n_layers,
-        num_attention_heads=n_heads or max(1, hidden // HEAD_WIDTH),
-        intermediate_size=state["encoder.layers.0.feed_forward.intermediate_dense.weight"].shape[0],
-        conv_dim=[shape[0] for shape in convs],
-        conv_kernel=[shape[2] for shape in convs],
-        conv_stride=[5, *[2] * (n_convs - 1)],  # not in the shapes; the same in all published models
-        conv_bias="feature_extractor.conv_layers.0.conv.bias" in state,
-        feat_extract_norm="group",
-        do_stable_layer_norm=False,
-        num_conv_pos_embeddings=positions,
-        num_conv_pos_embedding_groups=hidden // per_group,
-        hidden_act="gelu",
-        feat_extract_activation="gelu",
-        apply_spec_augment=False,
-        mask_time_prob=0.0,
-        mask_feature_prob=0.0,
-    )

@@ -24,13 +24,13 @@ import torch
 
 from svcnb.audio import Audio
 from svcnb.audio_file import BLOCK_SAMPLES, Recording
-from svcnb.conversion_settings import ConversionSettings, SettingsError, check_available
+from svcnb.conversion_settings import ConversionSettings, SettingsError
 from svcnb.silence import find_slices_in
 from svcnb.slicing import Slice, SliceSettings, join_with_overlap
-from svcnb.spectral import SincResample, match_loudness_envelope
+from svcnb.spectral import SincResample, follow_loudness, match_loudness_envelope
 
 __all__ = [
-    "ConversionSettings", "PieceInput", "SettingsError", "check_available", "convert_long", "distinct_names",
+    "ConversionSettings", "PieceInput", "SettingsError", "convert_long", "distinct_names",
     "iter_converted", "output_name", "pad_centred", "split_piece",
 ]  # fmt: skip
 
@@ -210,9 +210,7 @@ class _Engine:
         begin_s, length_s = start / self.audio.sample_rate_hz, (end - start) / self.audio.sample_rate_hz
         answer = self.convert_piece(PieceInput(source, rate_hz, n_pad, begin_s, length_s))
         result = np.asarray(answer, np.float32).reshape(-1)
-        if ratio != 1:
-            result = match_loudness_envelope(source, rate_hz, result, rate_hz, ratio)
-        return np.asarray(result, np.float32)
+        return self.adjust_loudness(source, result, ratio) if ratio != 1 else result
 
 
 class _Exact(_Engine):
@@ -222,6 +220,10 @@ class _Exact(_Engine):
         super().__init__(audio.resampled(frames.rate_hz), convert_piece, settings, frames)
         self.n_pad = round(settings.pad_seconds * frames.rate_hz)
         self.edges: set[int] = set()  # samples at which sound borders on silence
+
+    def adjust_loudness(self, source: np.ndarray, result: np.ndarray, ratio: float) -> np.ndarray:
+        n_both = min(len(source), len(result))
+        return follow_loudness(source[:n_both], result[:n_both], self.frames.rate_hz, ratio)
 
     def runs(self, slices: Sequence[Slice]) -> Iterator[tuple[bool, list[Slice]]]:
         """Neighbours without silence between them are one run: their joins are cross-faded."""
@@ -303,6 +305,9 @@ class _LikeOriginal(_Engine):
         super().__init__(audio, convert_piece, settings, frames)
         same_rate = audio.sample_rate_hz == frames.rate_hz
         self.resample = None if same_rate else SincResample(audio.sample_rate_hz, frames.rate_hz)
+
+    def adjust_loudness(self, source: np.ndarray, result: np.ndarray, ratio: float) -> np.ndarray:
+        return match_loudness_envelope(source, self.frames.rate_hz, result, self.frames.rate_hz, ratio)
 
     def n_output(self, n_samples: int) -> int:
         return math.ceil(n_samples / self.audio.sample_rate_hz * self.frames.rate_hz)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from svcnb import SvcError
+from svcnb.speaker_mix import Timeline, read_mix
 
 
 class SettingsError(SvcError):
@@ -72,8 +73,27 @@ class ConversionSettings(BaseModel):
         1.0, "-lea --loudness_envelope_adjustment", "0 = loudness over time of the source, 1 = as the voice gives it",
         ge=0, le=1,
     )
+    speaker_mix: Timeline | None = _flagged(
+        None, "-usm --use_spk_mix", "several speakers at once: ada=0.7,bob=0.3, or ada=1>0,bob=0>1 over the song, or a file"
+    )
     enhance: bool = _flagged(
         False, "-eh --enhance", "pass the result through the NSF-HiFiGAN enhancer; helps voices with little training data"
+    )
+    enhancer_adaptive_key: int = _flagged(
+        0, "-eak --enhancer_adaptive_key", "semitones a voice lies above the enhancer's range: it works so much lower",
+        ge=-24, le=24,
+    )
+    shallow_diffusion: bool = _flagged(
+        False, "-shd --shallow_diffusion", "refine the result with the voice's diffusion model: less noise, richer timbre"
+    )
+    k_step: int = _flagged(
+        100, "-ks --k_step", "noise steps of the shallow diffusion: more = further from the voice's own result", ge=1, le=1000
+    )
+    second_encoding: bool = _flagged(
+        False, "-se --second_encoding", "the diffusion hears the words in the result, not in the recording"
+    )
+    only_diffusion: bool = _flagged(
+        False, "-od --only_diffusion", "convert with the diffusion model alone, which must have learnt all noise steps"
     )
     audio_format: Literal["flac", "wav", "ogg", "mp3"] = _flagged("flac", "-wf --wav_format", "file format of the result")
     seed: int = _flagged(52468, "--seed", "seed of all randomness: same seed, same result", ge=0, le=2**63 - 1)
@@ -90,6 +110,11 @@ class ConversionSettings(BaseModel):
         except ValidationError as error:
             raise SettingsError("; ".join(_explain(problem) for problem in error.errors())) from None
 
+    @field_validator("speaker_mix", mode="before")
+    @classmethod
+    def _read_mix(cls, given: Any) -> Any:
+        return read_mix(given) if given else None
+
     @model_validator(mode="after")
     def _check_lengths(self) -> ConversionSettings:
         longest, flag = self.max_piece_s, "max_piece_s (--max_piece_s)"
@@ -103,17 +128,6 @@ class ConversionSettings(BaseModel):
         if 0 < self.clip_seconds < 0.1:
             raise ValueError(f"clip_seconds (-cl) is {self.clip_seconds:g}: 0 (off) or at least 0.1 seconds")
         return self
-
-
-def check_available(settings: ConversionSettings) -> ConversionSettings:
-    """The settings, if this version can do all they ask for.
-
-    Raises:
-        SettingsError: the enhancer was asked for; a choice must not be ignored silently.
-    """
-    if settings.enhance:
-        raise SettingsError("enhance (-eh): this version has no enhancer yet; leave it off")
-    return settings
 
 
 def _explain(problem: Any) -> str:

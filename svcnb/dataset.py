@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -344,14 +345,14 @@ class VoiceLoader:
     """Batches of a dataset, an epoch per iteration; `set_position` chooses the epoch and where it starts."""
 
     def __init__(
-        self, dataset: VoiceDataset, batches: BucketBatches, *, n_workers: int = 0, min_frames: int = 1
+        self, dataset: Dataset, batches: BucketBatches, *, collate_items: Callable[[Sequence], Any], n_workers: int = 0
     ) -> None:
         self.dataset = dataset
         self.batches = batches
         self._loader = DataLoader(
             dataset,
             batch_sampler=batches,
-            collate_fn=partial(collate, min_frames=min_frames),
+            collate_fn=collate_items,
             num_workers=n_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=n_workers > 0,
@@ -373,7 +374,7 @@ class VoiceLoader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self._loader)
 
 
@@ -404,7 +405,7 @@ def loader(
     if dataset.in_memory or n_clips <= 4 * whole_size:
         n_workers = 0
     batches = BucketBatches(dataset.lengths(), whole_size, seed=seed, shuffle=shuffle, part=part)
-    return VoiceLoader(dataset, batches, n_workers=n_workers, min_frames=min_frames)
+    return VoiceLoader(dataset, batches, collate_items=partial(collate, min_frames=min_frames), n_workers=n_workers)
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from svcnb.checkpoint import CheckpointError, load_weights, read_safetensors, write_safetensors
+from svcnb.encoder_input import as_waveform
 from svcnb.models.content_network import BandStatistics, ContentNetwork, ContentNetworkSettings
 
 FILE_VERSION = 1
@@ -48,10 +49,7 @@ class LearnedUnits:
         return torch.cat([self.network(piece)[0, first:last] for piece, first, last in _overlapping(levelled, self.network.reach)])
 
     def _waveform(self, samples: Tensor | np.ndarray) -> Tensor:
-        waveform = torch.as_tensor(samples, dtype=torch.float32, device=self.network.narrow.weight.device)
-        if waveform.ndim != 1 or not len(waveform):
-            raise ValueError(f"samples have shape {tuple(waveform.shape)}, expected [T] with at least one sample")
-        return waveform[None]
+        return as_waveform(samples, self.network.narrow.weight.device)[None]
 
 
 def _overlapping(levelled: Tensor, reach: int) -> list[tuple[Tensor, int, int]]:

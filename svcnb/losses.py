@@ -1,11 +1,12 @@
-"""Loss terms of the adversarial training: pure functions, computed in float32 whatever precision comes in."""
+"""Loss terms of the adversarial training, computed in float32 whatever precision comes in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 
 def discriminator_loss(real_scores: Sequence[Tensor], fake_scores: Sequence[Tensor]) -> Tensor:
@@ -28,6 +29,24 @@ def feature_loss(real_maps: Sequence[Sequence[Tensor]], fake_maps: Sequence[Sequ
         for real, fake in zip(real_list, fake_list, strict=True)
     ]
     return 2 * torch.stack(terms).sum()
+
+
+def losses_of_discriminator(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    """What the discriminator learns from, for waveforms [B, 1, T]; no gradient into the generator."""
+    scores, _ = discriminator(torch.cat([real, fake.detach().float()]))  # one pass: each weight is read once
+    real_scores, fake_scores = zip(*(part.chunk(2) for part in scores), strict=True)
+    return discriminator_loss(real_scores, fake_scores)
+
+
+def losses_against_discriminator(discriminator: nn.Module, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    """Feature matching ("fm") and adversarial loss ("gen") of the generator; no gradient into the discriminator."""
+    discriminator.requires_grad_(False)
+    with parametrize.cached():  # weight norm once for both
+        with torch.no_grad():
+            _, real_maps = discriminator(real)
+        fake_scores, fake_maps = discriminator(fake)
+    discriminator.requires_grad_(True)
+    return {"fm": feature_loss(real_maps, fake_maps), "gen": adversarial_loss(fake_scores)}
 
 
 def kl_loss(z_p: Tensor, logs_q: Tensor, m_p: Tensor, logs_p: Tensor, mask: Tensor) -> Tensor:

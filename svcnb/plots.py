@@ -17,6 +17,7 @@ import numpy as np
 from svcnb import SvcError
 from svcnb.audio import Audio
 from svcnb.disk import atomic_path
+from svcnb.speaker_mix import Ramp, weights_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -224,6 +225,28 @@ def _draw_waveform(ax: Axes, audio: Audio, *, colour: str = BLUE) -> None:
     ax.set_ylim(-limit, limit)
     ax.set_xlim(0, max(audio.duration_s, 1e-3))
     ax.set_ylabel("amplitude")
+
+
+def plot_speaker_mix(timeline: Mapping[str, Sequence[Ramp]], duration_s: float, *, title: str = "") -> Figure:
+    """Who is heard when: the speakers' shares of every moment, one upon the other, 100 % in all.
+
+    Args:
+        timeline: of `read_mix`, up to eight speakers.
+        duration_s: length of the song.
+    """
+    figure, (ax,) = _figure(2.6)
+    positions = np.linspace(0, 1, WAVE_COLUMNS)
+    shares = 100 * weights_at(timeline, positions)  # [N, S]
+    colours, hatches = (BLUE, ORANGE, GREEN, PINK), ("", "//")
+    low = np.zeros(len(positions))
+    for i, (name, share) in enumerate(zip(timeline, shares.T, strict=True)):
+        look = {"color": colours[i % len(colours)], "hatch": hatches[i // len(colours) % 2], "alpha": 0.75}
+        ax.fill_between(positions * duration_s, low, low + share, label=name, linewidth=0, **look)
+        low = low + share
+    ax.legend(fontsize=9, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(timeline), labelcolor=GREY)
+    ax.set(xlim=(0, max(duration_s, 1e-3)), ylim=(0, 100), xlabel="time (s)", ylabel="share of the voice (%)")
+    ax.set_title(title, loc="left")
+    return figure
 
 
 def plot_clip_lengths(seconds_by_speaker: Mapping[str, Sequence[float]]) -> Figure:

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svcnb.checkpoint import CheckpointError, load_weights, read_safetensors, write_safetensors
+from svcnb.encoder_input import SAMPLE_RATE_HZ, as_waveform
 
-SAMPLE_RATE_HZ = 16000
 BLOCK_FRAMES = 16384  # frames analysed at once: bounds memory on long recordings
 FILE_VERSION = 1
 PRIOR_FRAMES = 25.0  # a recording's statistics start from half a second of the average reader's
@@ -193,10 +193,7 @@ class SoftUnits:
         return self.network(waveform, statistics)[0]
 
     def _waveform(self, samples: Tensor | np.ndarray) -> Tensor:
-        waveform = torch.as_tensor(samples, dtype=torch.float32, device=self.network.centres.device)
-        if waveform.ndim != 1 or not len(waveform):
-            raise ValueError(f"samples have shape {tuple(waveform.shape)}, expected [T] with at least one sample")
-        return waveform[None]
+        return as_waveform(samples, self.network.centres.device)[None]
 
 
 def _wide_mel_filters(settings: SoftUnitSettings) -> Tensor:

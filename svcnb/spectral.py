@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+QUIETEST_RAISED = 1e-3  # -60 dBFS: below it the loudness envelope would lift what is only a voice's own noise
+
 
 def _float32(tensor: Tensor) -> torch.autocast:
     """Context in which operations on this tensor's device stay in float32."""
@@ -243,3 +245,30 @@ def match_loudness_envelope(
     wanted, present = curves[0], curves[1].clamp(min=1e-6)
     gain = wanted.pow(1 - envelope_ratio) * present.pow(envelope_ratio - 1)
     return np.asarray(output, dtype=np.float32) * gain.numpy()
+
+
+def follow_loudness(source: np.ndarray, output: np.ndarray, sample_rate_hz: int, envelope_ratio: float) -> np.ndarray:
+    """`match_loudness_envelope` without its time grid: the gain belongs to the same second of sound at every sample.
+
+    The loudness at a sample is that of the second around it, as far as there is sound; it is the same whatever piece
+    of a recording the sample lies in, so that pieces join without a step. Where the output is all but silent it stays
+    so, instead of being raised to the source's loudness.
+
+    Args:
+        source, output: float [T] of equal length, at one rate.
+        envelope_ratio: 1 keeps the output's own curve, 0 takes the source's; in between is geometric.
+
+    Returns:
+        float32 [T].
+    """
+    wanted, present = (_rms_around(samples, sample_rate_hz // 2) for samples in (source, output))
+    gain = (wanted / np.maximum(present, QUIETEST_RAISED)) ** (1 - envelope_ratio)
+    return (output * gain).astype(np.float32)
+
+
+def _rms_around(samples: np.ndarray, reach_samples: int) -> np.ndarray:
+    """Root mean square of the samples up to `reach_samples` before and after each one: float64 [T]."""
+    sums = np.concatenate([[0.0], np.square(samples, dtype=np.float64).cumsum()])  # [T + 1]
+    places = np.arange(len(samples))
+    first, last = np.maximum(places - reach_samples, 0), np.minimum(places + reach_samples + 1, len(samples))
+    return np.sqrt(np.maximum(sums[last] - sums[first], 0.0) / (last - first))

@@ -1,4 +1,4 @@
-"""torchaudio where its binary cannot load: the pure-Python parts, for the f0 packages that import it."""
+"""torchaudio where its binary cannot load: the pure-Python parts, for the packages that import it."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ExponentialLR
 
@@ -91,6 +91,13 @@ class TrainState:
 
     def networks(self) -> list[nn.Module]:
         return [net for net in (self.generator, self.discriminator) if net is not None]
+
+    def descend(self, optimizer: Optimizer, loss: Tensor) -> None:
+        """One update of what the optimiser holds; gradients of several processes are added."""
+        optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        self.processes.add_gradients(parameter for group in optimizer.param_groups for parameter in group["params"])
+        optimizer.step()
 
 
 def make_accelerator(settings: TrainSettings) -> Accelerator:

@@ -1,29 +1,51 @@
-"""NSF-HiFiGAN: log mel and f0 to waveform, and the enhancer built on it."""
+"""Vocoders: log mel and f0 to waveform. The families' NSF-HiFiGAN, and a small one that two CPU cores can train.
+
+On disk a vocoder is a folder with `model` ({'generator': weights}) and `config.json`. The small one's config says
+`"vocoder_name": "svcnb-frame"`; a config without that key is the families' own.
+"""
 
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from svcnb import SvcError
+from svcnb.archives import list_archive, unpack
 from svcnb.checkpoint import load_weights, read_checkpoint
+from svcnb.models.frame_decoder import FrameDecoder
 from svcnb.models.generators import GeneratorSettings, HarmonicSource, NsfGenerator
 from svcnb.models.layers import Noise, fold_weight_norm
-from svcnb.spectral import SincResample, VocoderMel
+from svcnb.spectral import VocoderMel
+
+MODEL_NAMES = ("model", "model.ckpt")
+CONFIG_NAME = "config.json"
+VOICE_SUBFOLDER, PRETRAIN_SUBFOLDER = "vocoder", "nsf_hifigan"
+RELEASED_ZIPS = "nsf_hifigan_*.zip"
+NSF_HIFIGAN, FRAME_VOCODER = "nsf-hifigan", "svcnb-frame"
+MAX_UNPACKED_BYTES = 2_000_000_000  # the published vocoder has 57 MB
 
 
 class VocoderError(SvcError):
-    """The vocoder's folder is incomplete or does not fit."""
+    """There is no vocoder, its files are incomplete, or it does not fit."""
 
 
 @dataclass(frozen=True)
 class VocoderSettings:
-    """The keys of the vocoder's config.json that matter; lengths in samples, frequencies in Hz."""
+    """The keys of the vocoder's config.json that matter; lengths in samples, frequencies in Hz.
+
+    Attributes:
+        vocoder_name: "nsf-hifigan" (also where the key is absent), or "svcnb-frame".
+        generator: sizes of the NSF-HiFiGAN; None for the other.
+        frame_channels, frame_blocks: sizes of the "svcnb-frame" network.
+    """
 
     sampling_rate: int
     num_mels: int
@@ -32,21 +54,34 @@ class VocoderSettings:
     hop_size: int
     fmin: float
     fmax: float
-    generator: GeneratorSettings
+    vocoder_name: str = NSF_HIFIGAN
+    generator: GeneratorSettings | None = None
+    frame_channels: int = 256
+    frame_blocks: int = 6
 
     @classmethod
-    def from_config(cls, config: dict) -> VocoderSettings:
+    def from_config(cls, config: Mapping[str, Any]) -> VocoderSettings:
         """Pick the known keys; a missing one is named in a VocoderError."""
-        own = [key for key in cls.__dataclass_fields__ if key != "generator"]
+        name = config.get("vocoder_name", NSF_HIFIGAN)
+        if name not in (NSF_HIFIGAN, FRAME_VOCODER):
+            raise VocoderError(f"vocoder_name {name!r} in the vocoder's config: expected {NSF_HIFIGAN} or {FRAME_VOCODER}")
+        if config.get("mini_nsf"):
+            raise VocoderError("this vocoder is of the later kind with a reduced source (mini_nsf), another network: "
+                               "take nsf_hifigan_20221211.zip, or another release without mini_nsf")  # fmt: skip
+        own = ["sampling_rate", "num_mels", "n_fft", "win_size", "hop_size", "fmin", "fmax"]
         shape = [key for key in GeneratorSettings.__dataclass_fields__ if key not in ("snake", "plain_ends")]
-        missing = [key for key in own + shape if key not in config]
-        if missing:
+        shape = shape if name == NSF_HIFIGAN else ["frame_channels", "frame_blocks"]
+        if missing := [key for key in own + shape if key not in config]:
             raise VocoderError(f"the vocoder's config lacks {', '.join(missing)}: use the config.json of its download")
-        generator = GeneratorSettings(**{key: config[key] for key in shape})
+        values = {key: config[key] for key in own} | {"vocoder_name": name}
+        sizes = {key: config[key] for key in shape}
+        if name == FRAME_VOCODER:
+            return cls(**values, **sizes)
+        generator = GeneratorSettings(**sizes)
         if generator.hop_samples != config["hop_size"]:
             found = f"upsample_rates give {generator.hop_samples} samples per frame, hop_size is {config['hop_size']}"
             raise VocoderError(f"{found}: use the config.json of the vocoder's download")
-        return cls(**{key: config[key] for key in own}, generator=generator)
+        return cls(**values, generator=generator)
 
 
 class Vocoder(nn.Module):
@@ -68,59 +103,131 @@ class Vocoder(nn.Module):
             fmin_hz=settings.fmin,
             fmax_hz=settings.fmax,
         )
-        source = HarmonicSource(settings.sampling_rate, accumulate="frame")
-        self.generator = NsfGenerator(settings.num_mels, settings.generator, source=source)
+        self.generator = build_generator(settings)
 
     def forward(self, mel: Tensor, f0: Tensor, *, noise: Noise | None = None) -> Tensor:
-        """mel [B, M, N] (natural log), f0 [B, N] in Hz, 0 = unvoiced -> waveform [B, 1, N * hop]."""
+        """mel [B, M, N] (natural log), f0 [B, N] in Hz, gaps interpolated -> waveform [B, 1, N * hop]."""
         return self.generator(mel, f0, noise=noise)
 
-    @torch.no_grad()
-    def enhance(self, samples: Tensor, f0_hz: Tensor, *, adaptive_key: int = 0, noise: Noise | None = None) -> Tensor:
-        """Sing `samples` again through the vocoder, which cleans up the timbre of a weak model.
 
-        Args:
-            samples: [T] at the vocoder's rate.
-            f0_hz: [N], one value per hop.
-            adaptive_key: semitones; above 0 the voice is moved down into the range the vocoder knows, and back after.
-            noise: random numbers of the source.
-
-        Returns:
-            [T'], T' about one frame shorter than T at most.
-
-        Source: so-vits-svc 4.1, modules/enhancer.
-        """
-        rate_hz, hop = self.settings.sampling_rate, self.settings.hop_size
-        moved_hz = 100 * round(rate_hz * 2 ** (adaptive_key / 12) / 100)
-        factor = rate_hz / moved_hz
-        if moved_hz != rate_hz:
-            samples = SincResample(rate_hz, moved_hz, lowpass_filter_width=128).to(samples.device)(samples)
-        mel = self.mel(samples.unsqueeze(0))  # [1, M, N'], stretched by 1 / factor
-        stored = f0_hz.double().cpu().numpy()
-        times = np.arange(mel.shape[-1]) * factor  # in frames of f0_hz; np.interp holds the edges
-        f0 = torch.from_numpy(np.interp(times, np.arange(len(stored)), stored) * factor)
-        sung = self(mel, f0.to(mel)[None], noise=noise)[0, 0]
-        if moved_hz != rate_hz:
-            sung = SincResample(moved_hz, rate_hz, lowpass_filter_width=128).to(sung.device)(sung)
-        return sung
+def build_generator(settings: VocoderSettings) -> NsfGenerator | FrameDecoder:
+    """The network of a vocoder, initialised but without weights."""
+    if settings.generator is None:
+        return FrameDecoder(
+            settings.num_mels,
+            sampling_rate=settings.sampling_rate,
+            hop_samples=settings.hop_size,
+            channels=settings.frame_channels,
+            n_blocks=settings.frame_blocks,
+        )
+    source = HarmonicSource(settings.sampling_rate, accumulate="frame")
+    return NsfGenerator(settings.num_mels, settings.generator, source=source)
 
 
-def load_vocoder(folder: str | Path, *, device: str | torch.device = "cpu") -> Vocoder:
-    """The vocoder from a folder with `model` ({'generator': weights}) and `config.json`, ready for inference.
+# ---------------------------------------------------------------- files
+
+
+def find_vocoder(
+    named: Path | str | None = None, *, voice_folder: Path | None = None, pretrain_folder: Path | str = Path("pretrain")
+) -> Path:
+    """Where the vocoder is that a voice should use: the first of
+
+    1. `named`: its folder, the `model` file in it, or a released zip;
+    2. the folder `vocoder` beside the voice's checkpoint;
+    3. the folder `nsf_hifigan` in `pretrain_folder`;
+    4. the newest nsf_hifigan_*.zip there.
 
     Raises:
-        VocoderError: a file is missing or is another kind of file.
-        CheckpointError: the weights do not fit the config.
+        VocoderError: none of them is there; says which files to put where, and how to train a small one.
     """
-    folder = Path(folder)
-    for name in ("model", "config.json"):
-        if not (folder / name).is_file():
-            raise VocoderError(f"{folder / name}: no such file. The vocoder's folder holds 'model' and 'config.json'.")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    stored = read_checkpoint(folder / "model")
-    if "generator" not in stored:
-        raise VocoderError(f"{folder / 'model'} has the keys {sorted(map(str, stored))[:8]}, expected 'generator'.")
-    vocoder = Vocoder(VocoderSettings.from_config(config))
-    load_weights(vocoder.generator, stored["generator"])
+    if named is not None:
+        if not Path(named).exists():
+            raise VocoderError(f"{named}: no such vocoder; expected a folder with model and config.json, or a released zip")
+        return Path(named)
+    pretrain = Path(pretrain_folder)
+    places = [pretrain / PRETRAIN_SUBFOLDER]
+    if voice_folder is not None:
+        places.insert(0, voice_folder / VOICE_SUBFOLDER)
+    for place in places:
+        if any((place / name).is_file() for name in MODEL_NAMES):
+            return place
+    if zips := sorted(pretrain.glob(RELEASED_ZIPS)):
+        return zips[-1]
+    raise VocoderError(
+        f"there is no vocoder in {' or '.join(map(str, places))}. Put nsf_hifigan_20221211.zip (openvpi/vocoders on "
+        f"GitHub, release nsf-hifigan-v1) into {pretrain}, or its two files into {places[-1]} as model and config.json; "
+        f"or train a small one: svcnb vocoder CLIPS {places[0]}"
+    )
+
+
+def load_vocoder(path: Path | str, *, device: str | torch.device = "cpu") -> Vocoder:
+    """The vocoder from a folder, from the `model` file in it, or from a zip as released; ready for inference.
+
+    Raises:
+        VocoderError: a file is missing, or is another kind of file.
+        CheckpointError: the weights do not fit the config, or the file asks for code to be run.
+    """
+    with _folder_of(Path(path)) as (model_path, config_path):
+        vocoder = Vocoder(VocoderSettings.from_config(_read_config(config_path)))
+        load_weights(vocoder.generator, _read_weights(model_path, path))
     fold_weight_norm(vocoder.generator)
     return vocoder.eval().to(device)
+
+
+def load_generator(generator: nn.Module, path: Path) -> None:
+    """Weights of the vocoder in a folder, `model` file or zip, to train on from there; strictly."""
+    with _folder_of(path) as (model_path, _):
+        load_weights(generator, _read_weights(model_path, path))
+
+
+def _read_weights(model_path: Path, named: Path | str) -> dict[str, Tensor]:
+    stored = read_checkpoint(model_path)
+    if not isinstance(stored.get("generator"), dict):
+        keys = sorted(map(str, stored))[:8]
+        raise VocoderError(f"{named} has the keys {keys}, expected 'generator' as in the model of an NSF-HiFiGAN")
+    return stored["generator"]
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise VocoderError(f"{path} is not a JSON config ({error}): use the config.json of the vocoder's download") from None
+    if not isinstance(config, dict):
+        raise VocoderError(f"{path} holds a {type(config).__name__}, expected the vocoder's settings by name")
+    return config
+
+
+@contextmanager
+def _folder_of(path: Path) -> Iterator[tuple[Path, Path]]:
+    """Paths of weights and config, for as long as they are read; a zip's are copied to a place of their own."""
+    if path.is_file() and path.suffix.lower() == ".zip":
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                yield _copy_from_zip(path, Path(folder))
+            except SvcError as error:  # tell of the file that the user knows
+                raise type(error)(str(error).replace(folder, str(path))) from error
+        return
+    folder = path.parent if path.is_file() else path
+    models = [path] if path.is_file() else [folder / name for name in MODEL_NAMES if (folder / name).is_file()]
+    missing = [*([] if models else [MODEL_NAMES[0]]), *([] if (folder / CONFIG_NAME).is_file() else [CONFIG_NAME])]
+    if missing:
+        absent = " and ".join(str(folder / name) for name in missing)
+        raise VocoderError(f"{absent}: no such file. The vocoder's folder holds 'model' and 'config.json'.")
+    yield models[0], folder / CONFIG_NAME
+
+
+def _copy_from_zip(path: Path, folder: Path) -> tuple[Path, Path]:
+    """Weights and config of a released zip, wherever in it, under names of ours in `folder`; notices are passed over."""
+    members = list_archive(path)
+    found = []
+    for place, name in members.items():
+        config = members.get(place.with_name(CONFIG_NAME))
+        if place.name in MODEL_NAMES and config is not None:
+            found.append((name, config))
+    if len(found) != 1:
+        raise VocoderError(f"{path} holds {len(found)} vocoders (model with config.json beside it), expected one: "
+                           "unpack the one you want and name its folder")  # fmt: skip
+    targets = folder / MODEL_NAMES[0], folder / CONFIG_NAME
+    unpack(path, dict(zip(found[0], targets, strict=True)), max_bytes=MAX_UNPACKED_BYTES)
+    return targets

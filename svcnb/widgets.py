@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from svcnb import MissingExtra, SvcError
 from svcnb.audio import Audio, player_bytes, read_audio
-from svcnb.conversion import ConversionSettings, check_available
+from svcnb.conversion import ConversionSettings
 
 if TYPE_CHECKING:
     from svcnb.recipes.sovits import Voice
@@ -125,13 +124,11 @@ def offer_download(path: Path) -> str:
     return f"{path.name} is being downloaded by the browser"
 
 
-def speakers_of(voice_folder: Path) -> list[str]:
-    """Speaker names in a voice's config.json, in order of their numbers; empty where there is none."""
-    config = voice_folder / "config.json"
-    if not config.is_file():
-        return []
-    named = json.loads(config.read_text(encoding="utf-8")).get("spk", {})
-    return sorted(named, key=named.get)
+def speakers_of(voice: Path) -> list[str]:
+    """Speaker names of a voice's folder or zip file, in order of their numbers; empty where it has no config."""
+    from svcnb.recipes.sovits_collection import speakers_in
+
+    return speakers_in(voice)
 
 
 # ------------------------------------------------------------------------------------------------- the panel
@@ -179,7 +176,7 @@ class ConversionPanel:
     def settings(self) -> ConversionSettings:
         """The settings that the form shows now."""
         chosen = {name: widget.value for name, widget in self.fields.items() if name in ConversionSettings.model_fields}
-        return check_available(ConversionSettings(**chosen))
+        return ConversionSettings(**chosen)
 
     def convert(self) -> Path:
         """Convert the chosen recording; the voice stays loaded for the next one."""
@@ -267,9 +264,14 @@ def _make_fields(widgets: Any, voices: list[str], recordings: list[str]) -> dict
         "f0_method": choice(_choices("f0_method"), "f0 predictor"),
         "cluster_ratio": slider("cluster_ratio", 0, 1, 0.05, "pull to the voice (04)"),
         "feature_retrieval": tick("feature_retrieval", "pull by retrieval (index), not centres"),
+        "loudness_envelope_ratio": slider("loudness_envelope_ratio", 0, 1, 0.05, "loudness: source to voice"),
         "noise_scale": slider("noise_scale", 0, 1, 0.05, "noise"),
         "slice_db": slider("slice_db", -80, -10, 1, "silence below (dB)"),
         "auto_predict_f0": tick("auto_predict_f0", "predict the melody (speech only)"),
         "f0_mean_pooling": tick("f0_mean_pooling", "smooth the melody"),
+        "enhance": tick("enhance", "enhancer (needs a vocoder)"),
+        "shallow_diffusion": tick("shallow_diffusion", "shallow diffusion (20)"),
+        "k_step": slider("k_step", 1, 1000, 1, "its noise steps"),
+        "second_encoding": tick("second_encoding", "it hears the words in the result"),
         "audio_format": choice(_choices("audio_format"), "file format"),
     }

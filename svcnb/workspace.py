@@ -61,8 +61,9 @@ class Workspace:
         return folder
 
     def voices(self, folder: str | Path = "data/models") -> list[str]:
-        """Names of the trained voices: folders with a checkpoint."""
-        return sorted({path.parent.name for path in (self.root / folder).glob("*/G_*.pth")})
+        """Names of the voices: folders with a checkpoint, and zip files as people pass them on."""
+        place = self.root / folder
+        return sorted({path.parent.name for path in place.glob("*/*.pth")} | {path.name for path in place.glob("*.zip")})
 
     def recordings(self) -> list[str]:
         """What can be converted: recordings in data/raw and the bundled ones, as paths that `find` takes."""

@@ -22,8 +22,8 @@ def tiny_config() -> Config:
     return config
 
 
-def save_small_voice(folder: Path, *, speakers: tuple[str, ...] = ("ada",)) -> Path:
-    """Write config.json and G_0.pth of the small size with random weights, always the same ones."""
+def save_small_voice(folder: Path, *, speakers: tuple[str, ...] = ("ada",), step: int = 0) -> Path:
+    """Write config.json and G_<step>.pth of the small size with random weights, always the same ones for a step."""
     import torch
 
     from svcnb.checkpoint import save_sovits_checkpoint, to_plain_names
@@ -34,7 +34,7 @@ def save_small_voice(folder: Path, *, speakers: tuple[str, ...] = ("ada",)) -> P
     config.model.n_speakers = len(speakers)
     config.save(folder / "config.json")
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(step)
         state = to_plain_names(sovits.build(config).generator.state_dict())
-    save_sovits_checkpoint(folder / "G_0.pth", model_state=state, iteration=0, learning_rate=1e-4)
+    save_sovits_checkpoint(folder / f"G_{step}.pth", model_state=state, iteration=0, learning_rate=1e-4)
     return folder

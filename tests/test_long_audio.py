@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from svcnb.audio_file import open_audio
 from svcnb.conversion import ConversionSettings, PieceInput, convert_long, iter_converted
 from svcnb.disk import WriteError
 from svcnb.silence import SliceSettings, find_slices, find_slices_in
+from tests.covering import all_pairs, covering_rows, pairs_of
 from tests.places import PROJECT
 from tests.small_voice import save_small_voice
 
@@ -219,26 +218,7 @@ CHOICES = {
 }
 
 
-def covering_rows() -> Iterator[dict]:
-    """Rows in which every pair of values of any two choices occurs; greedy, the same every time."""
-    names = list(CHOICES)
-    missing = {
-        ((a, x), (b, y)) for a, b in itertools.combinations(names, 2) for x in CHOICES[a] for y in CHOICES[b]
-    }  # fmt: skip
-    rng = np.random.default_rng(0)
-    while missing:
-        seed = dict(min(missing, key=repr))
-        candidates = [{name: values[rng.integers(len(values))] for name, values in CHOICES.items()} | seed for _ in range(40)]
-        best = max(candidates, key=lambda row: len(missing & _pairs(row)))
-        missing -= _pairs(best)
-        yield best
-
-
-def _pairs(row: dict) -> set:
-    return set(itertools.combinations(row.items(), 2))
-
-
-ROWS = list(covering_rows())
+ROWS = list(covering_rows(CHOICES))
 
 
 def same(piece: PieceInput) -> np.ndarray:
@@ -254,8 +234,7 @@ def long_pauses(rate_hz: int, odd_samples: int) -> Audio:
 
 
 def test_the_rows_hold_every_pair_of_choices() -> None:
-    held = set().union(*map(_pairs, ROWS))
-    assert len(held) == sum(len(x) * len(y) for x, y in itertools.combinations(CHOICES.values(), 2))
+    assert set().union(*map(pairs_of, ROWS)) == all_pairs(CHOICES)
     assert len(ROWS) < 80
 
 

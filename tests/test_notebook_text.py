@@ -199,8 +199,15 @@ def dropdowns() -> dict[tuple[str, str], Callable[[], list]]:
 
         return options
 
+    def base_models() -> list[str]:
+        weights = importlib.import_module("svcnb.downloads").WEIGHTS.values()
+        return list(dict.fromkeys(["", *(name for row in weights for name in row.needed_for if name.startswith("base"))]))
+
     conversion, training = "svcnb.conversion.ConversionSettings", "svcnb.training.TrainSettings"
     return {
+        ("00_setup", "speech_encoder"): lambda: ["auto", *importlib.import_module("svcnb.content").ENCODERS],
+        ("00_setup", "f0_predictor"): literal(conversion, "f0_method"),
+        ("00_setup", "base_model"): base_models,
         ("01_slice", "level"): lambda: ["off", "peak", "lufs"],
         ("02_features", "f0_predictor"): literal(conversion, "f0_method"),
         ("02_features", "config"): lambda: ["small", "full"],
@@ -208,11 +215,14 @@ def dropdowns() -> dict[tuple[str, str], Callable[[], list]]:
         ("03_train", "precision"): literal(training, "precision"),
         ("03_train", "device"): literal(training, "device"),
         ("04_cluster", "device"): literal(training, "device"),
-        ("05_convert", "checkpoint"): lambda: list(importlib.import_module("svcnb.recipes.sovits_voice").CHECKPOINTS),
+        ("05_convert", "checkpoint"): lambda: list(importlib.import_module("svcnb.recipes.sovits_files").CHECKPOINTS),
         ("05_convert", "f0_predictor"): literal(conversion, "f0_method"),
         ("05_convert", "wav_format"): literal(conversion, "audio_format"),
         ("05_convert", "device"): literal(training, "device"),
         ("06_evaluate", "device"): literal(training, "device"),
+        ("21_mix_and_export", "mode"): lambda: list(importlib.import_module("svcnb.recipes.sovits_release").MIX_MODES),
+        ("20_shallow_diffusion", "precision"): literal(training, "precision"),
+        ("20_shallow_diffusion", "device"): literal(training, "device"),
     }
 
 

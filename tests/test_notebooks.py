@@ -17,6 +17,7 @@ import pytest
 import soundfile
 
 from tests.places import DEMO_VOICES, PROJECT
+from tests.small_voice import save_small_voice
 from tests.sources import NOTEBOOKS, parameters
 
 pytest.importorskip("papermill")
@@ -24,6 +25,7 @@ pytest.importorskip("papermill")
 N_RECORDINGS = 5
 N_STEPS = 40
 N_TOUR_STEPS = 12
+N_DIFFUSION_STEPS = 30
 CELL_TIMEOUT_S = 300
 
 
@@ -95,6 +97,12 @@ def run(voices_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run.execute("05_convert", cluster_infer_ratio=0.5, **converting)
     places = {"target": "data/raw/me", "sources": run.song.name, "songs": "", "evaluation_folder": "data/evaluation/me"}
     run.execute("06_evaluate", model="data/models/me", device="cpu", **places)
+    shallow = {"vocoder_minutes": 0.0, "vocoder_steps": 20, "max_minutes": 0.0, "batch_size": 4, "k_step": 40}
+    run.execute("20_shallow_diffusion", features_folder="data/features/me", voice_folder="data/models/me", wav=run.song.name,
+                make_vocoder=True, max_steps=N_DIFFUSION_STEPS, device="cpu", **shallow)  # fmt: skip
+    for step in (0, 100):
+        save_small_voice(run.workspace / "data" / "models" / "duo", speakers=("ada", "bob"), step=step)
+    run.execute("21_mix_and_export", voice_folder="data/models/duo", wav=run.song.name, first_weight=30, half=True)
     first = min((run.workspace / "data" / "raw" / "me").glob("*.flac")).name
     own = {"recording": f"data/raw/me/{first}", "voice_recordings": "data/raw/me", "other_recording": run.song.name}
     run.execute("10_how_it_works", max_minutes=0.0, max_steps=N_TOUR_STEPS, **own)
@@ -223,7 +231,7 @@ def test_conversion_can_be_seen_and_heard(run: Run) -> None:
 @pytest.mark.parametrize(("values", "told"), [
     ({"wav": "nowhere.wav"}, "nowhere.wav is neither in"),
     ({"speaker": "nobody"}, "nobody"),
-    ({"cluster_infer_ratio": 0.5, "enhance": True}, "enhance (-eh)"),
+    ({"model": "data/models/tour-me", "enhance": True}, "nsf_hifigan_20221211.zip"),
     ({"cluster_infer_ratio": 0.5, "cluster_model": "data/models/me/config.json"}, "config.json"),
 ])  # fmt: skip
 def test_wrong_form_values_are_told_in_the_notebook(run: Run, values: dict, told: str) -> None:
@@ -281,6 +289,63 @@ def test_the_tour_leaves_a_voice_of_its_own_and_what_it_converted(run: Run) -> N
     assert sorted(path.name for path in (run.workspace / "data" / "clips").iterdir()) == ["me"], "it touched the main line"
 
 
+# --- 20_shallow_diffusion ------------------------------------------------------------------------------------------
+
+
+def test_shallow_diffusion_leaves_a_model_that_converts(run: Run) -> None:
+    from svcnb.audio import read_audio
+    from svcnb.conversion import ConversionSettings
+    from svcnb.recipes.sovits import DiffusionConfig, load_voice
+    from svcnb.run_record import read_progress
+
+    voice = run.workspace / "data" / "models" / "me"
+    assert read_progress(voice / "diffusion").step == N_DIFFUSION_STEPS
+    assert DiffusionConfig.load(voice / "diffusion" / "config.yaml").model.k_step_max == 200
+    song = read_audio(run.song).slice_s(0, 1.5)
+    result = load_voice(voice).convert(song, ConversionSettings(shallow_diffusion=True, k_step=30))
+    assert abs(result.duration_s - song.duration_s) < 1e-3 and np.abs(result.samples).max() > 0.01
+
+
+def test_shallow_diffusion_can_be_seen_heard_and_compared(run: Run) -> None:
+    name = "20_shallow_diffusion"
+    assert len(run.outputs(name, "image/png")) == 3
+    players = [page for page in run.outputs(name, "text/html") if "<audio" in page]
+    assert len(players) == 6 and all("data:audio/mpeg;base64," in page for page in players)
+    tables = [page for page in run.outputs(name, "text/html") if "distance in dB" in page]
+    assert len(tables) == 1 and all(row in tables[0] for row in ("voice", "vocoder alone", "10 noise", "40 noise"))
+
+
+# --- 21_mix_and_export ---------------------------------------------------------------------------------------------
+
+
+def test_mixing_writes_a_voice_a_release_file_and_an_exported_voice(run: Run) -> None:
+    from svcnb.checkpoint import read_checkpoint
+    from svcnb.speaker_mix import read_mix
+
+    data = run.workspace / "data"
+    one, two, mixed = (read_checkpoint(data / "models" / path)["model"] for path in
+                       ("duo/G_100.pth", "duo/G_0.pth", "mixed/G_100.pth"))  # fmt: skip
+    name = "dec.head.weight"
+    np.testing.assert_allclose(mixed[name], 0.3 * one[name] + 0.7 * two[name], atol=1e-6)
+    released = data / "released"
+    assert {path.name for path in released.iterdir()} == {"release.pth", "config.json", "release.onnx", "release.json"}
+    small = read_checkpoint(released / "release.pth")["model"]
+    assert not any(key.startswith("enc_q.") for key in small) and str(small[name].dtype) == "torch.float16"
+    described = json.loads((released / "release.json").read_text(encoding="utf-8"))
+    assert described["CharaMix"] and described["Characters"] == ["ada", "bob"]
+    fade = {"ada": [(0.0, 1.0, 1.0, 0.0)], "bob": [(0.0, 1.0, 0.0, 1.0)]}
+    assert read_mix(data / "converted" / "speaker_mix.csv") == fade
+
+
+def test_mixes_can_be_seen_and_heard_and_the_export_is_checked(run: Run) -> None:
+    name = "21_mix_and_export"
+    assert len(run.outputs(name, "image/png")) == 2
+    assert sum("<audio" in page for page in run.outputs(name, "text/html")) == 5
+    page = " ".join(run.outputs(name, "text/html"))
+    deviations = [float(most) for most in re.findall(r"largest difference ([\d.e-]+)", page)]
+    assert len(deviations) == 2 and max(deviations) < 1e-5
+
+
 # --- 06_evaluate --------------------------------------------------------------------------------------------------
 
 
@@ -324,11 +389,13 @@ def panel(run: Run, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.chdir(PROJECT)
     shutil.copy(run.song, run.workspace / "data" / "raw")
-    return ConversionPanel(open_workspace(str(run.workspace)))
+    panel = ConversionPanel(open_workspace(str(run.workspace)))
+    panel.fields["voice"].value = "me"
+    return panel
 
 
 def test_panel_offers_the_voices_speakers_and_recordings_there_are(panel) -> None:
-    assert panel.fields["voice"].options == ("me", "tour-me")
+    assert panel.fields["voice"].options == ("duo", "me", "mixed", "tour-me")
     assert panel.fields["speaker"].value == "me"
     assert "data/raw/a song.flac" in panel.fields["recording"].options
 

@@ -16,7 +16,7 @@ from tests.parity_sets.registry import ReferenceSet, Row
 parity.load_checks()
 
 # Families that have reference arrays but are not part of the package yet.
-LATER_KINDS = ("diffusion", "rvc", "dsp-rvc", "gpt-sovits-s2")
+LATER_KINDS = ("rvc", "dsp-rvc", "gpt-sovits-s2")
 
 
 @pytest.mark.parametrize("folder", places.reference_sets(), ids=lambda folder: f"{folder.parent.name}-{folder.name}")

@@ -26,13 +26,14 @@ MAX_PARAMETERS = 8
 LAYERS = {
     5: "cli commands widgets workspace demo __main__",
     4: "recipes",
-    3: "dataset augmentation feature_store extraction conversion conversion_settings evaluation evaluation_distance "
+    3: "dataset augmentation feature_store extraction conversion conversion_settings speaker_mix evaluation evaluation_distance "
     "evaluation_words evaluation_results evaluation_run evaluation_advice evaluation_plots evaluation_page report plots unit_plots tour_plots",
-    2: "silence slicing clips pitch predictors network_predictors torchaudio_parts content encoders soft_units learned_units "
-    "retrieval clustering index_files vocoder diffusion training training_state run_record "
+    2: "silence slicing clips pitch predictors network_predictors torchaudio_parts content soft_units learned_units "
+    "encoder_input encoder_networks encoder_hubert encoder_whisper encoder_dphubert encoder_onnx "
+    "retrieval clustering index_files vocoder enhancer diffusion training training_state run_record "
     "training_advice training_board training_checkpoints training_history training_process training_samples batch_probe "
     "processes launching dask_jobs",
-    1: "disk audio audio_file memory allocation spectral losses checkpoint unpickling downloads phonemes",
+    1: "disk audio audio_file memory allocation spectral losses checkpoint unpickling archives transfer downloads phonemes",
     0: "models",
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
@@ -41,7 +42,7 @@ MANY_PARAMETERS = {("spectral.py", "__init__")}
 PRINTING_MODULES = {"cli", "commands", "demo"}  # those that talk to a terminal
 HEAVY = (
     "librosa transformers faiss pyworld parselmouth torchcrepe torchfcpe torchaudio resemblyzer accelerate "
-    "matplotlib ipywidgets IPython pyloudnorm diffusers sklearn pandas"
+    "matplotlib ipywidgets IPython pyloudnorm diffusers sklearn pandas onnxruntime onnx"
 ).split()
 
 
@@ -152,7 +153,7 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
 
 IMPORT_PROBE = """
 import json, os, sys
-import numpy, scipy, soundfile, soxr, torch, pydantic, safetensors.torch, joblib, tqdm.auto, pooch, yaml
+import numpy, scipy, soundfile, soxr, torch, pydantic, safetensors.torch, joblib, tqdm.auto, yaml
 before = dict(os.environ), torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype(), sys.argv[:]
 library = tuple({os.path.realpath(p) for p in (sys.prefix, sys.base_prefix)})
 touched = []

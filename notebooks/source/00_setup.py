@@ -1,7 +1,8 @@
 # %% [markdown] title
 # # 00 Set-up: the machine, the folders, your recordings
 #
-# At the end you know what this machine can do, where your files belong, and how good recordings sound.
+# At the end you know what this machine can do, where your files belong, how good recordings sound, and the pretrained
+# networks that your choices need are here and checked.
 #
 # | | 2 CPU cores | T4 (Colab) |
 # |---|---|---|
@@ -27,6 +28,16 @@
 workspace = ""  #@param ["", "drive"] {"allow-input": true}
 #@markdown Name of the speaker you will bring; a folder of this name is made for the recordings.
 speaker = "me"  #@param {"type": "string"}
+#@markdown Content encoder to fetch; auto needs no download and takes the best one that is here.
+speech_encoder = "auto"  #@param ["auto", "vec768l12", "vec256l9", "hubertsoft", "whisper-ppg", "whisper-ppg-large", "whisper-ppg-small", "cnhubertlarge", "dphubert", "wavlmbase+", "vec256l9-onnx", "vec256l12-onnx", "vec768l9-onnx", "vec768l12-onnx", "hubertsoft-onnx", "svcnb-units", "soft-units"]
+#@markdown Melody finder to fetch: only rmvpe is a download, the others are installed.
+f0_predictor = "auto"  #@param ["auto", "fcpe", "rmvpe", "crepe", "dio", "harvest", "pm"]
+#@markdown Fetch the vocoder that shallow diffusion needs.
+shallow_diffusion = False  #@param {"type": "boolean"}
+#@markdown Fetch the vocoder that the enhancer needs (the same one).
+enhance = False  #@param {"type": "boolean"}
+#@markdown Fetch a model to start training from: so-vits-svc 4.1, the same with loudness, or diffusion.
+base_model = ""  #@param ["", "base", "base_volume", "base_diffusion"]
 
 # %% [markdown] folders-text
 # ## Folders
@@ -59,16 +70,27 @@ show_audio(bundled[0])
 
 # %% [markdown] weights-text
 # ## Pretrained networks
-# Content encoders and pitch trackers learn from many hours of sound, so their weights are downloaded or bundled. What
-# says `present` works without a network; the rest is optional and gets better results.
+# Content encoders and pitch trackers learn from many hours of sound, so their weights are bundled or downloaded. What
+# is here works without a network; the rest is optional and gets better results. Each has a licence of its own.
 
 # %% weights
-from svcnb.downloads import WEIGHTS, has_weights
+from svcnb.downloads import TABLE_HEADINGS, WEIGHTS, fetch, table_of, weights_for
 from svcnb.widgets import Table
 
-known = {name: "present" if has_weights(name) else "optional" for name in WEIGHTS}
-rows = [(w.used_for, w.file_name, known[name], w.licence) for name, w in WEIGHTS.items()]
-Table(("used for", "file in pretrain/", "", "licence"), rows)
+Table(TABLE_HEADINGS, table_of(WEIGHTS.values()))
+
+# %% [markdown] fetch-text
+# ## Fetch what your choices need
+# Nothing else is downloaded, and a download that broke off goes on when you run the cell again. Every file is compared
+# with the published checksum, or with the one that its first use recorded. Without a network the error names the file
+# and the folder to put it into.
+
+# %% fetch
+options = {"shallow_diffusion": shallow_diffusion, "enhance": enhance, base_model: base_model}
+chosen = [speech_encoder, f0_predictor, *(name for name in options if options[name])]
+fetched = [fetch(row.name) for row in weights_for(chosen)]
+rows = [(f.path.name, f.mirror or "was here", f"{f.n_bytes / 1e6:.1f} MB", f.verified) for f in fetched]
+Table(("file", "from", "size", "checksum"), rows)
 
 # %% [markdown] files-text
 # ## What is there now

@@ -8,8 +8,8 @@
 # |---|---|---|
 # | ten seconds, small | a few seconds | not yet measured |
 #
-# Your own so-vits-svc 4.0 or 4.1 voice works here too: put `G_*.pth` and `config.json` into a folder below
-# `data/models/` and name it as `model`.
+# Your own so-vits-svc 4.0 or 4.1 voice works here too: put its folder or zip file into `data/models/` and name it as
+# `model`, e.g. `data/models/voice.zip`; what is needed of a zip is unpacked into `data/unpacked/`.
 
 # %% [markdown] parameters-text
 # ## Parameters
@@ -22,7 +22,7 @@
 workspace = ""  #@param ["", "drive"] {"allow-input": true}
 #@markdown Recording to convert: a dry voice without music. A folder converts all recordings in it.
 wav = "data/demo/song/melody.flac"  #@param ["data/demo/song/melody.flac", "data/demo/raw/bruno/bruno_01.flac"] {"allow-input": true}
-#@markdown Voice: its folder, or one G_*.pth.
+#@markdown Voice: its folder, a zip file, or one G_*.pth.
 model = "data/models/demo"  #@param {"type": "string"}
 #@markdown Checkpoint of a folder: best on held-out clips (where training measured that), or the newest.
 checkpoint = "best"  #@param ["best", "newest"]
@@ -46,8 +46,26 @@ f0_predictor = "auto"  #@param ["auto", "fcpe", "rmvpe", "crepe", "dio", "harves
 f0_filter_threshold = 0.05  #@param {"type": "slider", "min": 0, "max": 1, "step": 0.01}
 #@markdown Melody to sing instead of the recording's: table `time_s,f0_hz`; empty = the recording's own.
 f0_csv = ""  #@param {"type": "string"}
-#@markdown Pass the result through the enhancer, which is not in this version yet: leave it off.
+#@markdown Sing the result once more through a vocoder (needs its files): helps where data is little.
 enhance = False  #@param {"type": "boolean"}
+#@markdown Semitones that the enhancer works lower, for high voices.
+enhancer_adaptive_key = 0  #@param {"type": "slider", "min": -24, "max": 24, "step": 1}
+#@markdown Vocoder: folder or released zip; empty = beside the voice, or `pretrain/nsf_hifigan`.
+vocoder = ""  #@param {"type": "string"}
+#@markdown Refine the result with the voice's diffusion model (20 trains one; it needs a vocoder too).
+shallow_diffusion = False  #@param {"type": "boolean"}
+#@markdown Noise steps of it: more = further from the voice's own result.
+k_step = 100  #@param {"type": "slider", "min": 1, "max": 1000, "step": 1}
+#@markdown The diffusion hears the words in the result, not in the recording.
+second_encoding = False  #@param {"type": "boolean"}
+#@markdown Convert with the diffusion model alone, which must have learnt all noise steps.
+only_diffusion = False  #@param {"type": "boolean"}
+#@markdown Diffusion model (model_*.pt, config.yaml beside it); empty = the best beside the voice.
+diffusion_model = ""  #@param {"type": "string"}
+#@markdown Several speakers at once: `ada=0.7, bob=0.3`, or `ada=1>0, bob=0>1` over the song (see 21).
+speaker_mix = ""  #@param {"type": "string"}
+#@markdown Loudness over time: 0 = as the recording, 1 = as the voice sings it.
+loudness_envelope_adjustment = 1.0  #@param {"type": "slider", "min": 0, "max": 1, "step": 0.05}
 #@markdown Quieter than this counts as silence (dB): -30 for noisy recordings, -50 to keep breaths.
 slice_db = -40.0  #@param {"type": "slider", "min": -80, "max": -10, "step": 1}
 #@markdown Randomness: lower is flatter, higher livelier and rougher.
@@ -65,39 +83,53 @@ panel = True  #@param {"type": "boolean"}
 #@markdown Where to convert.
 device = "auto"  #@param ["auto", "cpu", "cuda"]
 
+# %% [markdown] refining-text
+# ## After the voice
+# What happens to the voice's result before it is written. Diffusion takes the enhancer's place where both are ticked, and
+# the loudness is adjusted last.
+
+# %% refining
+refining = {
+    "enhance": enhance, "enhancer_adaptive_key": enhancer_adaptive_key,
+    "shallow_diffusion": shallow_diffusion, "k_step": k_step, "second_encoding": second_encoding,
+    "only_diffusion": only_diffusion, "loudness_envelope_ratio": loudness_envelope_adjustment,
+}
+show_facts({name: value for name, value in refining.items() if value})
+
 # %% [markdown] settings-text
 # ## Check the choices
-# Everything is checked before anything is loaded. A value out of range, a missing file, or a choice that this version
-# cannot serve yet (the enhancer) is told in one line here.
+# Everything is checked before anything is loaded. A value out of range or a missing file is told in one line here.
 
 # %% settings
-from svcnb.conversion import ConversionSettings, check_available
+from svcnb.conversion import ConversionSettings
 
 work = open_workspace(workspace)
 source_path, voice_path = work.find(wav), work.find(model)
-settings = check_available(ConversionSettings(
+settings = ConversionSettings(
     speaker=speaker or None, transpose_semitones=trans, auto_predict_f0=auto_predict_f0,
     f0_method=f0_predictor, f0_threshold=f0_filter_threshold, f0_mean_pooling=f0_mean_pooling,
-    cluster_ratio=cluster_infer_ratio, feature_retrieval=feature_retrieval, enhance=enhance,
-    slice_db=slice_db, noise_scale=noice_scale, clip_seconds=clip_seconds,
-    crossfade_seconds=linear_gradient, audio_format=wav_format,
-))
+    cluster_ratio=cluster_infer_ratio, feature_retrieval=feature_retrieval, slice_db=slice_db,
+    clip_seconds=clip_seconds, crossfade_seconds=linear_gradient, noise_scale=noice_scale,
+    audio_format=wav_format, speaker_mix=speaker_mix, **refining,
+)
 show_facts({"recording": source_path.name} | settings.model_dump(exclude_defaults=True))
 
 # %% [markdown] voice-text
 # ## Load the voice
 # The checkpoint is read without running any code in it, and must fit its config: differences are told by name. An
-# unknown speaker is told with the names there are, and a ratio without its file with what to run.
+# unknown speaker is told with the names there are, and a ratio or an enhancer without its file with what to do.
 
 # %% voice
-from svcnb.recipes.sovits import load_voice
+from svcnb.recipes.sovits import DiffusionFiles, load_voice
 
 centres = work.find(cluster_model) if cluster_model else None
-parts = {"checkpoint": checkpoint, "cluster_model": centres}
-voice = load_voice(voice_path, device=choose_device(device), **parts)
+own_vocoder = work.find(vocoder) if vocoder else None
+own_diffusion = DiffusionFiles(work.find(diffusion_model)) if diffusion_model else None
+parts = {"checkpoint": checkpoint, "cluster_model": centres, "vocoder": own_vocoder}
+voice = load_voice(voice_path, device=choose_device(device), diffusion=own_diffusion, **parts)
 voice.check(settings)
 facts = {"voice": voice.name, "step": voice.step, "speakers": ", ".join(voice.speakers)}
-show_facts(facts | {"chosen": voice.speaker_name(settings.speaker)})
+show_facts(facts | {"chosen": voice.speaker_name(settings.speaker), "files": voice.folder})
 
 # %% [markdown] source-text
 # ## The recording and its melody

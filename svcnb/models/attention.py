@@ -18,18 +18,18 @@ MASKED_SCORE = -1e4
 
 def band_to_square(band: Tensor) -> Tensor:
     """Put column r of row t at column t + r - window: [.., N, 2 window + 1] -> [.., N, N], 0 elsewhere."""
-    n, width = band.shape[-2:]
+    n, width = band.shape[-2], band.shape[-1]
     window = width // 2
     # Rows of n + width, read again as rows of n + width - 1: each row moves one step further to the right.
     skewed = F.pad(band, (0, n)).flatten(-2)[..., : n * (n + width - 1)]
-    return skewed.unflatten(-1, (n, n + width - 1))[..., window : window + n]
+    return skewed.reshape(*band.shape[:-1], n + width - 1)[..., window : window + n]
 
 
 def square_to_band(square: Tensor, window: int) -> Tensor:
     """Collect the diagonals -window..window of [.., N, N] as columns: [.., N, 2 window + 1]."""
     n = square.shape[-1]
     flat = F.pad(F.pad(square, (window, window)).flatten(-2), (0, n))
-    return flat.unflatten(-1, (n, n + 2 * window + 1))[..., : 2 * window + 1]
+    return flat.reshape(*square.shape[:-1], n + 2 * window + 1)[..., : 2 * window + 1]
 
 
 class MultiHeadAttention(nn.Module):
@@ -88,7 +88,7 @@ class MultiHeadAttention(nn.Module):
         """
         context = x if context is None else context
         query, key, value = (
-            conv(source).unflatten(1, (self.n_heads, -1)).transpose(2, 3)  # [B, H, N or S, C / H]
+            conv(source).reshape(source.shape[0], self.n_heads, -1, source.shape[2]).transpose(2, 3)  # [B, H, N or S, C / H]
             for conv, source in ((self.conv_q, x), (self.conv_k, context), (self.conv_v, context))
         )
         if self.window is None:

@@ -88,15 +88,24 @@ class MultiPeriodDiscriminator(nn.Module):
     Args:
         use_spectral_norm: instead of weight norm.
         periods: in samples; 2, 3, 5, 7, 11 in so-vits-svc and GPT-SoVITS, RVC adds 17 (v1) and 23, 37 (v2).
+        n_coarser_scales: more scale discriminators, which hear the waveform averaged down 2, 4 ... times (HiFi-GAN: 2).
     """
 
-    def __init__(self, use_spectral_norm: bool = False, periods: Sequence[int] = (2, 3, 5, 7, 11)) -> None:
+    def __init__(
+        self, use_spectral_norm: bool = False, periods: Sequence[int] = (2, 3, 5, 7, 11), *, n_coarser_scales: int = 0
+    ) -> None:
         super().__init__()
         norm = spectral_norm if use_spectral_norm else weight_norm
         parts = [ScaleDiscriminator(norm), *(PeriodDiscriminator(period, norm) for period in periods)]
         self.discriminators = nn.ModuleList(parts)
+        if n_coarser_scales:
+            self.coarser = nn.ModuleList(ScaleDiscriminator(norm) for _ in range(n_coarser_scales))
 
     def forward(self, waveform: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
         """waveform [B, 1, T] -> one tensor of scores and one list of feature maps per sub-discriminator."""
-        scores, maps = zip(*(part(waveform) for part in self.discriminators), strict=True)
+        heard = [part(waveform) for part in self.discriminators]
+        for part in getattr(self, "coarser", ()):
+            waveform = F.avg_pool1d(waveform, 4, stride=2, padding=2)  # [B, 1, T / 2 + 1]
+            heard.append(part(waveform))
+        scores, maps = zip(*heard, strict=True)
         return list(scores), list(maps)

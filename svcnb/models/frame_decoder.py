@@ -68,6 +68,10 @@ class FrameDecoder(nn.Module):
     Each frame's layers predict complex filters for the pulse train and magnitudes for the noise, for each half of
     the frame; the filtered pieces, two frames long, are overlapped by the inverse short-time Fourier transform.
     Longer pieces smear consonants.
+
+    Args:
+        in_channels: of the latent, or of the mel where this is a vocoder.
+        gin_channels: width of the speaker vector; 0 = none.
     """
 
     silent_when_unvoiced = True  # pulses in pauses would be heard as a hum until the filters have learned to mute them
@@ -76,7 +80,7 @@ class FrameDecoder(nn.Module):
         self,
         in_channels: int,
         *,
-        gin_channels: int,
+        gin_channels: int = 0,
         sampling_rate: int,
         hop_samples: int,
         channels: int = 256,
@@ -90,7 +94,8 @@ class FrameDecoder(nn.Module):
         n_bins = self.n_fft // 2 + 1
         self.conv_pre = nn.Conv1d(in_channels, channels, 7, padding=3)
         self.pitch_pre = nn.Conv1d(2, channels, 3, padding=1)
-        self.cond = nn.Conv1d(gin_channels, channels, 1)
+        if gin_channels:
+            self.cond = nn.Conv1d(gin_channels, channels, 1)
         self.blocks = nn.ModuleList(FrameBlock(channels) for _ in range(n_blocks))
         self.norm = nn.LayerNorm(channels)
         self.head = nn.Linear(channels, SUBFRAMES * 4 * n_bins)
@@ -102,32 +107,40 @@ class FrameDecoder(nn.Module):
             self.head.bias.copy_(bias.flatten())
         self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
 
-    def _filters(self, z: Tensor, f0_hz: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    def controls(self, z: Tensor, f0_hz: Tensor, g: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the layers say per frame: gain of the pulses, real and imaginary part of their phase, gain of the noise.
+
+        Each is float32 [B, F, N * SUBFRAMES]; the gains are positive, the phase is not yet of length 1.
+        """
         voiced = (f0_hz > 0).to(z.dtype)
         log_f0 = torch.log2(f0_hz.clamp_min(LOWEST_F0_HZ) / 220.0).to(z.dtype) * voiced
-        x = self.conv_pre(z) + self.pitch_pre(torch.stack([log_f0, voiced], dim=1)) + self.cond(g)
+        x = self.conv_pre(z) + self.pitch_pre(torch.stack([log_f0, voiced], dim=1))
+        if g is not None:
+            x = x + self.cond(g)
         for block in self.blocks:
             x = block(x)
         head = self.head(self.norm(x.transpose(1, 2))).float()  # [B, N, S * 4F]
-        head = head.unflatten(2, (SUBFRAMES, -1)).flatten(1, 2).transpose(1, 2)  # [B, 4F, N * S]
+        head = head.reshape(z.shape[0], -1, head.shape[2] // SUBFRAMES).transpose(1, 2)  # [B, 4F, N * S]
         log_gain, real, imag, log_noise = head.chunk(4, dim=1)
-        gain = log_gain.clamp(-12.0, 5.0).exp()
+        return log_gain.clamp(-12.0, 5.0).exp(), real, imag, log_noise.clamp(-14.0, 5.0).exp()
+
+    def _filters(self, z: Tensor, f0_hz: Tensor, g: Tensor | None) -> tuple[Tensor, Tensor]:
+        gain, real, imag, noise_gain = self.controls(z, f0_hz, g)
         direction = torch.complex(real, imag)
-        pulse_filter = gain * direction / (direction.abs() + 1e-5)
-        return pulse_filter, log_noise.clamp(-14.0, 5.0).exp()
+        return gain * direction / (direction.abs() + 1e-5), noise_gain
 
     def _frames(self, signal: Tensor) -> Tensor:
         return torch.stft(
             signal, self.n_fft, self.step, window=self.window, center=True, pad_mode="constant", return_complex=True
         )  # [B, F, S * N + 1]
 
-    def forward(self, z: Tensor, f0_hz: Tensor, g: Tensor, *, noise: Noise | None = None) -> Tensor:
+    def forward(self, z: Tensor, f0_hz: Tensor, g: Tensor | None = None, *, noise: Noise | None = None) -> Tensor:
         """Waveform of a latent.
 
         Args:
             z: [B, C, N].
             f0_hz: [B, N], 0 = unvoiced.
-            g: speaker vector [B, gin, 1] or per frame [B, gin, N].
+            g: speaker vector [B, gin, 1], or one per frame [B, gin, N]; None where gin_channels is 0.
 
         Returns:
             float32 [B, 1, N * hop_samples].

@@ -170,13 +170,13 @@ class LayerNorm(nn.Module):
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.eps = eps
+        self.channels, self.eps = channels, eps
         self.gamma = nn.Parameter(torch.ones(channels))
         self.beta = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.transpose(1, -1)  # [B, N, C]
-        return F.layer_norm(x, (x.shape[-1],), self.gamma, self.beta, self.eps).transpose(1, -1)
+        return F.layer_norm(x, (self.channels,), self.gamma, self.beta, self.eps).transpose(1, -1)
 
 
 class DepthwiseConv1d(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from svcnb.recipes.sovits_config import Config
 
 log = logging.getLogger(__name__)
 
-BUNDLED_BASE = BUNDLED_FOLDER / "base_voice"
+BUNDLED_BASE = BUNDLED_FOLDER / "base_voice.safetensors"  # its config is in its metadata
 AUTO_BASE, NO_BASE = "auto", "none"
 # Tensors that a base model may have in another size: one row per speaker.
 PER_SPEAKER = ("emb_g.",)
@@ -28,9 +29,14 @@ def choose_base(base: Path | str | None, config: Config) -> Path | None:
         return None
     if base != AUTO_BASE:
         return Path(base)
-    if not (BUNDLED_BASE / "config.json").is_file() or not config.is_small:
+    if not (config.is_small and BUNDLED_BASE.is_file()):
         return None
-    return BUNDLED_BASE / "G_0.safetensors" if _fits(config, Config.load(BUNDLED_BASE / "config.json")) else None
+    return BUNDLED_BASE if _fits(config, bundled_config()) else None
+
+
+def bundled_config() -> Config:
+    """What the bundled base was trained with."""
+    return Config.model_validate(json.loads(checkpoint.read_safetensors(BUNDLED_BASE)[1]["svcnb"])["config"])
 
 
 def _fits(config: Config, base: Config) -> bool:
@@ -41,7 +47,7 @@ def _fits(config: Config, base: Config) -> bool:
 
 def use_fine_tuning(config: Config, base: Path | None) -> None:
     """Train more carefully what does not start from nothing. Bases of the family keep the config's own rate."""
-    if base is not None and base.parent == BUNDLED_BASE:
+    if base == BUNDLED_BASE:
         config.train.learning_rate = FINE_TUNING_RATE
 
 

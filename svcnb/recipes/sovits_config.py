@@ -165,7 +165,7 @@ class Config(BaseModel):
         """
         path = Path(path)
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = json.loads(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise SvcError(f"no config at {path}: expected the voice's config.json; give its path with -c") from None
         except (ValueError, UnicodeDecodeError) as error:
@@ -219,7 +219,18 @@ def _fill_what_older_versions_lack(stored: dict[str, Any]) -> None:
         stored["data"]["unit_interpolate_mode"] = "left"
     stored["model"].setdefault("speech_encoder", None)
     stored.setdefault("train", {})
-    stored.setdefault("spk", {})
+    stored["spk"] = speaker_ids(stored.get("spk"))
+
+
+def speaker_ids(spk: Any) -> Any:
+    """The `spk` of a config as name -> id: some collections hold a list of names, one name, or id -> name."""
+    if isinstance(spk, str):
+        return {spk: 0}
+    if isinstance(spk, list):
+        return {str(name): number for number, name in enumerate(spk)}
+    if isinstance(spk, dict) and all(isinstance(name, str) and not name.isdigit() for name in spk.values()):
+        return {name: number for number, name in spk.items()}
+    return {} if spk is None else spk
 
 
 def _drop_unknown(stored: dict[str, Any]) -> None:

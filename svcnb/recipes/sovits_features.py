@@ -134,7 +134,7 @@ def prepare(
     features_folder = Path(features_folder)
     clips = scan_clips(Path(clips_folder).absolute())
     encoder_name = resolve_encoder(settings.encoder, settings.pretrain_folder)
-    encoder = load_encoder(encoder_name, folder=settings.pretrain_folder)
+    width = load_encoder(encoder_name, folder=settings.pretrain_folder).width  # refused now, not in each worker
     stored = FeatureSettings(
         sample_rate_hz=config.data.sampling_rate,
         hop_samples=config.data.hop_length,
@@ -149,7 +149,7 @@ def prepare(
         n_jobs = -1 if settings.dask else settings.n_jobs
         report = extract(clips, features_folder, stored, make_extractor=make, n_jobs=n_jobs, overwrite=settings.overwrite)
     config = config.model_copy(deep=True)
-    config.use_encoder(encoder_name, encoder.width)
+    config.use_encoder(encoder_name, width)
     config.model.vol_embedding = settings.with_volume
     config.spk = {speaker: index for index, speaker in enumerate(sorted({clip.speaker for clip in clips}))}
     config.model.n_speakers = max(len(config.spk), 1) if config.is_small else config.model.n_speakers

@@ -12,7 +12,7 @@ from svcnb.conversion import ConversionSettings
 from svcnb.index_files import kind_of_file
 from svcnb.retrieval import INDEX_FILE, FeatureIndex, SpeakerCentres
 
-CENTRES_PATTERN = "kmeans_*.pt"
+CENTRES_PATTERN = "kmeans*.pt"
 Stored = SpeakerCentres | FeatureIndex
 Pull = Callable[[Tensor], Tensor]  # content [N, D] at the voice's frame rate -> the same shape, nearer to the speaker
 

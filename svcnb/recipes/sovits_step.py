@@ -8,7 +8,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from svcnb import losses
 from svcnb.dataset import Batch, pad
@@ -112,7 +111,7 @@ def train_step(state: TrainState, batch: Batch) -> dict[str, Tensor]:
     told: dict[str, Tensor] = {}
     if adversarial:
         told["disc"] = discriminator_term(state.discriminator, result) * share.clips
-        _update(state, state.optimizer_d, told["disc"])
+        state.descend(state.optimizer_d, told["disc"])
     terms = generator_terms(result, train, share)
     if train.c_prior:
         audio = _decode_prior(state, batch, result.out, parts)
@@ -122,15 +121,8 @@ def train_step(state: TrainState, batch: Batch) -> dict[str, Tensor]:
         terms |= adversarial_terms(state.discriminator, result)
     terms = {name: loss * (share.frames if name == "kl" else share.clips) for name, loss in terms.items()}
     total = torch.stack([loss_weight(name, train) * loss for name, loss in terms.items()]).sum()
-    _update(state, state.optimizer_g, total)
+    state.descend(state.optimizer_g, total)
     return share.whole({"total": total, **terms, **told})
-
-
-def _update(state: TrainState, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    state.accelerator.backward(loss)
-    state.processes.add_gradients(parameter for group in optimizer.param_groups for parameter in group["params"])
-    optimizer.step()
 
 
 def loss_weight(name: str, train: TrainSection) -> float:
@@ -164,24 +156,12 @@ def _spectral_terms(
 
 def discriminator_term(discriminator: nn.Module, result: GeneratorPass) -> Tensor:
     """What the discriminator learns from; no gradient into the generator."""
-    both = torch.cat([result.target_audio, result.out.audio.detach().float()])  # one pass: each weight is read once
-    scores, _ = discriminator(both)
-    real_scores, fake_scores = zip(*(part.chunk(2) for part in scores), strict=True)
-    return losses.discriminator_loss(real_scores, fake_scores)
+    return losses.losses_of_discriminator(discriminator, result.target_audio, result.out.audio)
 
 
 def adversarial_terms(discriminator: nn.Module, result: GeneratorPass) -> dict[str, Tensor]:
     """Feature matching and adversarial loss; no gradient into the discriminator."""
-    discriminator.requires_grad_(False)
-    with parametrize.cached():  # weight norm once for both
-        with torch.no_grad():
-            _, real_maps = discriminator(result.target_audio)
-        fake_scores, fake_maps = discriminator(result.out.audio)
-    discriminator.requires_grad_(True)
-    return {
-        "fm": losses.feature_loss(real_maps, fake_maps),
-        "gen": losses.adversarial_loss(fake_scores),
-    }
+    return losses.losses_against_discriminator(discriminator, result.target_audio, result.out.audio)
 
 
 def _decode_prior(state: TrainState, batch: Batch, out: TrainOutput, parts: StepParts) -> Tensor:

@@ -16,10 +16,10 @@ from svcnb.launching import check_devices, is_launched, run_in_processes
 from svcnb.recipes.sovits_base import AUTO_BASE, choose_base, use_fine_tuning
 from svcnb.recipes.sovits_batch import choose_batch_size
 from svcnb.recipes.sovits_config import Config
+from svcnb.recipes.sovits_files import MIDDLE_PITCH_FILE
 from svcnb.recipes.sovits_held_out import HeldOut
 from svcnb.recipes.sovits_state import fresh_state, load_run, save_run
 from svcnb.recipes.sovits_step import train_step
-from svcnb.recipes.sovits_voice import MIDDLE_PITCH_FILE
 from svcnb.training import (
     FitHooks,
     RunRecord,

@@ -7,47 +7,52 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from svcnb import SvcError
 from svcnb.allocation import freed_memory_kept
 from svcnb.audio import Audio, AudioWriter, resample, resample_samples
 from svcnb.audio_file import Recording, open_audio
-from svcnb.checkpoint import describe_sovits, load_weights, read_sovits_checkpoint
+from svcnb.checkpoint import LoadReport, describe_sovits, load_weights, read_sovits_checkpoint
 from svcnb.content import SAMPLE_RATE_HZ as CONTENT_HZ
 from svcnb.content import align_to_frames, encoder_for_width, load_encoder
 from svcnb.conversion import (
     ConversionSettings,
     PieceInput,
-    check_available,
     convert_long,
     iter_converted,
     output_name,
 )
 from svcnb.memory import told_when_memory_runs_out
+from svcnb.models.denoiser import Unit2Mel
 from svcnb.models.layers import Noise
 from svcnb.models.sovits import SynthesizerTrn
 from svcnb.pitch import F0Track, PitchEstimator, PitchSettings, looks_sung, resolve_method
+from svcnb.recipes.sovits_collection import find_voice
 from svcnb.recipes.sovits_config import Config
 from svcnb.recipes.sovits_copies import copy_recording, fingerprint
+from svcnb.recipes.sovits_diffusion import Heard, check_alone, diffuse_alone
+from svcnb.recipes.sovits_diffusion_files import DiffusionFiles
+from svcnb.recipes.sovits_files import MIDDLE_PITCH_FILE, refuse_misfit, step_of
+from svcnb.recipes.sovits_mix import MixedSpeakers, mixed_ids
+from svcnb.recipes.sovits_piece import PieceSound
 from svcnb.recipes.sovits_retrieval import Pull, VoiceRetrieval
-from svcnb.run_record import STATE_NAME, RunRecord
+from svcnb.recipes.sovits_stages import stages
+from svcnb.recipes.sovits_vocoder import vocoder_files
 from svcnb.spectral import SincResample, volume_envelope
 
 if TYPE_CHECKING:
     from svcnb.content import ContentEncoder
 
 
-CHECKPOINTS = ("best", "newest")
 STATISTICS_SECONDS = 120.0
 PITCH_SECONDS = 30.0  # more at once takes more memory than a piece does
 SHORTER_PIECES = "set max_piece_s (--max_piece_s) to 10 seconds or less, and close other programs"
-MIDDLE_PITCH_FILE = "middle_pitch.json"  # speaker -> median f0 in Hz of the training clips
+MIX_NAME = "spk_mix"  # in place of the speaker in a result's name, as the original has it
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,9 @@ class PieceFeatures:
 class Voice:
     """A generator with its content encoder and its pitch estimators, ready to convert.
 
+    Its diffusion model stands in the generator's place where settings.only_diffusion says so, and where there is no
+    other (see load_diffusion_voice).
+
     Attributes:
         config: the voice's configuration.
         speakers: name -> id.
@@ -71,9 +79,13 @@ class Voice:
         has_posterior: False for release files; without it there are no copies (see resynthesise).
         retrieval: centres and index of the voice, where there are some.
         step: training steps of these weights, by the file's name; None where it does not tell.
+        folder: where the checkpoint lies; None for a voice without files.
+        vocoder_path: of the vocoder to use (enhancer, diffusion); None finds one, see vocoder.find_vocoder.
+        diffusion_files: of the diffusion model to use, as far as they are named.
+        loaded: networks of the stages after the generator, kept between conversions.
     """
 
-    def __init__(self, config: Config, generator: SynthesizerTrn, encoder: ContentEncoder, *, name: str = "voice",
+    def __init__(self, config: Config, generator: SynthesizerTrn | Unit2Mel, encoder: ContentEncoder, *, name: str = "voice",
                  pretrain_folder: Path = Path("pretrain")) -> None:  # fmt: skip
         self.config = config
         self.generator = generator.eval()
@@ -88,6 +100,10 @@ class Voice:
         self.has_posterior = True
         self.retrieval = VoiceRetrieval(None, speakers=self.speakers, width=config.model.ssl_dim)
         self.step: int | None = None
+        self.folder: Path | None = None
+        self.vocoder_path: Path | None = None
+        self.diffusion_files = DiffusionFiles()
+        self.loaded: dict[Any, Any] = {}
         self._estimators: dict[tuple[str, float | None], PitchEstimator] = {}
 
     def speaker_id(self, speaker: str | int | None) -> int:
@@ -143,18 +159,37 @@ class Voice:
 
         Raises:
             SvcError: unknown speaker or pitch method (valid names given), no f0 decoder, no centres or index for a
-                ratio above 0, or ones that do not fit this voice.
+                ratio above 0, or ones that do not fit this voice; no vocoder or diffusion model for what needs one.
         """
-        check_available(settings)
         if settings.auto_predict_f0 and not self.config.model.use_automatic_f0_prediction:
             raise SvcError(f"voice {self.name} was trained without an f0 decoder: leave auto_predict_f0 (-a) off")
-        if settings.feature_retrieval and not settings.cluster_ratio:
+        if settings.speaker_mix:
+            self._check_mix(settings)
+        elif settings.feature_retrieval and not settings.cluster_ratio:
             warnings.warn(
                 "feature_retrieval (-fr) does nothing while cluster_ratio (-cr) is 0: raise the ratio", stacklevel=3
             )
         resolve_method(settings.f0_method, self.pretrain_folder)
-        self.retrieval.pull(settings, self.speaker_id(settings.speaker))
+        self._pull(settings)
+        if settings.only_diffusion:
+            check_alone(self)
+        elif isinstance(self.generator, Unit2Mel):
+            raise SvcError(f"voice {self.name} was loaded with its diffusion model alone: switch only_diffusion (-od) on")
+        stages(self, settings)
         return settings
+
+    def _check_mix(self, settings: ConversionSettings) -> None:
+        mixed_ids(settings.speaker_mix, self)
+        unused = {"speaker (-s)": settings.speaker is not None, "cluster_ratio (-cr)": settings.cluster_ratio > 0}
+        if named := [name for name, given in unused.items() if given]:
+            warnings.warn(f"{' and '.join(named)} cannot be used while speakers are mixed (-usm): going on without",
+                          stacklevel=4)  # fmt: skip
+
+    def _pull(self, settings: ConversionSettings) -> Pull | None:
+        """Content belongs to one speaker: centres and index are left out where several are mixed."""
+        if settings.speaker_mix:
+            return None
+        return self.retrieval.pull(settings, self.speaker_id(settings.speaker))
 
     def convert(
         self, audio: Audio, settings: ConversionSettings | None = None, *, melody: F0Track | None = None
@@ -218,25 +253,27 @@ class Voice:
         return copy_recording(audio, self.generator, self.config, estimator=estimator, speaker_id=number)
 
     def fingerprint(self) -> str:
-        """Short name of exactly these weights, and of the centres and the index beside them."""
-        return fingerprint(self.generator, self.retrieval.files())
+        """Short name of exactly these weights, and of the centres, the index and the vocoder that go with them."""
+        return fingerprint(self.generator, [*self.retrieval.files(), *vocoder_files(self)])
 
     def result_name(self, source: Path, settings: ConversionSettings) -> str:
         """File name that `convert_file` gives a result; see `conversion.distinct_names` for batches."""
         method = resolve_method(settings.f0_method, self.pretrain_folder)
-        return output_name(source.name, settings, speaker=self.speaker_name(settings.speaker), f0_method=method)
+        speaker = MIX_NAME if settings.speaker_mix else self.speaker_name(settings.speaker)
+        mode = "diff" if settings.only_diffusion else "sovdiff" if settings.shallow_diffusion else "sovits"
+        return output_name(source.name, settings, speaker=speaker, f0_method=method, mode=mode)
 
     def _piece_converter(
         self, audio: Recording, settings: ConversionSettings, melody: F0Track | None
     ) -> Callable[[PieceInput], np.ndarray]:
         self.check(settings)
-        speaker_id = self.speaker_id(settings.speaker)
-        speaker = torch.tensor([[speaker_id]], device=self.device)
-        pull = self.retrieval.pull(settings, speaker_id)
+        speaker_at = self._speaker_at(settings, audio.duration_s)
+        chain, pull = stages(self, settings), self._pull(settings)
         estimator = None if melody is not None else self._estimator(settings.f0_method, settings.f0_threshold)
         narrow = self._content_resampler(settings)
         opening = resample(audio.slice_s(0.0, STATISTICS_SECONDS), CONTENT_HZ)  # the wide one is let go at once
         encoder = self.encoder.for_recording(opening.samples) if opening.n_samples else self.encoder
+        with_volume = self.config.model.vol_embedding or settings.only_diffusion
         if settings.auto_predict_f0:
             self._warn_if_sung(audio.slice_s(0.0, STATISTICS_SECONDS), settings)
 
@@ -246,9 +283,23 @@ class Voice:
             if settings.f0_mean_pooling:
                 track = track.mean_filtered()
             content = encoder.encode(narrow(piece.samples)).T  # [N50, D] -> [D, N50]
-            return self._synthesise(self._features(piece.samples, track, content, pull), speaker, settings)
+            features = self._features(piece.samples, track, content, pull, with_volume=with_volume)
+            speaker = speaker_at(piece, track.n_frames)
+            result, f0_hz = self._synthesise(features, speaker, settings)
+            if chain:
+                heard = _piece_sound(piece, features, speaker, f0_hz=f0_hz, seed=settings.seed)
+                for stage in chain:
+                    result = stage(result, heard)
+            return result
 
         return convert_piece
+
+    def _speaker_at(self, settings: ConversionSettings, duration_s: float) -> Callable[[PieceInput, int], Tensor]:
+        """Who sings the N frames of a piece: long [1, 1], or weights [N, S] where speakers are mixed."""
+        if settings.speaker_mix:
+            return MixedSpeakers(settings.speaker_mix, self, duration_s=duration_s)
+        speaker = torch.tensor([[self.speaker_id(settings.speaker)]], device=self.device)
+        return lambda piece, n_frames: speaker
 
     def _warn_if_sung(self, audio: Audio, settings: ConversionSettings) -> None:
         starts_s = np.arange(0.0, audio.duration_s, PITCH_SECONDS)
@@ -277,12 +328,14 @@ class Voice:
         padded = np.append(melody.f0_hz, 0.0)
         return F0Track(padded[np.where(inside, frames, melody.n_frames)], hop_s)
 
-    def _features(self, samples: np.ndarray, track: F0Track, content: Tensor, pull: Pull | None) -> PieceFeatures:
+    def _features(
+        self, samples: np.ndarray, track: F0Track, content: Tensor, pull: Pull | None, *, with_volume: bool
+    ) -> PieceFeatures:
         content = align_to_frames(content, track.n_frames, mode=self.config.data.unit_interpolate_mode)  # [D, N]
         if pull is not None:
             content = pull(content.T).T
         volume = None
-        if self.config.model.vol_embedding:
+        if with_volume:
             volume = volume_envelope(torch.from_numpy(samples), self.hop_samples)[None].to(self.device)
         as_row = lambda values: torch.as_tensor(values, dtype=torch.float32, device=self.device)[None]  # noqa: E731
         return PieceFeatures(
@@ -290,7 +343,14 @@ class Voice:
         )
 
     @torch.inference_mode()
-    def _synthesise(self, features: PieceFeatures, speaker: Tensor, settings: ConversionSettings) -> np.ndarray:
+    def _synthesise(
+        self, features: PieceFeatures, speaker: Tensor, settings: ConversionSettings
+    ) -> tuple[np.ndarray, Tensor]:
+        """Samples [T] and the f0 that was sung [1, N]."""
+        noise = Noise(torch.Generator().manual_seed(settings.seed))
+        if settings.only_diffusion:
+            heard = Heard(features.content, features.f0_hz, features.volume, speaker, noise)
+            return diffuse_alone(self, heard, settings), features.f0_hz
         with freed_memory_kept():
             result = self.generator.infer(
                 features.content,
@@ -300,9 +360,9 @@ class Voice:
                 volume=features.volume,
                 noise_scale=settings.noise_scale,
                 predict_f0=settings.auto_predict_f0,
-                noise=Noise(torch.Generator().manual_seed(settings.seed)),
+                noise=noise,
             )
-        return result.audio[0, 0].float().cpu().numpy()
+        return result.audio[0, 0].float().cpu().numpy(), result.f0_hz
 
 
 def load_voice(
@@ -312,16 +372,22 @@ def load_voice(
     device: str = "cpu",
     pretrain_folder: Path | str = Path("pretrain"),
     cluster_model: Path | str | None = None,
+    vocoder: Path | str | None = None,
+    diffusion: DiffusionFiles | None = None,
     checkpoint: str = "best",
 ) -> Voice:
-    """Load a voice from its folder (a G_*.pth and config.json) or from one G_*.pth.
+    """Load a voice from its folder, from one checkpoint, or from a zip file, as people pass them on.
 
-    Files of so-vits-svc 4.0 and 4.1 load as they are; release files lack the posterior, which is not
-    needed here. A config without an encoder's name (4.0) gets it from the width of the content.
+    Files of so-vits-svc 4.0 and 4.1 load as they are, under odd names and in folders within folders too (see
+    sovits_collection.find_voice); release files lack the posterior, which is not needed here. A config without an encoder's name (4.0) gets it from the width of the content.
 
     Args:
         cluster_model: centres or an index (kmeans_*.pt, feature_and_index.pkl, RVC's added_*.index) to take
             instead of those beside the weights.
+        vocoder: folder, `model` file or released zip of the vocoder to use instead of the one that
+            `vocoder.find_vocoder` finds; needed where a conversion asks for it.
+        diffusion: files of the diffusion model to use instead of the one in the folder diffusion/ beside the weights;
+            needed where a conversion asks for it.
         checkpoint: which of a folder's: "best" on held-out clips where the training measured that, else the
             newest; or "newest".
 
@@ -329,80 +395,55 @@ def load_voice(
         SvcError: nothing found, config and weights that do not fit (every difference named), a file that
             would run code.
     """
-    weights_path, config_path = _locate(Path(source), Path(config) if config else None, checkpoint)
-    loaded = Config.load(config_path, strict=False)
-    state = read_sovits_checkpoint(weights_path).model
-    described = describe_sovits(state)
-    _refuse_misfit(loaded, described, weights_path, config_path)
-    loaded.model.use_automatic_f0_prediction = described["use_automatic_f0_prediction"]
-    encoder_name = encoder_for_width(loaded.model.ssl_dim, loaded.model.speech_encoder)
-    loaded.model.speech_encoder = encoder_name
-    generator = _empty_generator(loaded)
-    report = load_weights(generator, state, may_miss=("enc_q.",))
-    encoder = load_encoder(encoder_name, folder=Path(pretrain_folder), device=device)
-    folder = weights_path.parent
-    voice = Voice(loaded, generator.to(device), encoder, name=folder.name, pretrain_folder=Path(pretrain_folder))
-    voice.step = _step_of(weights_path)
+    files = find_voice(Path(source), config=Path(config) if config else None, checkpoint=checkpoint)
+    loaded, generator, report = read_generator(files.weights, files.config)
+    model, folder = loaded.model, files.weights.parent
+    encoder = load_encoder(model.speech_encoder, folder=Path(pretrain_folder), device=device, width=model.ssl_dim)
+    voice = Voice(loaded, generator.to(device), encoder, name=files.name, pretrain_folder=Path(pretrain_folder))
+    voice.step, voice.folder = step_of(files.weights), folder
+    voice.vocoder_path = Path(vocoder) if vocoder else None
+    voice.diffusion_files = diffusion or files.diffusion
     voice.has_posterior = not report.missing
     named = Path(cluster_model) if cluster_model else None
-    voice.retrieval = VoiceRetrieval(folder, named=named, speakers=voice.speakers, width=loaded.model.ssl_dim)
+    voice.retrieval = VoiceRetrieval(files.retrieval_folder, named=named, speakers=voice.speakers, width=model.ssl_dim)
     pitches = folder / MIDDLE_PITCH_FILE
     if pitches.is_file():
         voice.middle_pitches_hz = json.loads(pitches.read_text(encoding="utf-8"))
     return voice
 
 
-def _empty_generator(config: Config) -> SynthesizerTrn:
-    return SynthesizerTrn(
+def _piece_sound(
+    piece: PieceInput, features: PieceFeatures, speaker: Tensor, *, f0_hz: Tensor, seed: int
+) -> PieceSound:
+    weights = speaker if speaker.is_floating_point() else None
+    return PieceSound(
+        samples=piece.samples,
+        content=features.content,
+        f0_hz=f0_hz,
+        voiced=features.voiced,
+        volume=features.volume,
+        speaker_id=int(speaker if weights is None else weights.sum(0).argmax()),
+        seed=seed,
+        speaker_weights=weights,
+    )
+
+
+def read_generator(weights_path: Path, config_path: Path) -> tuple[Config, SynthesizerTrn, LoadReport]:
+    """A voice's network without its encoder, its config with the encoder's name filled in, and what the file lacked.
+
+    Raises:
+        SvcError: as `load_voice`.
+    """
+    config = Config.load(config_path, strict=False)
+    state = read_sovits_checkpoint(weights_path).model
+    described = describe_sovits(state)
+    refuse_misfit(config, described, weights_path, config_path)
+    config.model.use_automatic_f0_prediction = described["use_automatic_f0_prediction"]
+    config.model.speech_encoder = encoder_for_width(config.model.ssl_dim, config.model.speech_encoder)
+    generator = SynthesizerTrn(
         config.data.filter_length // 2 + 1,
         config.segment_frames,
         sampling_rate=config.data.sampling_rate,
         **config.model.model_dump(),
     )
-
-
-def _locate(source: Path, config: Path | None, checkpoint: str = "best") -> tuple[Path, Path]:
-    if checkpoint not in CHECKPOINTS:
-        raise SvcError(f"checkpoint {checkpoint!r}: choose {' or '.join(CHECKPOINTS)}, or name one G_*.pth")
-    if source.is_dir():
-        candidates = sorted(source.glob("G_*.pth"), key=lambda path: (len(path.stem), path.stem))
-        if not candidates:
-            raise SvcError(f"no G_*.pth in {source}: train a voice there first, or name the checkpoint itself")
-        best = source / f"G_{_best_step(source)}.pth" if checkpoint == "best" else None
-        source = best if best in candidates else candidates[-1]
-    if not source.is_file():
-        raise SvcError(f"no checkpoint at {source}: give a voice's folder or its G_*.pth")
-    return source, config or source.parent / "config.json"
-
-
-def _best_step(folder: Path) -> int | None:
-    """The step that a training here found best; read without asking whether all its other files are still there."""
-    path = folder / STATE_NAME
-    if not path.is_file():
-        return None
-    try:
-        best = RunRecord.model_validate_json(path.read_bytes()).best
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise SvcError(f"{path} does not tell the best checkpoint ({reason}): "
-                       "take the newest instead (--checkpoint newest)") from None  # fmt: skip
-    return best.step if best else None
-
-
-def _step_of(weights_path: Path) -> int | None:
-    number = weights_path.stem.removeprefix("G_")
-    return int(number) if number.isdigit() else None
-
-
-def _refuse_misfit(config: Config, described: dict, weights_path: Path, config_path: Path) -> None:
-    stored = config.model.model_dump()
-    differences = [
-        f"{key} is {stored[key]} in the config, {value} in the weights"
-        for key, value in described.items()
-        if key in stored and key != "use_automatic_f0_prediction" and stored[key] != value
-    ]
-    if differences:
-        raise SvcError(
-            f"{weights_path.name} and {config_path} do not fit: {'; '.join(differences)}. "
-            "Give the config.json that was trained with these weights (-c)"
-        )
+    return config, generator.eval(), load_weights(generator, state, may_miss=("enc_q.",))

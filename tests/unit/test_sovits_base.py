@@ -23,8 +23,8 @@ def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     voice = write_voice(tmp_path / "voice", steps=(7,))
     kept = [SavedCheckpoint(step=7, files=["G_7.pth"])]
     RunRecord(step=7, epoch=1, batch=0, seconds=120, checkpoints=kept, schedules={}, scaler=None, rng={}).save(voice)
-    monkeypatch.setattr(sovits_base, "BUNDLED_BASE", tmp_path / "base_voice")
-    return write_base(voice, tmp_path / "base_voice", "nobody's data")
+    monkeypatch.setattr(sovits_base, "BUNDLED_BASE", tmp_path / "base_voice.safetensors")
+    return write_base(voice, tmp_path / "base_voice.safetensors", "nobody's data")
 
 
 def test_a_small_voice_with_the_bundled_encoder_starts_from_the_bundled_base(bundled: Path) -> None:
@@ -69,7 +69,9 @@ def test_a_voice_that_knows_its_loudness_starts_from_a_base_that_does_not(bundle
 
 def test_the_written_base_says_where_it_comes_from(bundled: Path) -> None:
     about = json.loads(read_safetensors(bundled)[1]["svcnb"])
-    assert about == {"data": "nobody's data", "steps": 7, "minutes": 2}
+    config = about.pop("config")
+    assert about == {"kind": "base voice", "data": "nobody's data", "steps": 7, "minutes": 2}
+    assert config["model"]["speech_encoder"] == "svcnb-units" and sovits_base.bundled_config().to_dict() == config
 
 
 def test_bands_that_the_readings_lack_start_as_the_highest_ones_they_have() -> None:

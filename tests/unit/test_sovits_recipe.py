@@ -145,7 +145,7 @@ def test_unknown_speaker_is_told_with_the_known_ones(voice: sovits.Voice) -> Non
         voice.convert(sung_tone(150, 0.5), ConversionSettings(speaker="nobody", f0_method="dio"))
 
 
-@pytest.mark.parametrize(("wish", "told"), [({"enhance": True}, "no enhancer yet"), ({"cluster_ratio": 0.5}, "svcnb cluster")])
+@pytest.mark.parametrize(("wish", "told"), [({"enhance": True}, "nsf_hifigan_20221211.zip"), ({"cluster_ratio": 0.5}, "svcnb cluster")])
 def test_what_is_not_there_is_refused_and_not_left_out_in_silence(wish: dict, told: str, voice: sovits.Voice) -> None:
     with pytest.raises(SvcError, match=told):
         voice.convert(sung_tone(150, 0.5), ConversionSettings(f0_method="dio", **wish))
@@ -171,11 +171,11 @@ def test_config_that_does_not_fit_the_weights_is_told_by_key(trained: Path, tmp_
 
 
 def test_newest_checkpoint_is_taken_by_its_step(trained: Path, tmp_path: Path) -> None:
-    from svcnb.recipes.sovits_voice import _locate
+    from svcnb.recipes.sovits_files import locate_voice
 
     for step in (900, 1000, 30):
         (tmp_path / f"G_{step}.pth").touch()
-    assert _locate(tmp_path, None)[0].name == "G_1000.pth"
+    assert locate_voice(tmp_path, None)[0].name == "G_1000.pth"
 
 
 def test_real_layout_checkpoint_of_the_family_loads_and_sings(voices_of_the_family: Path) -> None:

@@ -184,7 +184,7 @@ def test_the_centres_written_last_are_taken(made: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("fr", "told"), [
-    (False, r"kmeans_\*\.pt.*svcnb cluster FEATURES .*bare.*04_cluster.*-cm"),
+    (False, r"kmeans\*\.pt.*svcnb cluster FEATURES .*bare.*04_cluster.*-cm"),
     (True, r"feature_and_index\.pkl.*svcnb index FEATURES .*bare.*04_cluster.*-cm"),
 ])  # fmt: skip
 def test_missing_files_are_told_before_the_recording_is_looked_at(fr: bool, told: str, made: Path, tmp_path: Path) -> None:

@@ -11,12 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from svcnb import SvcError
 from svcnb.audio import Audio, write_audio
-from svcnb.conversion import ConversionSettings
 from svcnb.widgets import (
     Table,
-    check_available,
     offer_download,
     show_audio,
     show_facts,
@@ -83,10 +80,3 @@ def test_speakers_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert speakers_of(tmp_path) == []
     (tmp_path / "config.json").write_text('{"spk": {"zoe": 0, "ada": 1}}')
     assert speakers_of(tmp_path) == ["zoe", "ada"]
-
-
-def test_choices_that_would_be_ignored_are_refused() -> None:
-    with pytest.raises(SvcError, match="enhance .-eh."):
-        check_available(ConversionSettings(enhance=True))
-    pulled = ConversionSettings(cluster_ratio=0.1, feature_retrieval=True)
-    assert check_available(pulled) == pulled

@@ -42,9 +42,10 @@ def test_voices_and_recordings_are_listed(work: Workspace) -> None:
     for name in ("zoe", "me"):
         (work.make(f"data/models/{name}") / "G_100.pth").touch()
     work.make("data/models/not-trained")
+    (work.root / "data/models/azusa.zip").touch()
     (work.make("data/raw") / "song.wav").touch()
     (work.project / "data" / "demo" / "a.flac").touch()
-    assert work.voices() == ["me", "zoe"]
+    assert work.voices() == ["azusa.zip", "me", "zoe"]
     assert work.recordings() == ["data/raw/song.wav", "data/demo/a.flac"]
 
 
