@@ -332,6 +332,7 @@ def _add_export(subparsers) -> None:
 def _add_demo(subparsers) -> None:
     parser = _command(subparsers, "demo", commands.run_demo, "train on the bundled voices and convert a recording, start to end")
     parser.add_argument("--minutes", type=_number, default=None, help="training time; else the demo's own")
+    parser.add_argument("--base", default="auto", help="what to start from: see train; none starts from nothing")
     parser.add_argument("-o", "--output", type=Path, default=Path("data/demo-run"), help="folder for all it makes")
 
 

@@ -289,7 +289,7 @@ def run_demo(options: argparse.Namespace) -> None:
     from svcnb import demo
 
     extra = {} if options.minutes is None else {"minutes": options.minutes}
-    demo.run_demo(options.output, **extra)
+    demo.run_demo(options.output, settings=demo.DemoSettings(base=options.base), **extra)
 
 
 def _tell_skipped(skipped: Sequence[tuple[Any, str]]) -> None:

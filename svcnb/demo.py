@@ -26,6 +26,7 @@ from svcnb.slicing import CutReport, CutSettings, cut_folder
 from svcnb.training import TrainSettings, read_progress
 
 N_REFERENCES = 12  # more sentences hardly move the mean of the embeddings
+WITHOUT_BASE = "without_base.json"  # report.json of a demo that started from nothing
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class DemoSettings:
     target: str = "ada"
     n_jobs: int = 2
     device: str = "auto"
-    base: Path | str | None = "auto"
+    base: Path | str = "auto"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def run_demo(
     similarity = SpeakerSimilarity()
     conversions = [_convert(voice, path, folder, references, similarity=similarity) for path in sources]
     report = _figures(conversions, training, time.monotonic() - started)
+    report["command"] = f"svcnb demo --minutes {minutes:g} --base {settings.base}"
     page = _write_page(folder, settings, cuts, training, conversions)
     report["files"] = [_from_project(path) for path in _made_files(folder)] + [_from_project(folder / "report.json")]
     write_json(folder / "report.json", report)
@@ -163,7 +165,7 @@ def _figures(conversions: Sequence[Conversion], training: Training, seconds: flo
         "files": [],
         "training": {"minutes": round(training.minutes, 2), "steps": training.steps},
         "conversions": [
-            {"file": _from_project(c.path), "sung": c.sung, "transpose_semitones": c.settings.transpose_semitones}
+            {"name": c.name, "file": _from_project(c.path), "sung": c.sung, "transpose_semitones": c.settings.transpose_semitones}
             | c.figures.to_dict()
             for c in conversions
         ],
@@ -184,7 +186,7 @@ def _write_page(
     for conversion in conversions:
         _add_conversion(page, conversion, settings.target, max(clips, key=lambda clip: clip.duration_s))
     page.heading("Figures")
-    _add_table(page, conversions, settings.target)
+    _add_table(page, conversions, settings)
     page.heading("How the voice was made")
     _add_making(page, settings, cuts, clips, training)
     page.heading("What to expect")
@@ -230,8 +232,8 @@ def _add_conversion(page: Page, conversion: Conversion, target: str, sample: Aud
     )
 
 
-def _add_table(page: Page, conversions: Sequence[Conversion], target: str) -> None:
-    figures = [conversion.figures for conversion in conversions]
+def _add_table(page: Page, conversions: Sequence[Conversion], settings: DemoSettings) -> None:
+    figures, target = [conversion.figures for conversion in conversions], settings.target
     page.table(
         ["", *(conversion.name for conversion in conversions), "what it means"],
         [
@@ -239,6 +241,7 @@ def _add_table(page: Page, conversions: Sequence[Conversion], target: str) -> No
              f"the result's voice against {target}'s recordings; from 0.85 on it passes for the same person"],
             ["Speaker similarity, source", *(f"{f.similarity_source:.2f}" for f in figures),
              "the same for the source: where it started"],
+            *_rows_without_base(conversions, settings),
             ["Melody correlation", *(f"{f.pitch.correlation:.3f}" for f in figures),
              "1 = the result follows every turn of the source's melody"],
             ["Melody error (cents)", *(f"{f.pitch.median_error_cents:.0f}" for f in figures),
@@ -247,6 +250,19 @@ def _add_table(page: Page, conversions: Sequence[Conversion], target: str) -> No
              "of the time one is voiced and the other is not"],
         ],
     )  # fmt: skip
+
+
+def _rows_without_base(conversions: Sequence[Conversion], settings: DemoSettings) -> list[list[str]]:
+    """The figures of an earlier demo that started from nothing, where they are stored and this one did not."""
+    path = settings.demo_folder / WITHOUT_BASE
+    if settings.base != "auto" or not path.is_file():
+        return []
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    known = {made["name"]: made["similarity_result"] for made in stored["conversions"]}
+    cells = [f"{known[c.name]:.2f}" if c.name in known else "" for c in conversions]
+    minutes, steps = stored["training"]["minutes"], stored["training"]["steps"]
+    meaning = f"stored: {minutes:.0f} minutes, {steps} steps from nothing, by {stored['command']}"
+    return [["The same without the base voice", *cells, meaning]]
 
 
 def _add_making(page: Page, settings: DemoSettings, cuts: CutReport, clips: Sequence[Audio], training: Training) -> None:

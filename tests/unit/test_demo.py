@@ -12,7 +12,7 @@ import pytest
 from svcnb import SvcError
 from svcnb.audio import Audio, read_audio
 from svcnb.conversion import ConversionSettings
-from svcnb.demo import Conversion, DemoSettings, Training, _figures, _find_sources, choose_transposition, run_demo
+from svcnb.demo import Conversion, DemoSettings, Training, _figures, _find_sources, _rows_without_base, choose_transposition, run_demo
 from svcnb.evaluation import ConversionReport, Melodies, PitchComparison
 from svcnb.pitch import F0Track
 from svcnb.plots import plot_waveform
@@ -45,6 +45,17 @@ def test_report_keys_are_the_agreed_ones_and_valid_json(tone: Audio, tmp_path: P
     assert report["seconds"] == 61.2 and report["f0_correlation"] == 0.9
     assert report["speaker_similarity"] == {"result": 0.8, "source": 0.5}
     json.dumps(report, allow_nan=False)
+
+
+def test_figures_without_the_base_stand_beside_those_with_it_and_nowhere_else(tone: Audio, tmp_path: Path) -> None:
+    done = [conversion(tone, tmp_path, correlation=0.9)]
+    with_base = DemoSettings(demo_folder=tmp_path)
+    assert _rows_without_base(done, with_base) == []
+    stored = _figures(done, Training(600, 5.0, tmp_path / "history.jsonl"), 61.0) | {"command": "svcnb demo --base none"}
+    (tmp_path / "without_base.json").write_text(json.dumps(stored))
+    ((_, figure, meaning),) = _rows_without_base(done, with_base)
+    assert figure == "0.80" and "600 steps" in meaning and "svcnb demo --base none" in meaning
+    assert _rows_without_base(done, DemoSettings(demo_folder=tmp_path, base="none")) == []
 
 
 def test_the_sources_are_another_speaker_and_a_song(project: Path) -> None:
