@@ -266,7 +266,7 @@ def test_what_the_tour_does_by_hand_is_what_the_package_does(run: Run) -> None:
 
 def test_the_tour_shows_what_content_keeps_and_that_steps_go_downhill(run: Run) -> None:
     (by_content,), (by_mel,) = told_by_the_tour(run, r"moments found again by \w+ +(\d+) %")
-    assert by_content > by_mel
+    assert by_content > by_mel + 10
     steps = [loss for _, loss in told_by_the_tour(run, r"after (\d) steps: mel ([\d.]+)")]
     assert len(steps) == 5 and steps == sorted(steps, reverse=True) and steps[-1] < steps[0] - 0.05
     ((moved,),) = told_by_the_tour(run, r"the flow moves the latents by up to ([\d.]+)")
