@@ -440,7 +440,12 @@ def test_ctrl_c_during_a_conversion_leaves_no_part_of_a_file(tmp_path: Path) -> 
     words = [sys.executable, "-m", "svcnb", "convert", voice, song, "-f0p", "dio", "-cl", "2", "-o", tmp_path / "out"]
     command = [str(word) for word in words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+
+    def heed_ctrl_c() -> None:  # a shell's background job, and all that it starts, ignores it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    told_to = {"cwd": PROJECT, "env": environment, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heed_ctrl_c}
+    with subprocess.Popen(command, **told_to) as process:
         deadline = time.monotonic() + 60
         while not list((tmp_path / "out").glob(".svcnb-*.part")) and time.monotonic() < deadline:
             time.sleep(0.01)
