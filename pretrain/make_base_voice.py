@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--recordings", type=Path, nargs="+", required=True, help="folders of read speech")
     parser.add_argument("--without", nargs="*", default=[], help="readers to leave out")
     parser.add_argument("--minutes", type=float, default=120.0, help="of training in all")
+    parser.add_argument("--start", default="none", help="weights to start from: auto goes on with the bundled base")
     parser.add_argument("--encoder", default="svcnb-units")
     parser.add_argument("--attribution", default="", help="of the data, for the file's metadata")
     parser.add_argument("--device", default="auto")
@@ -93,7 +94,7 @@ def main() -> None:
     prepare = sovits.PrepareSettings(encoder=options.encoder, device="cpu")
     print(sovits.prepare(config, work / "clips", work / "features", prepare))
     settings = TrainSettings(max_minutes=options.minutes, device=options.device, keep_checkpoints=2)
-    report = sovits.train(work / "features", work / "voice", settings)
+    report = sovits.train(work / "features", work / "voice", settings, base=options.start)
     print(f"{report.step} steps: {write_base(work / 'voice', work / 'base_voice.safetensors', options.attribution)}")
 
 
