@@ -12,7 +12,6 @@ the bands above is copied from the highest ones it has heard, which is nearer to
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from pretrain.make_encoder_data import recordings
 from svcnb import SvcError
-from svcnb.checkpoint import read_sovits_checkpoint, write_safetensors
+from svcnb.checkpoint import read_sovits_checkpoint, write_own
 from svcnb.models.frame_decoder import SUBFRAMES
 from svcnb.recipes import sovits
 from svcnb.run_record import read_progress
@@ -73,7 +72,7 @@ def write_base(voice: Path, path: Path, attribution: str) -> Path:
     state = extend_upwards(read_sovits_checkpoint(voice / f"G_{progress.step}.pth").model, config)
     about = {"kind": "base voice", "data": attribution, "steps": progress.step, "minutes": round(progress.seconds / 60)}
     halved = {name: value.half() for name, value in state.items()}
-    return write_safetensors(path, halved, {"svcnb": json.dumps(about | {"config": config.to_dict()})})
+    return write_own(path, halved, about | {"config": config.to_dict()})
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ Old weight-norm names (`conv.weight_g`, `conv.weight_v`) are what files hold; to
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ __all__ = [
     "newest_pair",
     "prune_checkpoints",
     "read_checkpoint",
+    "read_own",
     "read_safetensors",
     "read_sovits_checkpoint",
     "save_sovits_checkpoint",
@@ -37,6 +39,7 @@ __all__ = [
     "to_parametrized_names",
     "to_plain_names",
     "write_checkpoint",
+    "write_own",
     "write_safetensors",
 ]
 
@@ -191,6 +194,25 @@ def load_weights(
 
 def _shape(value: Any) -> tuple[int, ...] | str:
     return tuple(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def write_own(path: str | Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Path:
+    """Write weights of our own making with what they are; `read_own` reads both."""
+    # one entry: the library writes several in random order
+    return write_safetensors(path, tensors, {"svcnb": json.dumps(about)})
+
+
+def read_own(path: str | Path, *, kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of such a file, and what it says about them.
+
+    Raises:
+        CheckpointError: another kind of file, or another version.
+    """
+    tensors, metadata = read_safetensors(path)
+    about = json.loads(metadata.get("svcnb", "{}"))
+    if (about.get("kind"), about.get("version")) != (kind, version):
+        raise CheckpointError(f"{path} is no {kind} file of version {version}. Get the bundled one again.")
+    return tensors, about
 
 
 def write_checkpoint(path: str | Path, contents: Mapping[str, Any]) -> Path:

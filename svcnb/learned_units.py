@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svcnb.checkpoint import CheckpointError, load_weights, read_safetensors, write_safetensors
+from svcnb.checkpoint import load_weights, read_own, write_own
 from svcnb.encoder_input import as_waveform
 from svcnb.models.content_network import BandStatistics, ContentNetwork, ContentNetworkSettings
 
@@ -67,8 +66,7 @@ def save_network(network: ContentNetwork, path: str | Path, *, metadata: dict[st
     """Write the weights in half precision (the front end in single), with the settings."""
     about = {**metadata, "kind": KIND, "version": FILE_VERSION, "settings": asdict(network.settings)}
     halved = {n: v if n.startswith("bands.") else v.half() for n, v in network.state_dict().items()}
-    # one entry: the library writes several in random order
-    return write_safetensors(path, halved, {"svcnb": json.dumps(about)})
+    return write_own(path, halved, about)
 
 
 def load_network(path: str | Path) -> ContentNetwork:
@@ -77,10 +75,7 @@ def load_network(path: str | Path) -> ContentNetwork:
     Raises:
         CheckpointError: another kind of file, or another version.
     """
-    tensors, metadata = read_safetensors(path)
-    about = json.loads(metadata.get("svcnb", "{}"))
-    if (about.get("kind"), about.get("version")) != (KIND, FILE_VERSION):
-        raise CheckpointError(f"{path} is no {KIND} file of version {FILE_VERSION}. Get the bundled one again.")
+    tensors, about = read_own(path, kind=KIND, version=FILE_VERSION)
     network = ContentNetwork(ContentNetworkSettings(**about["settings"]))
     load_weights(network, {name: value.float() for name, value in tensors.items()})
     return network.eval()

@@ -9,7 +9,6 @@ included, is in one small safetensors file.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svcnb.checkpoint import CheckpointError, load_weights, read_safetensors, write_safetensors
+from svcnb.checkpoint import load_weights, read_own, write_own
 from svcnb.encoder_input import SAMPLE_RATE_HZ, as_waveform
 
 BLOCK_FRAMES = 16384  # frames analysed at once: bounds memory on long recordings
 FILE_VERSION = 1
+KIND = "soft-units"
 PRIOR_FRAMES = 25.0  # a recording's statistics start from half a second of the average reader's
 LOUD_SHARE = 0.98
 SILENCE_POWER = 1e-9  # about one step of 16 bits: digital silence is not amplified
@@ -154,16 +154,12 @@ class SoftUnitNetwork(nn.Module):
         return torch.softmax(closeness / self.settings.temperature, dim=2)
 
     def save(self, path: str | Path, *, metadata: dict[str, object]) -> Path:
-        about = {**metadata, "kind": "soft-units", "version": FILE_VERSION, "settings": asdict(self.settings)}
-        # one entry: the library writes several in random order
-        return write_safetensors(path, self.state_dict(), {"svcnb": json.dumps(about)})
+        about = {**metadata, "kind": KIND, "version": FILE_VERSION, "settings": asdict(self.settings)}
+        return write_own(path, self.state_dict(), about)
 
     @classmethod
     def load(cls, path: str | Path) -> SoftUnitNetwork:
-        tensors, metadata = read_safetensors(path)
-        about = json.loads(metadata.get("svcnb", "{}"))
-        if (about.get("kind"), about.get("version")) != ("soft-units", FILE_VERSION):
-            raise CheckpointError(f"{path} is no soft-units file of version {FILE_VERSION}. Get the bundled one again.")
+        tensors, about = read_own(path, kind=KIND, version=FILE_VERSION)
         network = cls(SoftUnitSettings(**about["settings"]))
         load_weights(network, tensors)
         return network.eval()

@@ -53,4 +53,3 @@ def load_run(state: TrainState, folder: Path, step: int) -> None:
             checkpoint.load_weights(state.accelerator.unwrap_model(network), stored.model)
             if stored.optimizer:
                 optimizer.load_state_dict(stored.optimizer)
-

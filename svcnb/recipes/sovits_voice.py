@@ -379,7 +379,8 @@ def load_voice(
     """Load a voice from its folder, from one checkpoint, or from a zip file, as people pass them on.
 
     Files of so-vits-svc 4.0 and 4.1 load as they are, under odd names and in folders within folders too (see
-    sovits_collection.find_voice); release files lack the posterior, which is not needed here. A config without an encoder's name (4.0) gets it from the width of the content.
+    sovits_collection.find_voice); release files lack the posterior, which is not needed here.
+    A config without an encoder's name (4.0) gets it from the width of the content.
 
     Args:
         cluster_model: centres or an index (kmeans_*.pt, feature_and_index.pkl, RVC's added_*.index) to take

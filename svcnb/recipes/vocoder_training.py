@@ -10,9 +10,8 @@ from torch import Tensor
 
 from svcnb import SvcError
 from svcnb.audio import Audio
-from svcnb.checkpoint import load_weights, read_checkpoint, to_plain_names
+from svcnb.checkpoint import load_weights, read_checkpoint, to_plain_names, write_checkpoint
 from svcnb.dataset import load_split
-from svcnb.disk import atomic_path, watched_file
 from svcnb.models.layers import Noise
 from svcnb.recipes.vocoder_clips import (
     Segment, SegmentBatches, SpeakingVoice, VocoderClips, collate, let_speak, open_clips,
@@ -106,7 +105,7 @@ def save_run(state: TrainState, folder: Path) -> None:
     """checkpoint_<step>.pt: networks and optimisers."""
     content = {name: to_plain_names(part.state_dict()) for name, part in _parts(state).items()}
     content["optimizers"] = {name: pair[0].state_dict() for name, pair in state.schedules().items()}
-    _write(folder / _checkpoint_name(state.step), content)
+    write_checkpoint(folder / _checkpoint_name(state.step), content)
 
 
 def load_run(state: TrainState, folder: Path, step: int) -> None:
@@ -118,11 +117,6 @@ def load_run(state: TrainState, folder: Path, step: int) -> None:
         optimizer.load_state_dict(stored["optimizers"][name])
 
 
-def _write(path: Path, content: dict) -> None:
-    with atomic_path(path) as temporary, watched_file(temporary) as file:
-        torch.save(content, file)
-
-
 def publish(state: TrainState, folder: Path, *, held_out: HeldOut) -> None:
     """Write `model`, what conversions read, from the best checkpoint (the newest where none is measured); and samples."""
     held_out.write_samples(state, folder)
@@ -131,7 +125,7 @@ def publish(state: TrainState, folder: Path, *, held_out: HeldOut) -> None:
         return  # the early sample, before the first checkpoint
     step = record.best.step if record.best else record.step
     stored = read_checkpoint(folder / _checkpoint_name(step))
-    _write(folder / MODEL_NAMES[0], {"generator": stored["generator"]})
+    write_checkpoint(folder / MODEL_NAMES[0], {"generator": stored["generator"]})
     thin_samples(folder, keep=(step,))
 
 
