@@ -43,10 +43,13 @@ def gather(folders: list[Path], without: list[str], raw: Path) -> None:
         raise SvcError(f"no recordings in {', '.join(map(str, folders))}, expected folders with audio files")
 
 
-def base_config() -> sovits.Config:
+def base_config(options: argparse.Namespace) -> sovits.Config:
     config = sovits.Config.small()
-    config.train.loss_max_hz = HEARD_HZ
-    config.train.lr_decay = LR_DECAY
+    changes = {"loss_max_hz": HEARD_HZ, "lr_decay": options.lr_decay}
+    if options.crop_frames:
+        segment_size = options.crop_frames // 2 * config.data.hop_length
+        changes |= {"max_frames": options.crop_frames, "segment_size": segment_size}
+    config.train = config.train.model_copy(update=changes)
     return config
 
 
@@ -81,19 +84,24 @@ def main() -> None:
     parser.add_argument("--recordings", type=Path, nargs="+", required=True, help="folders of read speech")
     parser.add_argument("--without", nargs="*", default=[], help="readers to leave out")
     parser.add_argument("--minutes", type=float, default=120.0, help="of training in all")
-    parser.add_argument("--start", default="none", help="weights to start from: auto goes on with the bundled base")
+    parser.add_argument("--start", default="none", help="weights to start from: a file, or auto for the bundled base")
+    parser.add_argument("--batch_size", type=int, help="crops per step (default: the small size's)")
+    parser.add_argument("--crop_frames", type=int, help="longest crop; the decoder hears half of it (default: the size's)")
+    parser.add_argument("--lr_decay", type=float, default=LR_DECAY, help="of the learning rate, per epoch")
     parser.add_argument("--encoder", default="svcnb-units")
     parser.add_argument("--attribution", default="", help="of the data, for the file's metadata")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     work: Path = options.work
     gather(options.recordings, options.without, work / "raw")
-    config = base_config()
+    config = base_config(options)
     cut_folder(work / "raw", work / "clips", CutSettings(sample_rate_hz=config.data.sampling_rate))
     prepare = sovits.PrepareSettings(encoder=options.encoder, device="cpu")
     print(sovits.prepare(config, work / "clips", work / "features", prepare))
     settings = TrainSettings(max_minutes=options.minutes, device=options.device, keep_checkpoints=2)
-    report = sovits.train(work / "features", work / "voice", settings, base=options.start)
+    report = sovits.train(
+        work / "features", work / "voice", settings, base=options.start, batch_size=options.batch_size
+    )
     print(f"{report.step} steps: {write_base(work / 'voice', work / 'base_voice.safetensors', options.attribution)}")
 
 
