@@ -128,7 +128,7 @@ class RvcSynthesizer(nn.Module):
         self.enc_p = TextEncoder(settings)
         shared = GeneratorSettings.__dataclass_fields__.keys() & RvcSettings.__dataclass_fields__.keys()
         sizes = GeneratorSettings(**{key: getattr(settings, key) for key in shared}, plain_ends=True)
-        source = HarmonicSource(settings.sampling_rate, n_harmonics=1) if settings.with_f0 else None
+        source = HarmonicSource(settings.sampling_rate, n_harmonics=1, accumulate="frame") if settings.with_f0 else None
         self.dec = NsfGenerator(inter, sizes, source=source, gin_channels=gin)
         self.enc_q = PosteriorEncoder(settings.spec_channels, inter, hidden, gin_channels=gin)
         self.flow = CouplingFlow(

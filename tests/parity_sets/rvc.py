@@ -1,0 +1,143 @@
+"""Checks of RVC's networks, its discriminators, and the losses and gradients of its training step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svcnb import losses
+from svcnb.checkpoint import load_weights, to_plain_names
+from svcnb.models.rvc import RvcSynthesizer
+from svcnb.recipes.rvc_config import Config
+from svcnb.recipes.rvc_step import (
+    GeneratorPass, RvcBatch, RvcNetworks, StepParts, build, generator_terms, loss_weight, run_generator,
+)  # fmt: skip
+from tests.parity_sets.registry import ReferenceSet, Row, check
+from tests.parity_sets.sovits_training import summarise, total_norm
+from tests.parity_sets.voices import RecordedNoise, formula_weights, key_rows, recording_threads
+
+NOISY = re.compile(r"infer/o_noise_p_([\d.]+)")
+PART = re.compile(r"infer/o_skip(\d+)_len(\d+)")
+
+
+def read_config(reference: ReferenceSet) -> Config:
+    told = {"version": reference.meta["version"], "f0": bool(reference.meta["f0"])}
+    return Config.load(reference.folder / "config.json", **told)
+
+
+def build_rvc(reference: ReferenceSet) -> RvcNetworks:
+    """The set's networks in eval mode, with the formula's weights."""
+    networks = build(read_config(reference))
+    load_weights(networks.generator, formula_weights(networks.generator, reference))
+    load_weights(networks.discriminator, formula_weights(networks.discriminator, reference, prefix="disc:"))
+    networks.generator.eval()
+    networks.discriminator.eval()
+    return networks
+
+
+@torch.no_grad()
+def inference_rows(model: RvcSynthesizer, reference: ReferenceSet) -> Iterator[Row]:
+    latent, waveform = reference.tolerance("latent_abs"), reference.tolerance("waveform_abs")
+    with_f0 = model.settings.with_f0
+    phone, speaker = reference.tensor("in/infer_phone"), reference.tensor("in/infer_sid")
+    pitch, f0 = (reference.tensor(f"in/infer_{name}") if with_f0 else None for name in ("pitch", "pitchf"))
+    inputs, g = (phone, pitch, f0, speaker), model.embed_speaker(speaker)
+    out = model.infer(*inputs, noise=RecordedNoise())
+    values = {"m_p": out.m_p, "logs_p": out.logs_p, "z": out.z, "z_roundtrip_zp": model.flow(out.z, out.mask, g)}
+    for name, value in values.items():
+        if reference.has(f"infer/{name}"):
+            yield reference.compare(f"infer/{name}", value, latent)
+    if reference.has("dec/har_source"):
+        source = model.dec.m_source(f0, model.hop_samples, RecordedNoise()).transpose(1, 2)
+        yield reference.compare("dec/har_source", source, waveform)
+    given_z = reference.tensor("infer/z") if reference.has("infer/z") else out.z
+    yield reference.compare("dec/o_given_z", model.dec(given_z, f0, g, noise=RecordedNoise()), waveform)
+    yield reference.compare("infer/o", out.audio, waveform)
+    for name in reference.arrays:
+        if noisy := NOISY.fullmatch(name):
+            noise = RecordedNoise(reference.tensor("in/noise_p"))
+            yield reference.compare(name, model.infer(*inputs, noise_scale=float(noisy[1]), noise=noise).audio, waveform)
+        elif part := PART.fullmatch(name):
+            sung = model.infer(*inputs, noise=RecordedNoise(), skip_frames=int(part[1]), n_frames=int(part[2]))
+            yield reference.compare(name, sung.audio, waveform)
+
+
+def read_batch(reference: ReferenceSet, *, with_f0: bool) -> RvcBatch:
+    stored = reference.tensor
+    return RvcBatch(
+        content=stored("in/train_phone"),
+        audio=stored("in/train_y"),
+        speaker=stored("in/train_spk"),
+        lengths=stored("in/train_lengths"),
+        coarse=stored("in/train_pitch") if with_f0 else None,
+        f0_hz=stored("in/train_pitchf") if with_f0 else None,
+        spec=stored("in/train_spec"),
+    )
+
+
+def output_rows(result: GeneratorPass, reference: ReferenceSet) -> Iterator[Row]:
+    latent, waveform = reference.tolerance("latent_abs"), reference.tolerance("waveform_abs")
+    for name in ("z", "z_p", "m_p", "logs_p", "m_q", "logs_q", "mask"):
+        yield reference.compare(f"train0/{name}", getattr(result.out, name), latent)
+    yield reference.compare("train0/y_mel", result.target_mel, waveform)
+    yield reference.compare("train0/y_hat_mel", result.fake_mel, waveform)
+    yield reference.compare("train0/y_hat", result.out.audio, waveform)
+    yield reference.compare("train0/ids_slice", result.out.slice_start, 0.0)
+
+
+@torch.no_grad()
+def discriminator_rows(networks: RvcNetworks, result: GeneratorPass, reference: ReferenceSet) -> Iterator[Row]:
+    latent = reference.tolerance("latent_abs")
+    for label, waveform in (("real", result.target_audio), ("gen", result.out.audio)):
+        for i, (scores, maps) in enumerate(zip(*networks.discriminator(waveform), strict=True)):
+            yield reference.compare(f"disc/{i}_{label}", scores, latent)
+            yield reference.compare(f"disc/{i}_fmap_{label}_summary", [summarise(m) for m in maps], latent)
+
+
+def gradient_rows(model: RvcSynthesizer, total: Tensor, reference: ReferenceSet) -> Iterator[Row]:
+    """Per-parameter norms; one that is 0 by symmetry is rounding, compared with the whole."""
+    model.zero_grad()
+    total.backward()
+    named = to_plain_names(dict(model.named_parameters()))
+    norms = {name: 0.0 if p.grad is None else p.grad.double().norm().item() for name, p in named.items()}
+    names = [str(name) for name in reference.arrays["train0/grad_names"]]
+    theirs = reference.arrays["train0/grad_norms"]
+    reference.compared.update({"train0/grad_names", "train0/grad_norms"})
+    missing = sorted(set(names) ^ set(norms))
+    yield Row("train0/grad_names", float(len(missing)), 0.0, note=", ".join(missing[:3]))
+    floor = 1e-6 * np.linalg.norm(theirs)
+    gap = np.abs([norms.get(name, np.inf) for name in names] - theirs) / np.maximum(theirs, floor)
+    worst = int(gap.argmax())
+    rtol = reference.tolerance("grad_norm_rtol")
+    yield Row("train0/grad_norms", float(gap[worst]), rtol, True, names[worst])
+    yield reference.compare("train0/grad_norm_g", total_norm(model), rtol, relative=True)
+
+
+def training_rows(networks: RvcNetworks, reference: ReferenceSet) -> Iterator[Row]:
+    config, model = read_config(reference), networks.generator
+    parts = StepParts(config, noise=RecordedNoise(reference.tensor("in/noise_q")))
+    result = run_generator(model, read_batch(reference, with_f0=config.f0), parts)
+    yield from output_rows(result, reference)
+    yield from discriminator_rows(networks, result, reference)
+    disc = losses.losses_of_discriminator(networks.discriminator, result.target_audio, result.out.audio)
+    terms = generator_terms(result)
+    terms |= losses.losses_against_discriminator(networks.discriminator, result.target_audio, result.out.audio)
+    weighted = {name: loss_weight(name, config.train) * loss for name, loss in terms.items()}
+    for name, loss in {"disc": disc, **weighted}.items():
+        told = reference.compare(f"train0/loss_{name}", loss.double(), reference.tolerance("loss_rtol"), relative=True)
+        yield told
+    yield from gradient_rows(model, sum(weighted.values()), reference)
+
+
+@check("rvc")
+def check_rvc(reference: ReferenceSet) -> Iterator[Row]:
+    with recording_threads():
+        networks = build_rvc(reference)
+        yield from key_rows(networks.generator, reference)
+        yield from inference_rows(networks.generator, reference)
+        if reference.has("in/train_phone"):
+            yield from training_rows(networks, reference)
