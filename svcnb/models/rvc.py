@@ -117,7 +117,7 @@ class RvcSynthesizer(nn.Module):
     """Conditional variational autoencoder with flow and adversarially trained decoder.
 
     Source: VITS (Kim et al. 2021) as changed by RVC 20240604 (SynthesizerTrnMs256NSFsid, ...768NSFsid, ..._nono).
-    Submodules are created in its order for v1; v2's moved enc_p to the end, which only optimiser states notice.
+    Submodules are created in its order, because optimiser states count parameters: v2's (since June 2024) has enc_p last.
     """
 
     def __init__(self, settings: RvcSettings) -> None:
@@ -135,6 +135,8 @@ class RvcSynthesizer(nn.Module):
             inter, hidden, lambda: WN(hidden, 5, n_layers=N_FLOW_LAYERS, gin_channels=gin), n_couplings=N_COUPLINGS
         )
         self.emb_g = nn.Embedding(settings.spk_embed_dim, gin)
+        if settings.content_width == CONTENT_WIDTHS["v2"]:
+            self._modules["enc_p"] = self._modules.pop("enc_p")
 
     def embed_speaker(self, speaker: Tensor) -> Tensor:
         """long [B] -> [B, gin, 1]."""

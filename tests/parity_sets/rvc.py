@@ -13,6 +13,7 @@ from svcnb import losses
 from svcnb.checkpoint import load_weights, to_plain_names
 from svcnb.models.rvc import RvcSynthesizer
 from svcnb.recipes.rvc_config import Config
+from svcnb.recipes.rvc_files import read_small_model
 from svcnb.recipes.rvc_step import (
     GeneratorPass, RvcBatch, RvcNetworks, StepParts, build, generator_terms, loss_weight, run_generator,
 )  # fmt: skip
@@ -133,11 +134,24 @@ def training_rows(networks: RvcNetworks, reference: ReferenceSet) -> Iterator[Ro
     yield from gradient_rows(model, sum(weighted.values()), reference)
 
 
+def small_model_rows(model: RvcSynthesizer, reference: ReferenceSet) -> Iterator[Row]:
+    """The released file, where the set has one: its weights and its config against ours."""
+    own = {name: value.half().float() for name, value in to_plain_names(model.state_dict()).items()}
+    for path in sorted(reference.folder.glob("*.pth")):
+        stored = read_small_model(path)
+        gaps = [float((stored.weights[name].float() - own[name]).abs().max()) for name in stored.weights]
+        lacking = [name for name in own if "enc_q" not in name and name not in stored.weights]
+        yield Row(path.name, max(gaps) + len(lacking), 0.0, note=", ".join(lacking[:3]))
+        wrong = [a for a, b in zip(stored.config.to_list(), read_config(reference).to_list(), strict=True) if a != b]
+        yield Row(f"{path.name} config", float(len(wrong)), 0.0, note=", ".join(map(str, wrong)))
+
+
 @check("rvc")
 def check_rvc(reference: ReferenceSet) -> Iterator[Row]:
     with recording_threads():
         networks = build_rvc(reference)
         yield from key_rows(networks.generator, reference)
+        yield from small_model_rows(networks.generator, reference)
         yield from inference_rows(networks.generator, reference)
         if reference.has("in/train_phone"):
             yield from training_rows(networks, reference)
