@@ -32,7 +32,7 @@ LAYERS = {
     "encoder_input encoder_networks encoder_hubert encoder_whisper encoder_dphubert encoder_onnx "
     "retrieval clustering index_files vocoder enhancer diffusion training training_state run_record "
     "training_advice training_board training_checkpoints training_history training_process training_samples batch_probe "
-    "processes launching dask_jobs",
+    "processes launching dask_jobs voice_losses",
     1: "disk audio audio_file memory allocation spectral losses checkpoint unpickling archives transfer downloads phonemes",
     0: "models",
 }

@@ -32,6 +32,8 @@ class RvcSettings:
         segment_frames: length of the training segment that the decoder hears.
         content_width: 256 (v1), 768 (v2), or that of another encoder.
         with_f0: pitch guidance.
+        vocoder_name: "nsf-hifigan", or "svcnb-frame" for our decoder at frame rate.
+        use_depthwise_conv: in the WaveNet stacks; not RVC's.
     """
 
     spec_channels: int
@@ -54,6 +56,8 @@ class RvcSettings:
     upsample_kernel_sizes: tuple[int, ...] = (16, 16, 4, 4)
     spk_embed_dim: int = 109
     gin_channels: int = 256
+    vocoder_name: str = "nsf-hifigan"
+    use_depthwise_conv: bool = False
 
 
 @dataclass
@@ -113,6 +117,25 @@ class TextEncoder(nn.Module):
         return (self.proj(x) * mask[..., first:]).chunk(2, dim=1)
 
 
+def _make_decoder(settings: RvcSettings) -> nn.Module:
+    if settings.vocoder_name == "svcnb-frame":
+        from svcnb.models.frame_decoder import FrameDecoder
+
+        return FrameDecoder(
+            settings.inter_channels,
+            gin_channels=settings.gin_channels,
+            sampling_rate=settings.sampling_rate,
+            hop_samples=math.prod(settings.upsample_rates),
+            channels=settings.upsample_initial_channel,
+        )
+    if settings.vocoder_name != "nsf-hifigan":
+        raise ValueError(f"vocoder_name {settings.vocoder_name!r}: expected nsf-hifigan or svcnb-frame")
+    shared = GeneratorSettings.__dataclass_fields__.keys() & RvcSettings.__dataclass_fields__.keys()
+    sizes = GeneratorSettings(**{key: getattr(settings, key) for key in shared}, plain_ends=True)
+    source = HarmonicSource(settings.sampling_rate, n_harmonics=1, accumulate="frame") if settings.with_f0 else None
+    return NsfGenerator(settings.inter_channels, sizes, source=source, gin_channels=settings.gin_channels)
+
+
 class RvcSynthesizer(nn.Module):
     """Conditional variational autoencoder with flow and adversarially trained decoder.
 
@@ -126,13 +149,11 @@ class RvcSynthesizer(nn.Module):
         self.hop_samples = math.prod(settings.upsample_rates)
         inter, hidden, gin = settings.inter_channels, settings.hidden_channels, settings.gin_channels
         self.enc_p = TextEncoder(settings)
-        shared = GeneratorSettings.__dataclass_fields__.keys() & RvcSettings.__dataclass_fields__.keys()
-        sizes = GeneratorSettings(**{key: getattr(settings, key) for key in shared}, plain_ends=True)
-        source = HarmonicSource(settings.sampling_rate, n_harmonics=1, accumulate="frame") if settings.with_f0 else None
-        self.dec = NsfGenerator(inter, sizes, source=source, gin_channels=gin)
-        self.enc_q = PosteriorEncoder(settings.spec_channels, inter, hidden, gin_channels=gin)
+        self.dec = _make_decoder(settings)
+        depthwise = {"gin_channels": gin, "depthwise": settings.use_depthwise_conv}
+        self.enc_q = PosteriorEncoder(settings.spec_channels, inter, hidden, **depthwise)
         self.flow = CouplingFlow(
-            inter, hidden, lambda: WN(hidden, 5, n_layers=N_FLOW_LAYERS, gin_channels=gin), n_couplings=N_COUPLINGS
+            inter, hidden, lambda: WN(hidden, 5, n_layers=N_FLOW_LAYERS, **depthwise), n_couplings=N_COUPLINGS
         )
         self.emb_g = nn.Embedding(settings.spk_embed_dim, gin)
         if settings.content_width == CONTENT_WIDTHS["v2"]:

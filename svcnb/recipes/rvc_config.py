@@ -27,6 +27,8 @@ SIZES = {
     ("v2", 32000): (1024, 80, 12800, [10, 8, 2, 2], [20, 16, 4, 4]),
     ("v2", 48000): (2048, 128, 17280, [12, 10, 2, 2], [24, 20, 4, 4]),
 }
+FRAME_DECODER = "svcnb-frame"
+ENCODERS = {"v1": "vec256l9", "v2": "vec768l12"}
 RATE_NAMES = {"32k": 32000, "40k": 40000, "48k": 48000}
 N_LISTED = 18  # numbers and lists in the `config` of a small model
 
@@ -50,6 +52,10 @@ class TrainSection(Section):
     warmup_epochs: int = 0
     c_mel: int | float = 45
     c_kl: int | float = 1.0
+    c_stft: float = Field(0.0, description="weight of the multi-resolution STFT loss")
+    c_prior: float = Field(0.0, description="weight of the spectral losses on what the prior alone decodes to")
+    c_adversarial: float = Field(1.0, description="weight of the discriminator's two losses; 0 trains without one")
+    max_frames: int = Field(900, ge=20, description="longer clips are cropped to this, at random")
 
 
 class DataSection(Section):
@@ -80,6 +86,17 @@ class ModelSection(Section):
     use_spectral_norm: bool = False
     gin_channels: int = 256
     spk_embed_dim: int = 109
+    content_width: int | None = Field(None, description="of the encoder, where it is not the version's own")
+    speech_encoder: str | None = Field(None, description="where it is not the version's own")
+    vocoder_name: str = "nsf-hifigan"
+    use_depthwise_conv: bool = False
+
+
+# What RVC's own files lack: written only where it differs from these defaults.
+OUR_KEYS = {
+    "train": ("c_stft", "c_prior", "c_adversarial", "max_frames"),
+    "model": ("content_width", "speech_encoder", "vocoder_name", "use_depthwise_conv"),
+}
 
 
 class Config(BaseModel):
@@ -122,6 +139,30 @@ class Config(BaseModel):
         )  # fmt: skip
 
     @classmethod
+    def small(cls) -> Config:
+        """A voice that two CPU cores train in minutes: 32 kHz, bundled encoder, and a decoder at frame rate.
+
+        Same text encoder, flow and posterior as the full size, narrower. Always with pitch guidance, which the
+        decoder lives on. RVC itself cannot read such weights.
+        """
+        return cls(
+            train=TrainSection(
+                learning_rate=1e-3, batch_size=6, segment_size=64 * 320, fp16_run=False, log_interval=20, c_mel=10,
+                c_kl=0.2, c_stft=2.5, c_prior=1.0, c_adversarial=0.0, lr_decay=0.998, max_frames=144,
+            ),
+            data=DataSection(
+                sampling_rate=32000, filter_length=1024, win_length=1024, hop_length=320, n_mel_channels=80,
+            ),
+            model=ModelSection(
+                inter_channels=96, hidden_channels=96, filter_channels=384, n_layers=3, upsample_rates=[320],
+                upsample_kernel_sizes=[640], upsample_initial_channel=256, gin_channels=96, spk_embed_dim=1,
+                content_width=96, speech_encoder="svcnb-units", vocoder_name=FRAME_DECODER, use_depthwise_conv=True,
+            ),
+            version="v2",
+            f0=True,
+        )  # fmt: skip
+
+    @classmethod
     def load(cls, path: str | os.PathLike, *, version: Version | None = None, f0: bool | None = None) -> Config:
         """Read a config.json, of RVC or ours.
 
@@ -149,7 +190,37 @@ class Config(BaseModel):
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write config.json: sorted keys, indent 4, as the original does."""
-        return write_text(path, json.dumps(self.model_dump(mode="json"), indent=4, sort_keys=True) + "\n")
+        return write_text(path, json.dumps(self.to_dict(), indent=4, sort_keys=True) + "\n")
+
+    def to_dict(self) -> dict[str, Any]:
+        """RVC's keys; ours only where they differ from their defaults."""
+        stored = self.model_dump(mode="json")
+        for section, keys in OUR_KEYS.items():
+            fields = type(getattr(self, section)).model_fields
+            for key in keys:
+                if stored[section][key] == fields[key].default:
+                    del stored[section][key]
+        return stored
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the decoder is ours, so that RVC cannot read the weights."""
+        return self.model.vocoder_name == FRAME_DECODER
+
+    @property
+    def encoder(self) -> str:
+        """Name of the content encoder."""
+        return self.model.speech_encoder or ENCODERS[self.version]
+
+    @property
+    def content_width(self) -> int:
+        """Values per frame of the content."""
+        return self.model.content_width or CONTENT_WIDTHS[self.version]
+
+    def use_encoder(self, name: str, width: int) -> None:
+        """Take another content encoder than the version's own; RVC itself then cannot use the voice."""
+        own = (name, width) == (ENCODERS[self.version], CONTENT_WIDTHS[self.version])
+        self.model.speech_encoder, self.model.content_width = (None, None) if own else (name, width)
 
     @property
     def segment_frames(self) -> int:
@@ -167,9 +238,9 @@ class Config(BaseModel):
             spec_channels=self.data.filter_length // 2 + 1,
             segment_frames=self.segment_frames,
             sampling_rate=self.data.sampling_rate,
-            content_width=CONTENT_WIDTHS[self.version],
             with_f0=self.f0,
-            **{name: value for name, value in self.model.model_dump().items() if name in known},
+            **{name: value for name, value in self.model.model_dump().items() if name in known}
+            | {"content_width": self.content_width},
         )
 
     def to_list(self) -> list:

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from svcnb import losses
+from svcnb.dataset import Batch
 from svcnb.models.discriminators import MultiPeriodDiscriminator
 from svcnb.models.layers import Noise, slice_segments
 from svcnb.models.rvc import PERIODS, RvcPass, RvcSynthesizer
-from svcnb.recipes.rvc_config import Config, TrainSection
-from svcnb.spectral import MelSpectrogram, Stft
+from svcnb.processes import Share
+from svcnb.recipes.rvc_config import Config
+from svcnb.recipes.rvc_f0 import coarse_f0
 from svcnb.training import TrainState
+from svcnb.voice_losses import (
+    GeneratorPass, Transforms, adversarial_terms, compared, discriminator_term, prior_terms, shared_total, variational_terms,
+)  # fmt: skip
 
 
 @dataclass
 class RvcNetworks:
-    """Generator and discriminator."""
+    """Generator, and the discriminator where the config trains with one."""
 
     generator: RvcSynthesizer
-    discriminator: MultiPeriodDiscriminator
+    discriminator: MultiPeriodDiscriminator | None
 
 
 @dataclass
@@ -42,75 +44,41 @@ class RvcBatch:
     f0_hz: Tensor | None = None
     spec: Tensor | None = None
 
-    def to(self, device: torch.device | str) -> RvcBatch:
-        moved = {name: value.to(device) for name, value in vars(self).items() if value is not None}
-        return replace(self, **moved)
+    @classmethod
+    def of(cls, batch: Batch, *, with_f0: bool) -> RvcBatch:
+        """What RVC hears of a batch of features."""
+        made = cls(batch.content.transpose(1, 2), batch.audio, batch.speaker[:, 0], batch.lengths)
+        if not with_f0:
+            return made
+        f0_hz = batch.f0_hz * batch.voiced  # the source falls silent between the notes
+        coarse = torch.from_numpy(coarse_f0(f0_hz.cpu().numpy())).to(f0_hz.device)
+        return replace(made, coarse=coarse, f0_hz=f0_hz)
 
 
-class StepParts(nn.Module):
+class StepParts(Transforms):
     """What a training step needs beside the networks: the transforms of this config."""
 
     def __init__(self, config: Config, *, noise: Noise | None = None) -> None:
-        super().__init__()
-        data = config.data
+        super().__init__(config.data)
         self.config, self.noise = config, noise
-        self.stft = Stft(n_fft=data.filter_length, hop_samples=data.hop_length, win_samples=data.win_length)
-        self.mel = MelSpectrogram(
-            sample_rate_hz=data.sampling_rate, n_fft=data.filter_length, hop_samples=data.hop_length,
-            win_samples=data.win_length, n_mels=data.n_mel_channels, fmin_hz=data.mel_fmin, fmax_hz=data.mel_fmax,
-        )  # fmt: skip
-
-
-@dataclass
-class GeneratorPass:
-    """One forward pass of the generator and the slices of the target it is compared with."""
-
-    out: RvcPass
-    target_audio: Tensor  # [B, 1, segment samples]
-    target_mel: Tensor  # [B, M, segment frames]
-    fake_mel: Tensor
 
 
 def build(config: Config) -> RvcNetworks:
     """Networks of a config, initialised but without weights."""
-    periods = PERIODS[config.version]
-    discriminator = MultiPeriodDiscriminator(config.model.use_spectral_norm, periods)
+    discriminator = None
+    if config.train.c_adversarial > 0:
+        discriminator = MultiPeriodDiscriminator(config.model.use_spectral_norm, PERIODS[config.version])
     return RvcNetworks(RvcSynthesizer(config.settings()), discriminator)
-
-
-def optimizer_maker(train: TrainSection) -> Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]:
-    """AdamW with the config's rates."""
-    return partial(torch.optim.AdamW, lr=train.learning_rate, betas=train.betas, eps=train.eps, fused=True)
 
 
 def run_generator(generator: nn.Module, batch: RvcBatch, parts: StepParts) -> GeneratorPass:
     """Generator forward, and the same segment of the target as audio and as mel (from the whole clip)."""
     spec = parts.stft(batch.audio) if batch.spec is None else batch.spec
     out = generator(batch.content, batch.coarse, batch.f0_hz, spec, batch.speaker, batch.lengths, noise=parts.noise)
-    frames, hop = parts.config.segment_frames, parts.config.data.hop_length
-    return GeneratorPass(
-        out=out,
-        target_audio=slice_segments(batch.audio, out.slice_start * hop, frames * hop),
-        target_mel=slice_segments(parts.mel.project(spec), out.slice_start, frames),
-        fake_mel=parts.mel(out.audio.float()),
-    )
+    return compared(out, batch.audio, spec, parts, parts.config.segment_frames)
 
 
-def generator_terms(result: GeneratorPass) -> dict[str, Tensor]:
-    """The generator's losses that need no discriminator, unweighted."""
-    out = result.out
-    return {
-        "mel": losses.mel_loss(result.target_mel, result.fake_mel),
-        "kl": losses.kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.mask),
-    }
-
-
-def loss_weight(name: str, train: TrainSection) -> float:
-    """Weight of a loss term in the generator's total."""
-    return {"mel": train.c_mel, "kl": train.c_kl}.get(name, 1.0)
-
-
-def train_step(state: TrainState, batch: RvcBatch) -> dict[str, Tensor]:
+def train_step(state: TrainState, batch: Batch | RvcBatch) -> dict[str, Tensor]:
     """Update the discriminator, then the generator.
 
     Returns:
@@ -119,11 +87,32 @@ def train_step(state: TrainState, batch: RvcBatch) -> dict[str, Tensor]:
     Source: RVC 20240604, train.py (order, losses, weights).
     """
     parts: StepParts = state.extras["parts"]
+    train = parts.config.train
+    if isinstance(batch, Batch):
+        batch = RvcBatch.of(batch, with_f0=parts.config.f0)
+    share = Share.of(batch.lengths, state.processes)
     result = run_generator(state.generator, batch, parts)
-    disc = losses.losses_of_discriminator(state.discriminator, result.target_audio, result.out.audio)
-    state.descend(state.optimizer_d, disc)
-    terms = generator_terms(result)
-    terms |= losses.losses_against_discriminator(state.discriminator, result.target_audio, result.out.audio)
-    total = torch.stack([loss_weight(name, parts.config.train) * loss for name, loss in terms.items()]).sum()
+    told: dict[str, Tensor] = {}
+    if state.discriminator is not None:
+        told["disc"] = discriminator_term(state.discriminator, result) * share.clips
+        state.descend(state.optimizer_d, told["disc"])
+    terms = variational_terms(result, train, share)
+    if train.c_prior:
+        terms |= prior_terms(_decode_prior(state, batch, result.out, parts), result, parts, train, share)
+    if state.discriminator is not None:
+        terms |= adversarial_terms(state.discriminator, result)
+    total, terms = shared_total(terms, train, share)
     state.descend(state.optimizer_g, total)
-    return {"total": total, **terms, "disc": disc}
+    return share.whole({"total": total, **terms, **told})
+
+
+def _decode_prior(state: TrainState, batch: RvcBatch, out: RvcPass, parts: StepParts) -> Tensor:
+    """What conversion will hear: the prior's mean through the reversed flow and the decoder."""
+    net = state.accelerator.unwrap_model(state.generator)
+    with state.accelerator.autocast():
+        g = net.embed_speaker(batch.speaker)
+        z = slice_segments(net.flow(out.m_p * out.mask, out.mask, g, reverse=True), out.slice_start, net.segment_frames)
+        f0_hz = batch.f0_hz
+        if f0_hz is not None:
+            f0_hz = slice_segments(f0_hz.unsqueeze(1), out.slice_start, net.segment_frames).squeeze(1)
+        return net.dec(z, f0_hz, g, noise=parts.noise or Noise())

@@ -9,8 +9,9 @@ import torch
 from svcnb import checkpoint
 from svcnb.recipes.sovits_base import start_from
 from svcnb.recipes.sovits_config import Config
-from svcnb.recipes.sovits_step import StepParts, build, optimizer_maker
+from svcnb.recipes.sovits_step import StepParts, build
 from svcnb.training import TrainSettings, TrainState, assemble, make_accelerator
+from svcnb.voice_losses import optimizer_maker
 
 
 def fresh_state(config: Config, settings: TrainSettings, *, base: Path | str | None = None) -> TrainState:

@@ -16,7 +16,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from svcnb.dataset import Batch
 from svcnb.models.convolutions import Conv1d
-from svcnb.recipes.sovits_step import StepParts, generator_terms, loss_weight, run_generator
+from svcnb.recipes.sovits_step import StepParts, generator_terms, run_generator
+from svcnb.voice_losses import loss_weight
 
 PERIODS = (2, 3, 5, 7, 11)
 

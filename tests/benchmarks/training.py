@@ -18,8 +18,9 @@ from svcnb.dataset import Batch
 from svcnb.models import attention
 from svcnb.models.layers import Noise
 from svcnb.recipes.sovits_config import Config
-from svcnb.recipes.sovits_step import Networks, StepParts, build, optimizer_maker, train_step
+from svcnb.recipes.sovits_step import Networks, StepParts, build, train_step
 from svcnb.training import TrainSettings, TrainState, assemble, make_accelerator
+from svcnb.voice_losses import optimizer_maker
 from tests.benchmarks.plain_training import PlainDiscriminator, PlainStep, use_torch_convolutions
 from tests.benchmarks.sides import Size, Work
 

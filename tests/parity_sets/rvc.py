@@ -9,14 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svcnb import losses
 from svcnb.checkpoint import load_weights, to_plain_names
 from svcnb.models.rvc import RvcSynthesizer
 from svcnb.recipes.rvc_config import Config
 from svcnb.recipes.rvc_files import read_small_model
-from svcnb.recipes.rvc_step import (
-    GeneratorPass, RvcBatch, RvcNetworks, StepParts, build, generator_terms, loss_weight, run_generator,
-)  # fmt: skip
+from svcnb.recipes.rvc_step import RvcBatch, RvcNetworks, StepParts, build, run_generator
+from svcnb.voice_losses import GeneratorPass, adversarial_terms, discriminator_term, loss_weight, variational_terms
 from tests.parity_sets.registry import ReferenceSet, Row, check
 from tests.parity_sets.sovits_training import summarise, total_norm
 from tests.parity_sets.voices import RecordedNoise, formula_weights, key_rows, recording_threads
@@ -26,8 +24,10 @@ PART = re.compile(r"infer/o_skip(\d+)_len(\d+)")
 
 
 def read_config(reference: ReferenceSet) -> Config:
-    told = {"version": reference.meta["version"], "f0": bool(reference.meta["f0"])}
-    return Config.load(reference.folder / "config.json", **told)
+    """The set's sizes, the family's own where it has no config file."""
+    version, f0 = reference.meta["version"], bool(reference.meta["f0"])
+    path = reference.folder / "config.json"
+    return Config.load(path, version=version, f0=f0) if path.is_file() else Config.full(version, reference.meta["sample_rate"], f0=f0)
 
 
 def build_rvc(reference: ReferenceSet) -> RvcNetworks:
@@ -124,9 +124,8 @@ def training_rows(networks: RvcNetworks, reference: ReferenceSet) -> Iterator[Ro
     result = run_generator(model, read_batch(reference, with_f0=config.f0), parts)
     yield from output_rows(result, reference)
     yield from discriminator_rows(networks, result, reference)
-    disc = losses.losses_of_discriminator(networks.discriminator, result.target_audio, result.out.audio)
-    terms = generator_terms(result)
-    terms |= losses.losses_against_discriminator(networks.discriminator, result.target_audio, result.out.audio)
+    disc = discriminator_term(networks.discriminator, result)
+    terms = variational_terms(result, config.train) | adversarial_terms(networks.discriminator, result)
     weighted = {name: loss_weight(name, config.train) * loss for name, loss in terms.items()}
     for name, loss in {"disc": disc, **weighted}.items():
         told = reference.compare(f"train0/loss_{name}", loss.double(), reference.tolerance("loss_rtol"), relative=True)

@@ -14,8 +14,9 @@ from svcnb.dataset import Batch
 from svcnb.models.discriminators import MultiPeriodDiscriminator
 from svcnb.models.sovits import SynthesizerTrn
 from svcnb.recipes.sovits import Config, StepParts, train_step
-from svcnb.recipes.sovits_step import GeneratorPass, adversarial_terms, generator_terms, loss_weight, run_generator
+from svcnb.recipes.sovits_step import generator_terms, run_generator
 from svcnb.training import TrainSettings, assemble, make_accelerator
+from svcnb.voice_losses import GeneratorPass, adversarial_terms, loss_weight
 from tests.parity_sets.registry import ReferenceSet, Row
 from tests.parity_sets.voices import RecordedNoise, formula_weights, has_predictor
 

@@ -76,3 +76,26 @@ def test_broken_files_are_told_with_their_path(tmp_path: Path) -> None:
             Config.load(path)
     with pytest.raises(SvcError, match="no config at"):
         Config.load(tmp_path / "none.json")
+
+
+def test_rvcs_own_sizes_are_written_without_our_keys(tmp_path: Path) -> None:
+    stored = json.loads(Config.full("v2", 48000).save(tmp_path / "config.json").read_text())
+    assert set(stored["train"]) == {
+        "log_interval", "seed", "epochs", "learning_rate", "betas", "eps", "batch_size", "fp16_run", "lr_decay",
+        "segment_size", "init_lr_ratio", "warmup_epochs", "c_mel", "c_kl",
+    }  # fmt: skip
+    assert not {"content_width", "speech_encoder", "vocoder_name"} & set(stored["model"])
+
+
+def test_the_small_size_says_what_only_we_can_read(tmp_path: Path) -> None:
+    config = Config.load(Config.small().save(tmp_path / "config.json"))
+    assert config == Config.small() and config.is_small and not Config.full().is_small
+    assert (config.encoder, config.content_width, config.settings().content_width) == ("svcnb-units", 96, 96)
+
+
+def test_another_encoder_is_kept_and_the_versions_own_is_not_named() -> None:
+    config = Config.full("v1")
+    config.use_encoder("svcnb-units", 96)
+    assert (config.encoder, config.settings().content_width) == ("svcnb-units", 96)
+    config.use_encoder("vec256l9", 256)
+    assert (config.model.speech_encoder, config.encoder, config.content_width) == (None, "vec256l9", 256)

@@ -1,0 +1,141 @@
+"""What a voice's generator learns from: the terms that the families share, their weights, and their transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from svcnb import losses
+from svcnb.models.layers import slice_segments
+from svcnb.processes import Share
+from svcnb.spectral import MelSpectrogram, Stft
+
+
+class LossWeights(Protocol):
+    """The weights in a config's train section; c_stft and c_prior are 0 in the families' own."""
+
+    c_mel: float
+    c_kl: float
+    c_stft: float
+    c_prior: float
+    c_adversarial: float
+
+
+class Rates(Protocol):
+    """AdamW's numbers in a config's train section."""
+
+    learning_rate: float
+    betas: tuple[float, float]
+    eps: float
+
+
+def optimizer_maker(train: Rates) -> Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]:
+    """AdamW with the config's rates; all of a tensor's arithmetic in one pass through memory ("fused")."""
+    return partial(torch.optim.AdamW, lr=train.learning_rate, betas=train.betas, eps=train.eps, fused=True)
+
+
+class Transforms(nn.Module):
+    """Linear and mel spectra on the grid of a config's data section.
+
+    Args:
+        data: sampling_rate, filter_length, hop_length, win_length, n_mel_channels, mel_fmin, mel_fmax.
+        max_hz: spectral losses look below this; None = everywhere.
+    """
+
+    def __init__(self, data: Any, *, max_hz: float | None = None) -> None:
+        super().__init__()
+        self.band = min(1.0, 2 * (max_hz or data.sampling_rate) / data.sampling_rate)
+        self.stft = Stft(n_fft=data.filter_length, hop_samples=data.hop_length, win_samples=data.win_length)
+        self.mel = MelSpectrogram(
+            sample_rate_hz=data.sampling_rate, n_fft=data.filter_length, hop_samples=data.hop_length,
+            win_samples=data.win_length, n_mels=data.n_mel_channels, fmin_hz=data.mel_fmin,
+            fmax_hz=max_hz or data.mel_fmax,
+        )  # fmt: skip
+
+
+@dataclass
+class GeneratorPass:
+    """One forward pass of the generator and the slices of the target it is compared with.
+
+    `out` has audio, slice_start, mask, z_p, m_p, logs_p, logs_q, and what else its family needs.
+    """
+
+    out: Any
+    target_audio: Tensor  # [B, 1, segment samples]
+    target_mel: Tensor  # [B, M, segment frames]
+    fake_mel: Tensor
+    band: float = 1.0  # part of the spectrum that the losses look at
+
+
+def compared(out: Any, audio: Tensor, spec: Tensor, transforms: Transforms, segment_frames: int) -> GeneratorPass:
+    """The generator's output beside the same segment of the target, as audio and as mel (from the whole clip).
+
+    Args:
+        audio, spec: of the whole clips, [B, 1, N * hop] and [B, F, N].
+    """
+    hop = transforms.stft.hop_samples
+    return GeneratorPass(
+        out=out,
+        target_audio=slice_segments(audio, out.slice_start * hop, segment_frames * hop),
+        target_mel=slice_segments(transforms.mel.project(spec), out.slice_start, segment_frames),
+        fake_mel=transforms.mel(out.audio.float()),
+        band=transforms.band,
+    )
+
+
+def spectral_terms(
+    audio: Tensor, mel: Tensor, target: GeneratorPass, train: LossWeights, share: Share | None = None
+) -> dict[str, Tensor]:
+    """Distance of a segment (its audio and its mel) to the target's, over this process's clips."""
+    terms = {"mel": losses.mel_loss(target.target_mel, mel)}
+    if train.c_stft:
+        mean_of_all = share.mean_of_all if share else None
+        terms["stft"] = losses.stft_loss(audio, target.target_audio, mean_of_all=mean_of_all, band=target.band)
+    return terms
+
+
+def variational_terms(result: GeneratorPass, train: LossWeights, share: Share | None = None) -> dict[str, Tensor]:
+    """The spectral terms of what the posterior decodes to, and its divergence from the prior."""
+    out = result.out
+    terms = spectral_terms(out.audio, result.fake_mel, result, train, share)
+    return terms | {"kl": losses.kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.mask)}
+
+
+def prior_terms(
+    audio: Tensor, result: GeneratorPass, transforms: Transforms, train: LossWeights, share: Share | None = None
+) -> dict[str, Tensor]:
+    """The spectral terms of what the prior alone decodes to, audio [B, 1, segment samples]: what conversion hears."""
+    heard = spectral_terms(audio, transforms.mel(audio.float()), result, train, share)
+    return {f"prior_{name}": loss for name, loss in heard.items()}
+
+
+def discriminator_term(discriminator: nn.Module, result: GeneratorPass) -> Tensor:
+    """What the discriminator learns from; no gradient into the generator."""
+    return losses.losses_of_discriminator(discriminator, result.target_audio, result.out.audio)
+
+
+def adversarial_terms(discriminator: nn.Module, result: GeneratorPass) -> dict[str, Tensor]:
+    """Feature matching and adversarial loss; no gradient into the discriminator."""
+    return losses.losses_against_discriminator(discriminator, result.target_audio, result.out.audio)
+
+
+def loss_weight(name: str, train: LossWeights) -> float:
+    """Weight of a loss term in the generator's total."""
+    spectral = {"mel": train.c_mel, "stft": train.c_stft}
+    if name.startswith("prior_"):
+        return train.c_prior * spectral[name.removeprefix("prior_")]
+    weights = {"kl": train.c_kl, "lf0": 1.0, "gen": train.c_adversarial, "fm": train.c_adversarial}
+    return (spectral | weights)[name]
+
+
+def shared_total(
+    terms: dict[str, Tensor], train: LossWeights, share: Share
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum that the generator is updated with, and the terms, as this process's share of the batch's."""
+    terms = {name: loss * (share.frames if name == "kl" else share.clips) for name, loss in terms.items()}
+    return torch.stack([loss_weight(name, train) * loss for name, loss in terms.items()]).sum(), terms
