@@ -45,7 +45,7 @@ __all__ = [
     "stored_heads",
 ]
 
-EXPAND_MODES = ("left", "nearest", "linear")
+EXPAND_MODES = ("left", "nearest", "linear", "twice")
 
 
 class ContentError(SvcError):
@@ -74,7 +74,8 @@ def align_to_frames(features: Tensor, n_frames: int, *, mode: str = "nearest") -
         features: float32 [D, N_in], usually 50 frames per second.
         n_frames: wanted length, at least 1; normally T // hop_samples.
         mode: "nearest" repeats frames, "left" likewise but never skips one (with more frames than wanted it
-            keeps the first ones), "linear" interpolates; use what the checkpoint was trained with.
+            keeps the first ones), "linear" interpolates, "twice" gives every frame twice and then holds the last one
+            (RVC); use what the checkpoint was trained with.
 
     Returns:
         float32 [D, n_frames], same device.
@@ -91,6 +92,8 @@ def align_to_frames(features: Tensor, n_frames: int, *, mode: str = "nearest") -
     if mode == "linear":
         return F.interpolate(features[None], size=n_frames, mode="linear")[0]
     n_in = features.shape[1]
+    if mode == "twice":
+        return features[:, (torch.arange(n_frames, device=features.device) // 2).clamp(max=n_in - 1)]
     if mode == "left" and n_in > n_frames:
         return features[:, :n_frames]
     # whole numbers: the original's float comparisons for "left" differ from this in ties only

@@ -105,6 +105,7 @@ class Config(BaseModel):
     Attributes:
         version: v1 hears 256 values of content, v2 768.
         f0: whether the model is guided by pitch; without, it is not for singing.
+        spk: name of the voice -> its row in the speaker table; ours.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -114,6 +115,7 @@ class Config(BaseModel):
     model: ModelSection = Field(default_factory=ModelSection)
     version: Version = "v2"
     f0: bool = True
+    spk: dict[str, int] = Field(default_factory=dict)
 
     @classmethod
     def full(cls, version: Version = "v2", sample_rate_hz: int = 40000, *, f0: bool = True) -> Config:
@@ -200,6 +202,8 @@ class Config(BaseModel):
             for key in keys:
                 if stored[section][key] == fields[key].default:
                     del stored[section][key]
+        if not self.spk:
+            del stored["spk"]
         return stored
 
     @property

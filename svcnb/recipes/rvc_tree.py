@@ -233,7 +233,7 @@ def import_tree(tree: Path | str, *, with_f0: bool | None = None, feature_width:
     if not files[GT_FOLDER]:
         raise TreeError(f"{tree / GT_FOLDER}: no wav files; is {tree} an experiment's folder (logs/EXPERIMENT)?")
     clips, dropped = [], []
-    for name in sorted(set().union(*files.values()), key=_clip_order):
+    for name in sorted(set().union(*files.values()), key=clip_order):
         missing = [folder for folder in folders if name not in files[folder]]
         reason = f"no file in {' and '.join(missing)}" if missing else ""
         clip = None if missing else TreeClip(name, *(files[folder][name] for folder in folders))
@@ -277,7 +277,7 @@ def _stem(path: Path) -> str:
     return path.name.split(".")[0]
 
 
-def _clip_order(name: str) -> tuple:
+def clip_order(name: str) -> tuple:
     """0_2 before 0_10."""
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in name.split("_"))
 

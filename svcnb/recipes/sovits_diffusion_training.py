@@ -13,6 +13,7 @@ from torch import Tensor
 
 from svcnb import SvcError, checkpoint
 from svcnb.dataset import FeatureStore, Split, load_split
+from svcnb.held_out import choose_clips
 from svcnb.models.denoiser import Unit2Mel
 from svcnb.recipes.sovits_config import Config
 from svcnb.recipes.sovits_diffusion_config import DiffusionConfig
@@ -20,7 +21,6 @@ from svcnb.recipes.sovits_diffusion_data import DiffusionBatch, DiffusionClips, 
 from svcnb.recipes.sovits_diffusion_files import (
     CONFIG_NAME, DIFFUSION_FOLDER, newest_model, read_diffusion_checkpoint, save_diffusion_checkpoint,
 )  # fmt: skip
-from svcnb.recipes.sovits_held_out import choose_clips
 from svcnb.spectral import VocoderMel
 from svcnb.training import (
     FitHooks, RunRecord, TrainReport, TrainSettings, TrainState, assemble, fit, make_accelerator, read_progress, restore,

@@ -1,101 +1,28 @@
-"""What a so-vits training is judged by: clips it never trains on, decoded from what conversion hears."""
+"""How a so-vits network in training speaks a held-out clip."""
 
 from __future__ import annotations
 
-from itertools import zip_longest
-from pathlib import Path
-
-import torch
 from torch import Tensor
 
-from svcnb.audio import Audio
-from svcnb.dataset import Batch, FeatureStore, Item, Split, VoiceDataset, collate
+from svcnb.dataset import Batch, FeatureStore, Split
+from svcnb.held_out import ClipChoices, HeldOutClips
 from svcnb.models.layers import Noise
 from svcnb.recipes.sovits_config import Config
-from svcnb.recipes.sovits_step import StepParts
-from svcnb.training import TrainState, read_progress
+from svcnb.training import TrainState
 from svcnb.training_board import TensorBoardLog
-from svcnb.training_samples import thin_samples, write_reference, write_sample
-
-# Enough for a steady mean, and so little that measuring takes a few per cent of the time.
-MAX_MEASURED_S = 30.0
-MAX_CLIP_S = 8.0
-N_SAMPLES = 2
-NOISE_SEED = 1
 
 
-class HeldOut:
-    """Measures and samples a training's network.
-
-    Content, f0, loudness and speaker go in, as in conversion; the posterior, which hears the recording itself, takes
-    no part. The decoder's noise is always the same, so that two measurements differ by the network alone.
-    """
-
-    def __init__(self, store: FeatureStore, config: Config, split: Split, *, board: TensorBoardLog | None = None) -> None:
-        self.config = config
-        self.board = board
-        self.measured = choose_clips(store, split.validation)
-        self.sampled = (self.measured or choose_clips(store, split.training))[:N_SAMPLES]
-        names = list(dict.fromkeys(self.measured + self.sampled))
-        clips = VoiceDataset(
-            store,
-            names,
-            config.spk,
-            max_frames=round(MAX_CLIP_S * config.data.sampling_rate / config.data.hop_length),
-            unit_interpolate_mode=config.data.unit_interpolate_mode,
-            seed=config.train.seed,
-        )
-        self._items: dict[str, Item] = {name: clips[index] for index, name in enumerate(names)}
-
-    def measure(self, state: TrainState) -> dict[str, float]:
-        """Mean distance of log mel spectra over all frames; no entry where no clip is held out."""
-        if not self.measured:
-            return {}
-        parts: StepParts = state.extras["parts"]
-        total, n_frames = 0.0, 0
-        for name in self.measured:
-            audio, batch = self._speak(state, name)
-            distance = (parts.mel(audio) - parts.mel(batch.audio)).abs().mean(dim=1)  # [1, N]
-            total += float(distance.sum())
-            n_frames += distance.shape[1]
-        return {"mel": total / n_frames}
-
-    def write_samples(self, state: TrainState, voice_folder: Path) -> None:
-        """The sampled clips as this network speaks them, into the voice's folder (and onto the board)."""
-        rate_hz = self.config.data.sampling_rate
-        for clip, name in enumerate(self.sampled, start=1):
-            spoken, batch = self._speak(state, name)
-            recording, result = (Audio(sound[0, 0].float().cpu().numpy(), rate_hz) for sound in (batch.audio, spoken))
-            write_reference(voice_folder, clip, recording)
-            write_sample(voice_folder, state.step, clip, result)
-            if self.board is not None:
-                mel = state.extras["parts"].mel
-                self.board.add_sample(state.step, clip, (recording, result), (mel(batch.audio)[0], mel(spoken)[0]))
-        record = read_progress(voice_folder)
-        thin_samples(voice_folder, keep=(record.best.step,) if record and record.best else ())
-
-    @torch.no_grad()
-    def _speak(self, state: TrainState, name: str) -> tuple[Tensor, Batch]:
-        """Audio [1, 1, T] of one clip, and the clip as a batch of one: padding would be heard by the attention."""
-        batch = collate([self._items[name]]).to(state.accelerator.device)
-        generator = state.accelerator.unwrap_model(state.generator).eval()
-        noise = Noise(torch.Generator().manual_seed(NOISE_SEED))
-        audio = generator.infer(
-            batch.content, batch.f0_hz, batch.voiced, batch.speaker, volume=batch.volume, noise_scale=0.0, noise=noise
-        ).audio
-        return audio.float(), batch
+def held_out_clips(
+    store: FeatureStore, config: Config, split: Split, *, board: TensorBoardLog | None = None
+) -> HeldOutClips:
+    """The clips that a training of this config is judged by."""
+    choices = ClipChoices(config.spk, config.data.unit_interpolate_mode, config.train.seed)
+    return HeldOutClips(store, split, choices, speak, board=board)
 
 
-def choose_clips(store: FeatureStore, names: list[str], *, max_s: float = MAX_MEASURED_S) -> list[str]:
-    """Clips of every speaker in turn, until they last `max_s`; every speaker has one at least."""
-    by_speaker: dict[str, list[str]] = {}
-    for name in names:
-        by_speaker.setdefault(store.record(name).speaker, []).append(name)
-    chosen: list[str] = []
-    seconds = 0.0
-    for row, clips in enumerate(zip_longest(*by_speaker.values())):
-        for name in clips:
-            if name is not None and (row == 0 or seconds < max_s):
-                chosen.append(name)
-                seconds += min(MAX_CLIP_S, store.duration_s(name))
-    return chosen
+def speak(state: TrainState, batch: Batch, noise: Noise) -> Tensor:
+    """Audio [B, 1, T] without the randomness of the prior."""
+    generator = state.accelerator.unwrap_model(state.generator)
+    return generator.infer(
+        batch.content, batch.f0_hz, batch.voiced, batch.speaker, volume=batch.volume, noise_scale=0.0, noise=noise
+    ).audio

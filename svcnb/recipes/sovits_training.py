@@ -17,7 +17,7 @@ from svcnb.recipes.sovits_base import AUTO_BASE, choose_base, use_fine_tuning
 from svcnb.recipes.sovits_batch import choose_batch_size
 from svcnb.recipes.sovits_config import Config
 from svcnb.recipes.sovits_files import MIDDLE_PITCH_FILE
-from svcnb.recipes.sovits_held_out import HeldOut
+from svcnb.recipes.sovits_held_out import held_out_clips
 from svcnb.recipes.sovits_state import fresh_state, load_run, save_run
 from svcnb.recipes.sovits_step import train_step
 from svcnb.training import (
@@ -110,7 +110,7 @@ def _fit(
     split = _split_by_one(state, store, config)
     own_part = Part(state.processes.rank, state.processes.number)
     board = TensorBoardLog(voice_folder / BOARD_FOLDER, first_step=state.step + 1) if settings.tensorboard else None
-    held_out = HeldOut(store, config, split, board=board)
+    held_out = held_out_clips(store, config, split, board=board)
 
     def keep_batch_size(size: int) -> None:
         config.train = config.train.model_copy(update={"batch_size": size})

@@ -102,13 +102,13 @@ def test_the_best_checkpoint_is_the_lowest_of_the_saved(trained: Path) -> None:
 
 def test_measuring_the_same_network_twice_gives_the_same_number(trained: Path, features: Path) -> None:
     from svcnb.dataset import FeatureStore, load_split
-    from svcnb.recipes.sovits_held_out import HeldOut
+    from svcnb.recipes.sovits_held_out import held_out_clips
     from svcnb.recipes.sovits_step import StepParts, build
     from svcnb.training import TrainState, make_accelerator
 
     config = Config.load(trained / "config.json")
     store = FeatureStore.open(features)
-    held_out = HeldOut(store, config, load_split(store))
+    held_out = held_out_clips(store, config, load_split(store))
     generator = build(config).generator
     nothing = dict.fromkeys(("discriminator", "optimizer_g", "optimizer_d", "scheduler_g", "scheduler_d"))
     accelerator = make_accelerator(TrainSettings(device="cpu"))
