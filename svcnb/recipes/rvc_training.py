@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from svcnb import SvcError
 from svcnb.checkpoint import load_weights
 from svcnb.dataset import Batch, FeatureStore, Split, VoiceDataset, VoiceLoader, load_split, loader
 from svcnb.held_out import ClipChoices, HeldOutClips
+from svcnb.middle_pitch import write_middle_pitches
 from svcnb.models.layers import Noise
 from svcnb.recipes.rvc_config import Config
 from svcnb.recipes.rvc_features import CONFIG_NAME, MUTE, open_features, sounding, speakers_of
@@ -98,6 +98,7 @@ def train(
     else:
         start_from(choose_base(base, config, pretrain_folder), state)
     drop_later_samples(experiment, state.step)
+    write_middle_pitches(store, config.spk, experiment)
     split = _split(store, config)
     batches = _training_batches(store, config, split, n_workers=settings.n_loader_workers)
     settings = choices.apply(settings, len(batches))

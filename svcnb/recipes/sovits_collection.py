@@ -18,10 +18,11 @@ from pathlib import Path, PurePosixPath
 
 from svcnb import SvcError
 from svcnb.archives import ArchiveError, list_archive, read_member, unpack
+from svcnb.middle_pitch import MIDDLE_PITCH_FILE
 from svcnb.recipes.sovits_config import speaker_ids
 from svcnb.recipes.sovits_diffusion_files import CONFIG_NAME as DIFFUSION_CONFIG
 from svcnb.recipes.sovits_diffusion_files import DIFFUSION_FOLDER, DiffusionFiles
-from svcnb.recipes.sovits_files import MIDDLE_PITCH_FILE, check_choice, locate_voice, newest_or, recorded_best
+from svcnb.recipes.sovits_files import check_choice, locate_voice, newest_or, recorded_best
 from svcnb.retrieval import INDEX_FILE
 from svcnb.run_record import STATE_NAME
 

@@ -5,10 +5,6 @@ What is bad in a copy is the decoder's fault, or the data's; what is bad in a co
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -55,14 +51,3 @@ def _decode_posterior(
     latents = sample_latents(*generator.enc_q(spec, mask, g), mask, noise)
     audio = generator.dec(latents, generator.source_f0(f0_hz, voiced), g, noise=noise)
     return audio[0, 0].float().cpu().numpy()
-
-
-def fingerprint(generator: SynthesizerTrn, files: Iterable[Path] = ()) -> str:
-    """Short name of exactly these weights: another one as soon as they were trained on, or a file was made anew."""
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
-    for name, tensor in generator.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]

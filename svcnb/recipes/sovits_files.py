@@ -13,7 +13,6 @@ from svcnb.recipes.sovits_config import Config
 from svcnb.run_record import STATE_NAME, RunRecord
 
 CHECKPOINTS = ("best", "newest")
-MIDDLE_PITCH_FILE = "middle_pitch.json"  # speaker -> median f0 in Hz of the training clips
 AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 

@@ -19,9 +19,9 @@ from svcnb.checkpoint import (
 )
 from svcnb.content import encoder_for_width
 from svcnb.disk import write_text
+from svcnb.middle_pitch import MIDDLE_PITCH_FILE
 from svcnb.recipes.sovits_collection import find_voice
 from svcnb.recipes.sovits_config import Config
-from svcnb.recipes.sovits_files import MIDDLE_PITCH_FILE
 
 MIX_MODES = ("convex", "linear")
 # Keys of a config in which mixed voices may differ: they do not shape what the weights compute.

@@ -6,17 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 
 from svcnb import SvcError
 from svcnb.augmentation import Augmentation
 from svcnb.dataset import FeatureStore, Part, Split, VoiceDataset, VoiceLoader, check_parts, load_split, loader
-from svcnb.disk import write_json
 from svcnb.launching import check_devices, is_launched, run_in_processes
+from svcnb.middle_pitch import write_middle_pitches
 from svcnb.recipes.sovits_base import AUTO_BASE, choose_base, use_fine_tuning
 from svcnb.recipes.sovits_batch import choose_batch_size
 from svcnb.recipes.sovits_config import Config
-from svcnb.recipes.sovits_files import MIDDLE_PITCH_FILE
 from svcnb.recipes.sovits_held_out import held_out_clips
 from svcnb.recipes.sovits_state import fresh_state, load_run, save_run
 from svcnb.recipes.sovits_step import train_step
@@ -155,19 +153,9 @@ def _config_of_run(
 def _write_beside(voice_folder: Path, store: FeatureStore, config: Config, *, step: int) -> None:
     """What lies beside a training's checkpoints from the start."""
     if step == 0:
-        write_middle_pitches(store, config, voice_folder)
+        write_middle_pitches(store, config.spk, voice_folder)
     config.save(voice_folder / "config.json")
     drop_later_samples(voice_folder, step)
-
-
-def write_middle_pitches(store: FeatureStore, config: Config, voice_folder: Path) -> None:
-    """Keep each speaker's median f0 beside the voice, so that conversion can suggest a key."""
-    tracks: dict[str, list[np.ndarray]] = {name: [] for name in config.spk}
-    for name in store.names():
-        f0_hz = store.read(name)["f0_hz"]
-        tracks[store.record(name).speaker].append(f0_hz[f0_hz > 0])
-    medians = {speaker: float(np.median(np.concatenate(own))) for speaker, own in tracks.items() if any(map(len, own))}
-    write_json(voice_folder / MIDDLE_PITCH_FILE, medians)
 
 
 def _check_features(store: FeatureStore, config: Config) -> None:

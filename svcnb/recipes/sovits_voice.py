@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,29 +14,24 @@ from torch import Tensor
 
 from svcnb import SvcError
 from svcnb.allocation import freed_memory_kept
-from svcnb.audio import Audio, AudioWriter, resample, resample_samples
-from svcnb.audio_file import Recording, open_audio
+from svcnb.audio import Audio, resample, resample_samples
+from svcnb.audio_file import Recording
 from svcnb.checkpoint import LoadReport, describe_sovits, load_weights, read_sovits_checkpoint
 from svcnb.content import SAMPLE_RATE_HZ as CONTENT_HZ
 from svcnb.content import align_to_frames, encoder_for_width, load_encoder
-from svcnb.conversion import (
-    ConversionSettings,
-    PieceInput,
-    convert_long,
-    iter_converted,
-    output_name,
-)
-from svcnb.memory import told_when_memory_runs_out
+from svcnb.conversion import ConversionSettings, PieceInput
+from svcnb.loaded_voice import STATISTICS_SECONDS, LoadedVoice, fingerprint
+from svcnb.middle_pitch import read_middle_pitches
 from svcnb.models.denoiser import Unit2Mel
 from svcnb.models.layers import Noise
 from svcnb.models.sovits import SynthesizerTrn
-from svcnb.pitch import F0Track, PitchEstimator, PitchSettings, looks_sung, resolve_method
+from svcnb.pitch import F0Track, resolve_method
 from svcnb.recipes.sovits_collection import find_voice
 from svcnb.recipes.sovits_config import Config
-from svcnb.recipes.sovits_copies import copy_recording, fingerprint
+from svcnb.recipes.sovits_copies import copy_recording
 from svcnb.recipes.sovits_diffusion import Heard, check_alone, diffuse_alone
 from svcnb.recipes.sovits_diffusion_files import DiffusionFiles
-from svcnb.recipes.sovits_files import MIDDLE_PITCH_FILE, refuse_misfit, step_of
+from svcnb.recipes.sovits_files import refuse_misfit, step_of
 from svcnb.recipes.sovits_mix import MixedSpeakers, mixed_ids
 from svcnb.recipes.sovits_piece import PieceSound
 from svcnb.recipes.sovits_retrieval import Pull, VoiceRetrieval
@@ -47,12 +41,6 @@ from svcnb.spectral import SincResample, volume_envelope
 
 if TYPE_CHECKING:
     from svcnb.content import ContentEncoder
-
-
-STATISTICS_SECONDS = 120.0
-PITCH_SECONDS = 30.0  # more at once takes more memory than a piece does
-SHORTER_PIECES = "set max_piece_s (--max_piece_s) to 10 seconds or less, and close other programs"
-MIX_NAME = "spk_mix"  # in place of the speaker in a result's name, as the original has it
 
 
 @dataclass(frozen=True)
@@ -65,7 +53,7 @@ class PieceFeatures:
     volume: Tensor | None
 
 
-class Voice:
+class Voice(LoadedVoice):
     """A generator with its content encoder and its pitch estimators, ready to convert.
 
     Its diffusion model stands in the generator's place where settings.only_diffusion says so, and where there is no
@@ -73,13 +61,8 @@ class Voice:
 
     Attributes:
         config: the voice's configuration.
-        speakers: name -> id.
-        sample_rate_hz: rate of what `convert` returns.
-        middle_pitches_hz: speaker -> median f0 of its training clips, where known.
         has_posterior: False for release files; without it there are no copies (see resynthesise).
         retrieval: centres and index of the voice, where there are some.
-        step: training steps of these weights, by the file's name; None where it does not tell.
-        folder: where the checkpoint lies; None for a voice without files.
         vocoder_path: of the vocoder to use (enhancer, diffusion); None finds one, see vocoder.find_vocoder.
         diffusion_files: of the diffusion model to use, as far as they are named.
         loaded: networks of the stages after the generator, kept between conversions.
@@ -87,72 +70,18 @@ class Voice:
 
     def __init__(self, config: Config, generator: SynthesizerTrn | Unit2Mel, encoder: ContentEncoder, *, name: str = "voice",
                  pretrain_folder: Path = Path("pretrain")) -> None:  # fmt: skip
+        super().__init__(
+            encoder, name=name, speakers=config.spk, n_speakers=config.model.n_speakers,
+            sample_rate_hz=config.data.sampling_rate, hop_samples=config.data.hop_length,
+            device=next(generator.parameters()).device, pretrain_folder=pretrain_folder,
+        )  # fmt: skip
         self.config = config
         self.generator = generator.eval()
-        self.encoder = encoder
-        self.name = name
-        self.pretrain_folder = pretrain_folder
-        self.speakers = dict(config.spk) or {"0": 0}
-        self.sample_rate_hz = config.data.sampling_rate
-        self.hop_samples = config.data.hop_length
-        self.device = next(generator.parameters()).device
-        self.middle_pitches_hz: dict[str, float] = {}
         self.has_posterior = True
         self.retrieval = VoiceRetrieval(None, speakers=self.speakers, width=config.model.ssl_dim)
-        self.step: int | None = None
-        self.folder: Path | None = None
         self.vocoder_path: Path | None = None
         self.diffusion_files = DiffusionFiles()
         self.loaded: dict[Any, Any] = {}
-        self._estimators: dict[tuple[str, float | None], PitchEstimator] = {}
-
-    def speaker_id(self, speaker: str | int | None) -> int:
-        """Id of a speaker by name or number; None takes the only or first one."""
-        if speaker is None:
-            return min(self.speakers.values())
-        if speaker in self.speakers:
-            return self.speakers[speaker]
-        if str(speaker).isdigit() and int(speaker) < self.config.model.n_speakers:
-            return int(speaker)
-        known = ", ".join(sorted(self.speakers))
-        raise SvcError(f"voice {self.name} has no speaker {speaker!r}: choose one of {known}")
-
-    def speaker_name(self, speaker: str | int | None) -> str:
-        """Name of a speaker given by name or number, its number where it has no name."""
-        index = self.speaker_id(speaker)
-        return next((name for name, number in self.speakers.items() if number == index), str(index))
-
-    def suggest_transpose(self, source: F0Track, speaker: str | int | None = None) -> int | None:
-        """Semitones that bring a recording's middle pitch to the speaker's; None where either is unknown.
-
-        Right for speech; a song that must stay in its key wants a multiple of 12 near this.
-        """
-        target_hz = self.middle_pitches_hz.get(self.speaker_name(speaker), 0.0)
-        if not (target_hz > 0 and source.median_hz() > 0):
-            return None
-        return round(12 * np.log2(target_hz / source.median_hz()))
-
-    def estimate_f0(self, audio: Audio, method: str = "auto", *, threshold: float | None = None) -> F0Track:
-        """Fundamental frequency of a recording on this voice's frame grid."""
-        samples = resample_samples(audio.samples, audio.sample_rate_hz, self.sample_rate_hz)
-        return self._estimator(method, threshold)(samples)
-
-    def _estimator(self, method: str, threshold: float | None) -> PitchEstimator:
-        key = (resolve_method(method, self.pretrain_folder), threshold)
-        if key not in self._estimators:
-            self._estimators[key] = PitchEstimator(
-                key[0],
-                sample_rate_hz=self.sample_rate_hz,
-                hop_samples=self.hop_samples,
-                settings=PitchSettings(threshold=threshold, pretrain_folder=self.pretrain_folder),
-                device=str(self.device),
-            )
-        return self._estimators[key]
-
-    def encode(self, audio: Audio) -> Tensor:
-        """Content of a recording as the network hears it: float32 [N50, D], 50 frames per second."""
-        samples = resample(audio, CONTENT_HZ).samples
-        return self.encoder.for_recording(samples).encode(samples)
 
     def check(self, settings: ConversionSettings) -> ConversionSettings:
         """The settings, if this voice can do all they ask for: before anything long starts.
@@ -191,52 +120,6 @@ class Voice:
             return None
         return self.retrieval.pull(settings, self.speaker_id(settings.speaker))
 
-    def convert(
-        self, audio: Audio, settings: ConversionSettings | None = None, *, melody: F0Track | None = None
-    ) -> Audio:
-        """The same words and melody in this voice.
-
-        Args:
-            melody: sung instead of the one estimated from the recording, e.g. `F0Track.from_csv` of a curve that
-                was edited; still transposed and filtered as the settings say.
-
-        Returns:
-            audio exactly as long as the input, at the voice's rate.
-
-        Raises:
-            SvcError: as `check`.
-        """
-        settings = settings or ConversionSettings()
-        converter = self._piece_converter(audio, settings, melody)
-        return convert_long(
-            audio, converter, settings, output_hz=self.sample_rate_hz, hop_samples=self.hop_samples
-        )
-
-    def convert_file(
-        self,
-        path: Path | str,
-        folder: Path | str,
-        settings: ConversionSettings | None = None,
-        *,
-        name: str | None = None,
-        melody: F0Track | None = None,
-    ) -> Path:
-        """Convert a recording into `folder`, named as so-vits-svc names its results unless `name` is given.
-
-        The result is written piece by piece, so a long song needs no more memory than a short one, and
-        appears under its name only when complete.
-        """
-        settings = settings or ConversionSettings()
-        path, folder = Path(path), Path(folder)
-        target = folder / (name or self.result_name(path, settings))
-        frames = {"output_hz": self.sample_rate_hz, "hop_samples": self.hop_samples}
-        with open_audio(path) as audio, told_when_memory_runs_out(str(path), SHORTER_PIECES):
-            converter = self._piece_converter(audio, settings, melody)
-            with AudioWriter(target, self.sample_rate_hz) as writer:
-                for piece in iter_converted(audio, converter, settings, show_progress=True, **frames):
-                    writer.append(piece)
-        return target
-
     def resynthesise(self, audio: Audio, speaker: str | int | None = None) -> Audio:
         """A recording of the speaker through posterior and decoder only: as good as this decoder can sound.
 
@@ -256,12 +139,9 @@ class Voice:
         """Short name of exactly these weights, and of the centres, the index and the vocoder that go with them."""
         return fingerprint(self.generator, [*self.retrieval.files(), *vocoder_files(self)])
 
-    def result_name(self, source: Path, settings: ConversionSettings) -> str:
-        """File name that `convert_file` gives a result; see `conversion.distinct_names` for batches."""
-        method = resolve_method(settings.f0_method, self.pretrain_folder)
-        speaker = MIX_NAME if settings.speaker_mix else self.speaker_name(settings.speaker)
-        mode = "diff" if settings.only_diffusion else "sovdiff" if settings.shallow_diffusion else "sovits"
-        return output_name(source.name, settings, speaker=speaker, f0_method=method, mode=mode)
+    def mode_name(self, settings: ConversionSettings) -> str:
+        """As so-vits-svc calls its ways of converting."""
+        return "diff" if settings.only_diffusion else "sovdiff" if settings.shallow_diffusion else "sovits"
 
     def _piece_converter(
         self, audio: Recording, settings: ConversionSettings, melody: F0Track | None
@@ -301,32 +181,11 @@ class Voice:
         speaker = torch.tensor([[self.speaker_id(settings.speaker)]], device=self.device)
         return lambda piece, n_frames: speaker
 
-    def _warn_if_sung(self, audio: Audio, settings: ConversionSettings) -> None:
-        starts_s = np.arange(0.0, audio.duration_s, PITCH_SECONDS)
-        parts = [audio.slice_s(start_s, start_s + PITCH_SECONDS) for start_s in starts_s]
-        tracks = [self.estimate_f0(part, settings.f0_method, threshold=settings.f0_threshold) for part in parts]
-        if looks_sung(F0Track(np.concatenate([track.f0_hz for track in tracks]), self.hop_samples / self.sample_rate_hz)):
-            warnings.warn(
-                "this recording sounds sung, and auto_predict_f0 (-a) is meant for speech: the voice will sing out of "
-                "tune. Leave it off and choose the key with transpose_semitones (-t)",
-                stacklevel=4,
-            )
-
     def _content_resampler(self, settings: ConversionSettings) -> Callable[[np.ndarray], np.ndarray]:
         if not settings.like_original:
             return lambda samples: resample_samples(samples, self.sample_rate_hz, CONTENT_HZ)
         sinc = SincResample(self.sample_rate_hz, CONTENT_HZ)
         return lambda samples: sinc(torch.from_numpy(samples)).numpy()
-
-    def _part_of(self, melody: F0Track, piece: PieceInput) -> F0Track:
-        """The whole recording's melody on the frames of one piece, unvoiced beyond its ends."""
-        hop_s = self.hop_samples / self.sample_rate_hz
-        first_s = piece.start_s - piece.n_pad_samples / piece.sample_rate_hz
-        times_s = first_s + hop_s * np.arange(len(piece.samples) // self.hop_samples)
-        frames = np.rint(times_s / melody.hop_s).astype(int)
-        inside = (frames >= 0) & (frames < melody.n_frames)
-        padded = np.append(melody.f0_hz, 0.0)
-        return F0Track(padded[np.where(inside, frames, melody.n_frames)], hop_s)
 
     def _features(
         self, samples: np.ndarray, track: F0Track, content: Tensor, pull: Pull | None, *, with_volume: bool
@@ -407,9 +266,7 @@ def load_voice(
     voice.has_posterior = not report.missing
     named = Path(cluster_model) if cluster_model else None
     voice.retrieval = VoiceRetrieval(files.retrieval_folder, named=named, speakers=voice.speakers, width=model.ssl_dim)
-    pitches = folder / MIDDLE_PITCH_FILE
-    if pitches.is_file():
-        voice.middle_pitches_hz = json.loads(pitches.read_text(encoding="utf-8"))
+    voice.middle_pitches_hz = read_middle_pitches(folder)
     return voice
 
 

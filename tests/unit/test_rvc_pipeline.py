@@ -8,7 +8,7 @@ import torch
 
 from svcnb.recipes.rvc_f0 import RvcPitch
 from svcnb.recipes.rvc_pipeline import (
-    PipelineParts, PipelineSettings, Windows, convert_recording, find_cuts, guided_content, smoothed, without_rumble,
+    PipelineParts, PipelineSettings, Windows, convert_recording, find_cuts, guided_content, smoothed,
 )  # fmt: skip
 
 SHORT = Windows(pad_s=0.5, query_s=0.3, centre_s=1.0, longest_s=1.2)
