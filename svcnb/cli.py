@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from svcnb import SvcError, __version__, commands
+from svcnb.cli_rvc import add_rvc
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -115,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     for add in steps:
         add(subparsers)
+    add_rvc(subparsers, _command, _CommandParser)
     return parser
 
 

@@ -12,11 +12,12 @@ from svcnb import SvcError
 from svcnb.workspace import choose_device
 
 if TYPE_CHECKING:
-    from svcnb.recipes.sovits import Config, Voice
+    from svcnb.loaded_voice import LoadedVoice
+    from svcnb.recipes.sovits import Config
     from svcnb.training import TrainReport
 
 
-def _settings(settings_class: type, **values: Any) -> Any:
+def make_settings(settings_class: type, **values: Any) -> Any:
     """A settings object from flag values; what it refuses is the user's to mend, told in one line."""
     from pydantic import ValidationError
 
@@ -44,7 +45,7 @@ def run_weights(options: argparse.Namespace) -> None:
 def run_slice(options: argparse.Namespace) -> None:
     from svcnb.slicing import CutSettings, cut_folder
 
-    settings = _settings(
+    settings = make_settings(
         CutSettings,
         threshold_db=options.threshold_db,
         min_clip_s=options.min_clip_s,
@@ -94,7 +95,7 @@ def run_train(options: argparse.Namespace) -> None:
     from svcnb.training import TrainSettings
 
     given = {name: getattr(options, name) for name in TrainSettings.model_fields if hasattr(options, name)}
-    settings = _settings(TrainSettings, **given)
+    settings = make_settings(TrainSettings, **given)
     choices = {"resume": options.resume, "base": options.base, "batch_size": options.batch_size}
     report = sovits.train(options.features, options.voice, settings, **choices)
     _tell_training(report, options.voice)
@@ -105,7 +106,7 @@ def run_vocoder(options: argparse.Namespace) -> None:
     from svcnb.training import TrainSettings
 
     given = {name: getattr(options, name) for name in TrainSettings.model_fields if hasattr(options, name)}
-    settings = _settings(TrainSettings, **given)
+    settings = make_settings(TrainSettings, **given)
     sizes = {"small": vocoder.VocoderConfig.small, "full": vocoder.VocoderConfig.full}
     config = None
     if options.config is not None:
@@ -122,7 +123,7 @@ def run_diffusion(options: argparse.Namespace) -> None:
     given = {name: getattr(options, name) for name in TrainSettings.model_fields if hasattr(options, name)}
     names = ("config", "batch_size", "k_step_max", "vocoder", "base")
     choices = sovits.DiffusionChoices(**{name: getattr(options, name) for name in names})
-    _tell_training(sovits.train_diffusion(options.features, options.voice, _settings(TrainSettings, **given), choices),
+    _tell_training(sovits.train_diffusion(options.features, options.voice, make_settings(TrainSettings, **given), choices),
                    options.voice)  # fmt: skip
 
 
@@ -139,7 +140,7 @@ def _tell_training(report: TrainReport, folder: Path) -> None:
 def run_cluster(options: argparse.Namespace) -> None:
     from svcnb.recipes import sovits
 
-    settings = _settings(sovits.ClusterSettings, n_centres=options.n_centres, seed=options.seed)
+    settings = make_settings(sovits.ClusterSettings, n_centres=options.n_centres, seed=options.seed)
     print(sovits.fit_voice_centres(options.features, options.voice, settings))
 
 
@@ -154,7 +155,6 @@ def run_convert(options: argparse.Namespace) -> None:
     from svcnb.audio import read_audio
     from svcnb.conversion import ConversionSettings, distinct_names
     from svcnb.pitch import F0Track
-    from svcnb.recipes import sovits
 
     values = {name: getattr(options, name) for name in ConversionSettings.model_fields if hasattr(options, name)}
     shifts = options.trans + [options.trans[0]] * (len(inputs) - len(options.trans))
@@ -188,18 +188,20 @@ def run_convert(options: argparse.Namespace) -> None:
         raise SvcError(f"{len(skipped)} of {len(jobs)} conversions failed, see above; the others are in {options.output}")
 
 
-def _load_voice(path: Path, options: argparse.Namespace) -> Voice:
+def _load_voice(path: Path, options: argparse.Namespace) -> LoadedVoice:
     """The voice with the files that the flags of a conversion name."""
     from svcnb.recipes import sovits
+    from svcnb.voices import load_any_voice
 
+    diffusion = (options.diffusion_model_path, options.diffusion_config_path)
     parts = {
         "device": choose_device(options.device),
         "vocoder": options.vocoder,
-        "diffusion": sovits.DiffusionFiles(options.diffusion_model_path, options.diffusion_config_path),
+        "diffusion": sovits.DiffusionFiles(*diffusion) if any(diffusion) else None,
     }
     if options.only_diffusion:
         return sovits.load_diffusion_voice(path, **parts)
-    return sovits.load_voice(
+    return load_any_voice(
         path, config=options.config_path, checkpoint=options.checkpoint, cluster_model=options.cluster_model_path, **parts
     )
 
@@ -243,14 +245,13 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from svcnb.evaluation_advice import LAST_WORD, advise
     from svcnb.evaluation_page import write_page
     from svcnb.evaluation_run import EvaluationSettings, evaluate_voice, held_out_clips
-    from svcnb.recipes import sovits
     from svcnb.widgets import Table
 
     values = {name: getattr(options, name) for name in ConversionSettings.model_fields if hasattr(options, name)}
     conversion = ConversionSettings(transpose_semitones=options.trans, **values)
     names = ("transposition", "n_references", "n_copies", "most", "max_seconds", "parallel")
     chosen = {name: getattr(options, name) for name in names} | {"words": not options.no_words}
-    settings = _settings(EvaluationSettings, conversion=conversion, **chosen)
+    settings = make_settings(EvaluationSettings, conversion=conversion, **chosen)
     voice = _load_voice(options.voice, options)
     voice.check(conversion)
     target = options.target

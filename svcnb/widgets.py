@@ -19,7 +19,7 @@ from svcnb.audio import Audio, player_bytes, read_audio
 from svcnb.conversion import ConversionSettings
 
 if TYPE_CHECKING:
-    from svcnb.recipes.sovits import Voice
+    from svcnb.loaded_voice import LoadedVoice
     from svcnb.workspace import Workspace
 
 PLAYER_MIME = "audio/mpeg"
@@ -148,7 +148,7 @@ class ConversionPanel:
     fields: dict[str, Any] = field(default_factory=dict)
     view: Any = None
     result_path: Path | None = None
-    _loaded: dict[Path, Voice] = field(default_factory=dict)
+    _loaded: dict[Path, LoadedVoice] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         widgets = _ipywidgets()
@@ -203,15 +203,15 @@ class ConversionPanel:
         finally:
             self.button.disabled = False
 
-    def _voice(self, folder: Path) -> Voice:
-        from svcnb.recipes.sovits import load_voice
+    def _voice(self, folder: Path) -> LoadedVoice:
+        from svcnb.voices import load_any_voice
         from svcnb.workspace import choose_device
 
         if folder not in self._loaded:
-            self._loaded = {folder: load_voice(folder, device=choose_device())}
+            self._loaded = {folder: load_any_voice(folder, device=choose_device())}
         return self._loaded[folder]
 
-    def _show(self, voice: Voice, source: Path) -> None:
+    def _show(self, voice: LoadedVoice, source: Path) -> None:
         from IPython.display import display
 
         from svcnb.plots import plot_comparison

@@ -351,9 +351,10 @@ def test_every_option_has_help_with_its_unit() -> None:
     (commands,) = [a for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
     assert list(commands.choices) == [
         "weights", "slice", "features", "train", "vocoder", "diffusion", "cluster", "index", "convert", "evaluate",
-        "mix", "compress", "export", "demo",
+        "mix", "compress", "export", "demo", "rvc",
     ]  # fmt: skip
-    for parser in commands.choices.values():
+    (steps,) = [a for a in commands.choices["rvc"]._actions if isinstance(a, argparse._SubParsersAction)]
+    for parser in (*commands.choices.values(), *steps.choices.values()):
         for action in parser._actions:
             assert action.help, action.dest
             for suffix, unit in (("_s", "second"), ("_db", "dB"), ("_hz", "Hz"), ("_seconds", "second")):

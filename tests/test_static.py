@@ -24,7 +24,7 @@ MAX_PARAMETERS = 8
 
 # A module imports from its own layer and below. Modules of one subject share their parent's layer.
 LAYERS = {
-    5: "cli commands widgets workspace demo __main__",
+    5: "cli cli_rvc commands commands_rvc voices widgets workspace demo __main__",
     4: "recipes",
     3: "clip_features held_out loaded_voice middle_pitch dataset augmentation feature_store extraction conversion conversion_settings speaker_mix evaluation evaluation_distance "
     "evaluation_words evaluation_results evaluation_run evaluation_advice evaluation_plots evaluation_page report plots unit_plots tour_plots",
@@ -32,14 +32,14 @@ LAYERS = {
     "encoder_input encoder_networks encoder_hubert encoder_whisper encoder_dphubert encoder_onnx "
     "retrieval clustering index_files vocoder enhancer diffusion training training_state run_record "
     "training_advice training_board training_checkpoints training_history training_process training_samples batch_probe "
-    "processes launching dask_jobs voice_losses",
+    "processes launching dask_jobs voice_losses onnx_files",
     1: "disk audio audio_file memory allocation spectral losses checkpoint unpickling archives transfer downloads phonemes",
     0: "models",
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 # A mel spectrogram is defined by nine numbers; bundling them would only move them.
 MANY_PARAMETERS = {("spectral.py", "__init__")}
-PRINTING_MODULES = {"cli", "commands", "demo"}  # those that talk to a terminal
+PRINTING_MODULES = {"cli", "commands", "commands_rvc", "demo"}  # those that talk to a terminal
 HEAVY = (
     "librosa transformers faiss pyworld parselmouth torchcrepe torchfcpe torchaudio resemblyzer accelerate "
     "matplotlib ipywidgets IPython pyloudnorm diffusers sklearn pandas onnxruntime onnx"

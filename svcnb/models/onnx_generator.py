@@ -1,4 +1,4 @@
-"""The so-vits generator as it is exported to ONNX: its own inputs and outputs, no random draws, no complex numbers.
+"""The families' generators as they are exported to ONNX: their own inputs and outputs, no random draws, no complex numbers.
 
 Where the network draws random numbers, the graph has an input (the latents' noise) or a table (the source's noise), so
 that the same input gives the same output wherever the graph runs.
@@ -25,6 +25,7 @@ from svcnb.models.generators import (
     UpsampleTwice,
 )
 from svcnb.models.layers import fold_weight_norm
+from svcnb.models.rvc import RvcSynthesizer
 from svcnb.models.sovits import SynthesizerTrn
 
 TABLE_SIZE, TABLE_SEED = 2**16, 52468
@@ -43,19 +44,7 @@ class OnnxGenerator(nn.Module):
 
     def __init__(self, generator: SynthesizerTrn, *, mixes: bool) -> None:
         super().__init__()
-        network = fold_weight_norm(copy.deepcopy(generator)).eval().float()
-        for module in list(network.modules()):
-            if isinstance(module, Conv1d):
-                module.may_differ_from_torch = False  # the faster way on a CPU is no ONNX operator
-            if isinstance(module, AliasFreeSnake):
-                module.upsample, module.downsample = ExportUpsample(module.upsample), ExportHalve(module.downsample)
-        noise = StoredNoise()
-        if isinstance(network.dec, FrameDecoder):
-            network.dec = ExportFrameDecoder(network.dec, noise)
-        else:
-            network.dec.m_source = ExportSource(network.dec.m_source, noise)
-        del network.enc_q
-        self.network, self.mixes = network, mixes
+        self.network, self.mixes = exportable_copy(generator), mixes
 
     def forward(
         self,
@@ -88,6 +77,56 @@ class OnnxGenerator(nn.Module):
         z_p = (prior.m_p + noise * prior.logs_p.exp()) * prior.mask
         z = self.network.flow(z_p, prior.mask, g, reverse=True)
         return self.network.dec(z * prior.mask, self.network.source_f0(f0, uv), g)
+
+
+class OnnxRvc(nn.Module):
+    """Content, pitch and speaker to waveform, one item at a time; of a voice without pitch guidance, f0 is left out.
+
+    Args:
+        generator: trained; it is copied, not changed.
+
+    Source: RVC 20240604's exported graphs, whose input and output names these are.
+    """
+
+    def __init__(self, generator: RvcSynthesizer) -> None:
+        super().__init__()
+        self.network = exportable_copy(generator)
+
+    def forward(self, phone: Tensor, phone_lengths: Tensor, *rest: Tensor) -> Tensor:
+        """Sing.
+
+        Args:
+            phone: content [1, N, D], on the frame grid already.
+            phone_lengths: long [1], N.
+            rest: pitch, coarse f0, long [1, N], and pitchf, [1, N] in Hz, 0 = unvoiced (with pitch guidance only);
+                ds, long [1], the speaker; rnd, [1, C, N], standard normal times the wanted noise scale.
+
+        Returns:
+            waveform [1, 1, N * hop].
+        """
+        pitch, pitchf, ds, rnd = rest if len(rest) == 4 else (None, None, *rest)
+        mask = (torch.arange(phone.shape[1], device=phone.device) < phone_lengths).float()[None, None]  # [1, 1, N]
+        g = self.network.embed_speaker(ds)
+        m_p, logs_p = self.network.enc_p(phone, pitch, mask)
+        z = self.network.flow((m_p + rnd * logs_p.exp()) * mask, mask, g, reverse=True)
+        return self.network.dec(z * mask, pitchf, g)
+
+
+def exportable_copy(generator: nn.Module) -> nn.Module:
+    """A family's generator without what ONNX has no operators for, without the posterior, and with stored noise."""
+    network = fold_weight_norm(copy.deepcopy(generator)).eval().float()
+    for module in list(network.modules()):
+        if isinstance(module, Conv1d):
+            module.may_differ_from_torch = False  # the faster way on a CPU is no ONNX operator
+        if isinstance(module, AliasFreeSnake):
+            module.upsample, module.downsample = ExportUpsample(module.upsample), ExportHalve(module.downsample)
+    noise = StoredNoise()
+    if isinstance(network.dec, FrameDecoder):
+        network.dec = ExportFrameDecoder(network.dec, noise)
+    elif network.dec.m_source is not None:
+        network.dec.m_source = ExportSource(network.dec.m_source, noise)
+    del network.enc_q
+    return network
 
 
 class StoredNoise(nn.Module):

@@ -19,14 +19,15 @@ from svcnb.recipes.rvc_files import (
 )  # fmt: skip
 from svcnb.recipes.rvc_index import IndexReport, find_index
 from svcnb.recipes.rvc_one_click import OneClickReport, OneClickSettings, build_voice_index, train_one_click
+from svcnb.recipes.rvc_onnx import check_onnx, export_onnx
 from svcnb.recipes.rvc_step import RvcNetworks, StepParts, build, train_step
 from svcnb.recipes.rvc_training import EpochChoices, count_steps, train
 from svcnb.recipes.rvc_voice import RvcConversionSettings, RvcVoice, is_rvc_voice, load_voice
 
 __all__ = [
     "Config", "EpochChoices", "IndexReport", "OneClickReport", "OneClickSettings", "PrepareSettings", "RvcConversionSettings",
-    "RvcCutReport", "RvcCutSettings", "RvcNetworks", "RvcVoice", "SmallModel", "StepParts", "build", "build_voice_index",
-    "count_steps", "cut_recordings", "export_experiment", "extract_small_model", "find_index", "import_experiment",
+    "RvcCutReport", "RvcCutSettings", "RvcNetworks", "RvcVoice", "SmallModel", "StepParts", "build", "build_voice_index", "check_onnx",
+    "count_steps", "cut_recordings", "export_experiment", "export_onnx", "extract_small_model", "find_index", "import_experiment",
     "is_rvc_voice", "load_voice", "merge_small_models", "prepare", "read_small_model", "set_info", "train",
     "train_one_click", "train_step", "write_small_model",
 ]  # fmt: skip

@@ -48,14 +48,19 @@ class OneClickReport:
         return "\n".join([str(self.clips), str(self.features), training, str(self.index)])
 
 
-def train_one_click(recordings: Path | str, experiment: Path | str, settings: OneClickSettings) -> OneClickReport:
+def train_one_click(
+    recordings: Path | str, experiment: Path | str, settings: OneClickSettings, *, overwrite: bool = False
+) -> OneClickReport:
     """From a folder of recordings to a voice with its index; a call that was stopped goes on where it was.
+
+    Args:
+        overwrite: cut anew, where the recordings or the cut changed.
 
     Raises:
         SvcError: as the steps; nothing after a step that failed is begun.
     """
     cut = settings.cut or RvcCutSettings(sample_rate_hz=settings.config.data.sampling_rate)
-    clips = cut_recordings(recordings, experiment, cut)
+    clips = cut_recordings(recordings, experiment, cut, overwrite=overwrite)
     features = prepare(settings.config, experiment, settings.prepare)
     choices = {"base": settings.base, "batch_size": settings.batch_size}
     training = train(experiment, settings.train, settings.epochs, **choices)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from svcnb import SvcError
 from svcnb.allocation import freed_memory_kept
-from svcnb.audio import Audio, resample, resample_samples
+from svcnb.audio import Audio, read_audio, resample, resample_samples, write_audio
 from svcnb.audio_file import Recording
 from svcnb.checkpoint import load_weights, read_checkpoint
 from svcnb.content import SAMPLE_RATE_HZ as CONTENT_HZ
@@ -27,7 +27,7 @@ from svcnb.models.rvc import NOISE_SCALE, RvcSynthesizer
 from svcnb.pitch import F0Track, resolve_method
 from svcnb.recipes.rvc_config import Config
 from svcnb.recipes.rvc_features import CONFIG_NAME
-from svcnb.recipes.rvc_files import SmallModel, is_small_model, read_rvc_checkpoint, read_small_model
+from svcnb.recipes.rvc_files import CONTENT, SmallModel, is_small_model, read_rvc_checkpoint, read_small_model
 from svcnb.recipes.rvc_index import find_index
 from svcnb.recipes.rvc_pipeline import guided_content, network_inputs, smoothed, without_rumble
 from svcnb.retrieval import FeatureIndex
@@ -35,6 +35,8 @@ from svcnb.run_record import read_progress
 from svcnb.spectral import Stft
 
 MAX_PROTECT = 0.5
+LOWEST_RATE_HZ = 16000  # of results: the original ignores wishes below
+SPEAKERS_KEY = '"spk_embed_dim"'  # in no other family's config.json
 CONTEXT_SAMPLES = 1280  # more than the frames that content encoders lose at the end of a recording
 NOT_HERE = {
     "auto_predict_f0": "-a", "enhance": "-eh", "shallow_diffusion": "-shd", "only_diffusion": "-od", "speaker_mix": "-usm",
@@ -57,6 +59,7 @@ class RvcConversionSettings(ConversionSettings):
     protect: float = Field(0.33, ge=0, le=MAX_PROTECT, description="frames without pitch keep this much less of the index; "
                            "0.5 switches it off")  # fmt: skip
     filter_radius: int = Field(3, ge=0, le=7, description="above 2, a median over three frames smooths harvest's melody")
+    resample_hz: int = Field(0, ge=0, le=192000, description="rate of the result in Hz; below 16000 the voice's own (resample_sr)")
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,24 @@ class RvcVoice(LoadedVoice):
                 raise SvcError("RVC voices are pulled by their index: switch feature_retrieval (-fr) on, or set the ratio (-cr) to 0")
             self.index  # noqa: B018 - a missing index shall be told now
         return settings
+
+    def convert(
+        self, audio: Audio, settings: ConversionSettings | None = None, *, melody: F0Track | None = None
+    ) -> Audio:
+        """The same words and melody in this voice, at its rate or at the one that the settings say."""
+        result = super().convert(audio, settings, melody=melody)
+        rate_hz = getattr(settings, "resample_hz", 0)
+        return resample(result, rate_hz) if rate_hz >= LOWEST_RATE_HZ else result
+
+    def convert_file(
+        self, path: Path | str, folder: Path | str, settings: ConversionSettings | None = None, *,
+        name: str | None = None, melody: F0Track | None = None,
+    ) -> Path:  # fmt: skip
+        """Convert a recording into `folder`; another rate than the voice's needs the whole result in memory."""
+        if getattr(settings, "resample_hz", 0) < LOWEST_RATE_HZ:
+            return super().convert_file(path, folder, settings, name=name, melody=melody)
+        result = self.convert(read_audio(path), settings, melody=melody)
+        return write_audio(Path(folder) / (name or self.result_name(Path(path), settings)), result)
 
     def mode_name(self, settings: ConversionSettings) -> str:
         return "rvc"
@@ -273,7 +294,7 @@ def _checkpoint_in(folder: Path, checkpoint: str) -> Path:
     if record is not None:
         return folder / f"G_{record.best.step if record.best and checkpoint == 'best' else record.step}.pth"
     found = sorted(folder.glob("G_*.pth"), key=lambda path: (len(path.stem), path.stem))
-    small = [path for path in sorted(folder.glob("*.pth")) if path.name[:2] not in ("G_", "D_")]
+    small = _small_models(folder)
     if found:
         return found[-1]
     if len(small) != 1:
@@ -283,17 +304,23 @@ def _checkpoint_in(folder: Path, checkpoint: str) -> Path:
 
 
 def is_rvc_voice(source: Path | str) -> bool:
-    """Whether a folder or a file is an RVC voice, by what is in it."""
+    """Whether a folder or a file is an RVC voice: by the config beside it, else by what is in the file."""
     source = Path(source)
     folder = source if source.is_dir() else source.parent
-    if source.suffix == ".pth" and source.is_file():
-        stored: dict[str, Any] = read_checkpoint(source)
-        weights = stored.get("weight") or stored.get("model")
-        return isinstance(weights, dict) and "enc_p.emb_phone.weight" in weights
-    if not source.is_dir():
+    if not (source.is_dir() or (source.is_file() and source.suffix == ".pth")):
         return False
-    small = [path for path in folder.glob("*.pth") if path.name[:2] not in ("G_", "D_")]
     config = folder / CONFIG_NAME
-    if config.is_file():
-        return '"spk_embed_dim"' in config.read_text(encoding="utf-8-sig")
-    return any(map(is_rvc_voice, small))
+    if config.is_file() and (source.is_dir() or source.name.startswith("G_")):
+        return SPEAKERS_KEY in config.read_text(encoding="utf-8-sig")
+    paths = _small_models(folder) if source.is_dir() else [source]
+    return any(map(_hears_as_rvc, paths))
+
+
+def _hears_as_rvc(path: Path) -> bool:
+    stored: dict[str, Any] = read_checkpoint(path)
+    weights = stored.get("weight") or stored.get("model")
+    return isinstance(weights, dict) and CONTENT in weights
+
+
+def _small_models(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("*.pth")) if path.name[:2] not in ("G_", "D_")]

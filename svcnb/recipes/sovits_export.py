@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from svcnb import MissingExtra, SvcError
-from svcnb.disk import atomic_path, write_json
+from svcnb import SvcError
+from svcnb.disk import write_json
 from svcnb.models.layers import Noise
 from svcnb.models.onnx_generator import OnnxGenerator
 from svcnb.models.sovits import InferOutput
+from svcnb.onnx_files import check_onnx_name, open_onnx, write_onnx
 from svcnb.recipes.sovits_collection import find_voice
 from svcnb.recipes.sovits_config import Config
 from svcnb.recipes.sovits_voice import Voice, read_generator
 
-OPSET = 16  # the family's; older programs read no newer one
 EXAMPLE_FRAMES = 40
 FRAME_AXES = {"c": {1: "content_frames"}, "f0": {1: "frames"}, "mel2ph": {1: "frames"}, "uv": {1: "frames"},
               "noise": {2: "frames"}, "vol": {1: "frames"}, "audio": {2: "samples"}}  # fmt: skip
@@ -65,23 +63,14 @@ def export_voice(
     Source: so-vits-svc 4.1, onnx_export.py (names, description).
     """
     output = Path(output)
-    if output.suffix != ".onnx":
-        raise SvcError(f"{output.name}: an exported voice is a .onnx file, name it {output.stem}.onnx")
-    if importlib.util.find_spec("onnx") is None:
-        raise MissingExtra('exporting needs onnx: pip install "svcnb[onnx]"')
+    check_onnx_name(output)
     config, graph = exportable(source, mixes=mixes, checkpoint=checkpoint)
     example = example_inputs(config, EXAMPLE_FRAMES, mixes=graph.mixes)
     names = tuple(example)
     axes = {name: FRAME_AXES[name] for name in (*names, "audio") if name in FRAME_AXES}
     if graph.mixes:
         axes["sid"] = {0: "frames"}
-    with atomic_path(output) as temporary, warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of tracing: what it takes for constant here is
-        # The newer exporter (dynamo) needs one more package and fixes the number of frames in places.
-        torch.onnx.export(
-            graph, tuple(example.values()), str(temporary), input_names=list(names), output_names=["audio"],
-            dynamic_axes=axes, opset_version=OPSET, dynamo=False,
-        )  # fmt: skip
+    write_onnx(graph, example, output, axes)
     described = write_json(output.with_suffix(".json"), describe_export(config, output.stem, mixes=graph.mixes))
     return ExportReport(output, described, names, output.stat().st_size)
 
@@ -158,13 +147,7 @@ class ExportedGenerator(nn.Module):
 
     def __init__(self, path: Path | str) -> None:
         super().__init__()
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingExtra('running an exported voice needs onnxruntime: pip install "svcnb[onnx]"') from error
-        if not Path(path).is_file():
-            raise SvcError(f"no exported voice at {path}: make it with `svcnb export VOICE {path}`")
-        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        self.session = open_onnx(path, "svcnb export VOICE")
         shapes = {node.name: node.shape for node in self.session.get_inputs()}
         self.inputs = tuple(shapes)
         self.n_mixed = shapes["sid"][1] if len(shapes["sid"]) == 2 else 0

@@ -29,7 +29,8 @@ from svcnb.conversion import ConversionSettings
 from svcnb.evaluation import SpeakerSimilarity, compare_pitch
 from svcnb.evaluation_run import choose_transposition
 from svcnb.evaluation_words import WordRecogniser, find_transcript, total_errors
-from svcnb.recipes.sovits import Voice, load_voice
+from svcnb.loaded_voice import LoadedVoice
+from svcnb.voices import load_any_voice
 
 N_REFERENCES = 12
 FLITE_VOICES = ("slt", "rms")
@@ -71,18 +72,18 @@ class Judge:
         return total_errors(counted).rate
 
 
-def converted(voice: Voice, audio: Audio, *, sung: bool = False) -> Audio:
+def converted(voice: LoadedVoice, audio: Audio, *, sung: bool = False) -> Audio:
     suggested = voice.suggest_transpose(voice.estimate_f0(audio))
     return voice.convert(audio, ConversionSettings(transpose_semitones=choose_transposition(suggested, sung=sung)))
 
 
-def melody_kept(voice: Voice, sources: Sequence[Audio], results: Sequence[Audio]) -> tuple[float, float]:
+def melody_kept(voice: LoadedVoice, sources: Sequence[Audio], results: Sequence[Audio]) -> tuple[float, float]:
     """Mean correlation of log f0, and mean share of frames that are voiced in one of the two only."""
     pairs = [compare_pitch(voice.estimate_f0(a), voice.estimate_f0(b)) for a, b in zip(sources, results, strict=True)]
     return float(np.nanmean([p.correlation for p in pairs])), float(np.mean([p.voicing_error_ratio for p in pairs]))
 
 
-def measure(voice: Voice | None, recordings: Recordings, judge: Judge) -> dict[str, float]:
+def measure(voice: LoadedVoice | None, recordings: Recordings, judge: Judge) -> dict[str, float]:
     """Figures by name; of the recordings themselves where there is no voice."""
     change: Change = (lambda audio: converted(voice, audio)) if voice else (lambda audio: audio)
     found: dict[str, float] = {}
@@ -144,7 +145,7 @@ def main() -> None:
     judge = Judge(find_audio_files(options.target)[-N_REFERENCES:])
     rows = {"recordings": measure(None, recordings, judge)}
     for folder in options.voices:
-        rows[folder.name] = measure(load_voice(folder), recordings, judge)
+        rows[folder.name] = measure(load_any_voice(folder), recordings, judge)
     print(as_table(rows))
 
 
