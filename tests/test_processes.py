@@ -65,21 +65,28 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(usual)
 
 
-def assert_trained_alike(one: Path, two: Path, *, step: int) -> None:
-    """Weights, moments and losses at rtol 1e-4.
+def assert_alike(name: str, one: torch.Tensor, two: torch.Tensor, *, rtol: float, atol: float) -> None:
+    """The root mean square of the difference is at most that of the tensor times `rtol`, and `atol`."""
+    rms = (one.double().square().mean().sqrt(), (one - two).double().square().mean().sqrt())
+    assert rms[1] <= rtol * rms[0] + atol, f"{name}: the difference is {rms[1]:.2g}, the tensor {rms[0]:.2g}"
 
-    What is next to nothing is compared absolutely: a weight to 1e-6 (a step moves it by up to 1e-3), a moment to
-    1e-5 of the largest one of its tensor. Attention does not change when all keys move alike, so the gradient of
-    their bias is rounding and nothing else, about 1e-8: far below Adam's eps, or Adam would make whole steps of it.
+
+def assert_trained_alike(one: Path, two: Path, *, step: int, rtol: float) -> None:
+    """Adam's moments, which are the gradients, by `rtol`, tensor by tensor; losses at 1e-4; weights by their way.
+
+    Adam divides a gradient by its own size: where a gradient is little more than rounding, a whole step (1e-3) is,
+    and how many weights that concerns depends on the processor. A tensor may be apart by a twentieth of a step.
+    A moment that is next to nothing is compared to 2e-8: attention does not change when all keys move alike, so
+    the gradient of their bias is rounding and nothing else, about 1e-8.
     """
     for letter in "GD":
         ours, theirs = (read_sovits_checkpoint(voice / f"{letter}_{step}.pth") for voice in (one, two))
         for name, weight in ours.model.items():
-            torch.testing.assert_close(theirs.model[name], weight, rtol=1e-4, atol=1e-6, msg=lambda told: f"{name}: {told}")
+            assert_alike(name, weight, theirs.model[name], rtol=1e-4, atol=5e-5)
         for number, moments in ours.optimizer["state"].items():
             for kind, moment in moments.items():
-                atol = 1e-5 * float(moment.abs().max()) + 2e-8
-                torch.testing.assert_close(theirs.optimizer["state"][number][kind], moment, rtol=1e-4, atol=atol)
+                their_moment = theirs.optimizer["state"][number][kind]
+                assert_alike(f"{kind} of tensor {number}", moment, their_moment, rtol=rtol, atol=2e-8)
     for ours, theirs in zip(losses_of(one), losses_of(two), strict=True):
         assert set(ours) >= {"mel", "kl", "lf0", "gen", "fm", "disc", "prior_mel", "total"}
         assert theirs == pytest.approx(ours, rel=1e-4)
@@ -89,7 +96,8 @@ def test_two_processes_train_as_one_with_the_same_whole_batch(features: Path, tm
     """Five steps of 4 and 3 clips; and one of all 7 with the spectral loss at several resolutions.
 
     That loss is left out of the many steps because it cannot be followed far: the logarithm of an almost silent
-    bin turns rounding into a gradient. A change of 1e-7 in the weights grows to 0.1 within five steps of one process.
+    bin turns rounding into a gradient. A change of 1e-7 in the weights grows to 0.1 within five steps of one process;
+    within one step, gradients come out up to 1e-3 apart (AVX2 code; 1e-4 with AVX-512).
     """
     long = with_losses(features, tmp_path / "long", c_stft=0.0)
     short = with_losses(features, tmp_path / "short")
@@ -99,8 +107,8 @@ def test_two_processes_train_as_one_with_the_same_whole_batch(features: Path, tm
     alone = [(long, tmp_path / "long1", five, 4), (short, tmp_path / "short1", once, 7)]
     with one_thread():  # as each of the two has, where there are two cores: threads change how sums are rounded
         train_steadily([(*places, settings.model_copy(update={"n_processes": 1}), size) for *places, settings, size in alone])
-    assert_trained_alike(tmp_path / "long1", tmp_path / "long2", step=5)
-    assert_trained_alike(tmp_path / "short1", tmp_path / "short2", step=1)
+    assert_trained_alike(tmp_path / "long1", tmp_path / "long2", step=5, rtol=1e-4)
+    assert_trained_alike(tmp_path / "short1", tmp_path / "short2", step=1, rtol=5e-3)
 
 
 def test_the_report_comes_back_and_the_files_are_those_of_one_process(voice_of_two) -> None:

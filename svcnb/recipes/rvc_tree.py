@@ -126,7 +126,8 @@ def write_f0(tree: Path, name: str, f0_hz: np.ndarray) -> tuple[Path, Path]:
 def read_array(path: Path) -> np.ndarray:
     """An .npy file of the tree, without pickled objects."""
     try:
-        return np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise TreeError(f"{path}: not a readable .npy file ({error}): compute it again") from error
 
