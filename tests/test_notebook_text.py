@@ -223,6 +223,16 @@ def dropdowns() -> dict[tuple[str, str], Callable[[], list]]:
         ("21_mix_and_export", "mode"): lambda: list(importlib.import_module("svcnb.recipes.sovits_release").MIX_MODES),
         ("20_shallow_diffusion", "precision"): literal(training, "precision"),
         ("20_shallow_diffusion", "device"): literal(training, "device"),
+        ("30_rvc_train", "size"): lambda: ["small", "full"],
+        ("30_rvc_train", "version"): lambda: list(importlib.import_module("svcnb.recipes.rvc_config").CONTENT_WIDTHS),
+        ("30_rvc_train", "sample_rate"): lambda: list(importlib.import_module("svcnb.recipes.rvc_config").RATE_NAMES),
+        ("30_rvc_train", "f0_method"): literal(conversion, "f0_method"),
+        ("30_rvc_train", "base"): lambda: list(importlib.import_module("svcnb.recipes.rvc_training").BASES),
+        ("30_rvc_train", "precision"): literal(training, "precision"),
+        ("30_rvc_train", "device"): literal(training, "device"),
+        ("31_rvc_convert", "f0_method"): literal(conversion, "f0_method"),
+        ("31_rvc_convert", "wav_format"): literal(conversion, "audio_format"),
+        ("31_rvc_convert", "device"): literal(training, "device"),
     }
 
 

@@ -26,6 +26,7 @@ N_RECORDINGS = 5
 N_STEPS = 40
 N_TOUR_STEPS = 12
 N_DIFFUSION_STEPS = 30
+N_RVC_EPOCHS = 3
 CELL_TIMEOUT_S = 300
 
 
@@ -103,6 +104,9 @@ def run(voices_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     for step in (0, 100):
         save_small_voice(run.workspace / "data" / "models" / "duo", speakers=("ada", "bob"), step=step)
     run.execute("21_mix_and_export", voice_folder="data/models/duo", wav=run.song.name, first_weight=30, half=True)
+    run.execute("30_rvc_train", recordings="data/raw/me", experiment="data/models/my rvc", max_minutes=0.0,
+                total_epoch=N_RVC_EPOCHS, device="cpu")  # fmt: skip
+    run.execute("31_rvc_convert", wav=run.song.name, model="data/models/my rvc", transpose=2, wav_format="wav", device="cpu")
     first = min((run.workspace / "data" / "raw" / "me").glob("*.flac")).name
     own = {"recording": f"data/raw/me/{first}", "voice_recordings": "data/raw/me", "other_recording": run.song.name}
     run.execute("10_how_it_works", max_minutes=0.0, max_steps=N_TOUR_STEPS, **own)
@@ -196,8 +200,8 @@ def test_clustering_can_be_seen_and_heard(run: Run) -> None:
     assert "mean squared distance" in told and "so-vits-svc takes 10000 centres" in told
 
 
-def converted(run: Run) -> Path:
-    (result,) = [path for path in (run.workspace / "data" / "converted").iterdir() if path.suffix == ".wav"]
+def converted(run: Run, voice: str = "me") -> Path:
+    (result,) = (run.workspace / "data" / "converted").glob(f"*key_{voice}_*.wav")
     return result
 
 
@@ -209,16 +213,19 @@ def test_conversion_is_as_long_as_the_source_and_names_its_settings(run: Run) ->
     assert np.isfinite(samples).all() and np.abs(samples).max() > 0.01
 
 
-def test_conversion_keeps_the_melody_two_semitones_up(run: Run) -> None:
+def check_melody(song: Path, result: Path, *, semitones: float) -> None:
     from svcnb.audio import read_audio
     from svcnb.evaluation import f0_correlation
     from svcnb.pitch import PitchEstimator
 
-    source, result = read_audio(run.song, sample_rate_hz=22050), read_audio(converted(run), sample_rate_hz=22050)
     estimate = PitchEstimator("fcpe", sample_rate_hz=22050, hop_samples=256)
-    before, after = estimate(source.samples), estimate(result.samples)
+    before, after = (estimate(read_audio(path, sample_rate_hz=22050).samples) for path in (song, result))
     assert f0_correlation(before, after) > 0.8
-    assert abs(12 * np.log2(after.median_hz() / before.median_hz()) - 2) < 0.7
+    assert abs(12 * np.log2(after.median_hz() / before.median_hz()) - semitones) < 0.7
+
+
+def test_conversion_keeps_the_melody_two_semitones_up(run: Run) -> None:
+    check_melody(run.song, converted(run), semitones=2)
 
 
 def test_conversion_can_be_seen_and_heard(run: Run) -> None:
@@ -346,6 +353,34 @@ def test_mixes_can_be_seen_and_heard_and_the_export_is_checked(run: Run) -> None
     assert len(deviations) == 2 and max(deviations) < 1e-5
 
 
+# --- 30_rvc_train, 31_rvc_convert ----------------------------------------------------------------------------------
+
+
+def test_rvc_training_leaves_a_voice_with_its_index_and_learns(run: Run) -> None:
+    from svcnb.recipes import rvc
+    from svcnb.run_record import read_progress
+
+    voice = run.workspace / "data" / "models" / "my rvc"
+    assert read_progress(voice).step == N_RVC_EPOCHS * rvc.count_steps(voice)
+    assert rvc.find_index(voice, [voice]) is not None and list(voice.glob("G_*.pth"))
+    lines = [json.loads(line) for line in (voice / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    mel = [line["losses"]["mel"] for line in lines if "losses" in line]
+    assert mel[-1] < mel[0] and np.isfinite(mel).all()
+    assert len(run.outputs("30_rvc_train", "image/png")) == 2
+    table = next(page for page in run.outputs("30_rvc_train", "text/html") if "epochs" in page and "<table" in page)
+    assert all(f">{n * rvc.count_steps(voice)}<" in table for n in (20, 100, 200))
+
+
+def test_rvc_conversion_keeps_length_and_melody(run: Run) -> None:
+    from svcnb.audio import read_audio
+
+    result = converted(run, "my rvc")
+    assert read_audio(result).duration_s == pytest.approx(read_audio(run.song).duration_s, abs=1 / 40000)
+    check_melody(run.song, result, semitones=2)
+    assert len(run.outputs("31_rvc_convert", "image/png")) == 2
+    assert sum("<audio" in page for page in run.outputs("31_rvc_convert", "text/html")) == 2
+
+
 # --- 06_evaluate --------------------------------------------------------------------------------------------------
 
 
@@ -395,7 +430,7 @@ def panel(run: Run, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_panel_offers_the_voices_speakers_and_recordings_there_are(panel) -> None:
-    assert panel.fields["voice"].options == ("duo", "me", "mixed", "tour-me")
+    assert panel.fields["voice"].options == ("duo", "me", "mixed", "my rvc", "tour-me")
     assert panel.fields["speaker"].value == "me"
     assert "data/raw/a song.flac" in panel.fields["recording"].options
 
@@ -409,6 +444,13 @@ def test_panel_converts_on_a_click(panel) -> None:
     assert "Error" not in panel.status.value and "a song.flac" in panel.status.value
     assert panel.result_path.is_file() and "_-3key_me_0.25_" in panel.result_path.name
     assert panel.progress.value == panel.progress.max and not panel.button.disabled
+
+
+def test_panel_converts_with_an_rvc_voice_too(panel) -> None:
+    panel.fields["voice"].value = "my rvc"
+    panel.fields["recording"].value = "data/raw/a song.flac"
+    panel.button.click()
+    assert "Error" not in panel.status.value and "my rvc" in panel.result_path.name
 
 
 def test_panel_tells_what_went_wrong_and_stays_usable(panel) -> None:

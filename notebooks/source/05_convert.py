@@ -120,13 +120,14 @@ show_facts({"recording": source_path.name} | settings.model_dump(exclude_default
 # unknown speaker is told with the names there are, and a ratio or an enhancer without its file with what to do.
 
 # %% voice
-from svcnb.recipes.sovits import DiffusionFiles, load_voice
+from svcnb.recipes.sovits import DiffusionFiles
+from svcnb.voices import load_any_voice
 
 centres = work.find(cluster_model) if cluster_model else None
 own_vocoder = work.find(vocoder) if vocoder else None
 own_diffusion = DiffusionFiles(work.find(diffusion_model)) if diffusion_model else None
 parts = {"checkpoint": checkpoint, "cluster_model": centres, "vocoder": own_vocoder}
-voice = load_voice(voice_path, device=choose_device(device), diffusion=own_diffusion, **parts)
+voice = load_any_voice(voice_path, device=choose_device(device), diffusion=own_diffusion, **parts)
 voice.check(settings)
 facts = {"voice": voice.name, "step": voice.step, "speakers": ", ".join(voice.speakers)}
 show_facts(facts | {"chosen": voice.speaker_name(settings.speaker), "files": voice.folder})

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from svcnb.recipes.rvc_clips import RvcCutReport, RvcCutSettings, cut_recordings
 from svcnb.recipes.rvc_config import Config
+from svcnb.recipes.rvc_estimate import TimeEstimate, estimate_time
 from svcnb.recipes.rvc_exchange import export_experiment, import_experiment
 from svcnb.recipes.rvc_features import PrepareSettings, prepare
 from svcnb.recipes.rvc_files import (
@@ -26,8 +27,8 @@ from svcnb.recipes.rvc_voice import RvcConversionSettings, RvcVoice, is_rvc_voic
 
 __all__ = [
     "Config", "EpochChoices", "IndexReport", "OneClickReport", "OneClickSettings", "PrepareSettings", "RvcConversionSettings",
-    "RvcCutReport", "RvcCutSettings", "RvcNetworks", "RvcVoice", "SmallModel", "StepParts", "build", "build_voice_index", "check_onnx",
-    "count_steps", "cut_recordings", "export_experiment", "export_onnx", "extract_small_model", "find_index", "import_experiment",
+    "RvcCutReport", "RvcCutSettings", "RvcNetworks", "RvcVoice", "SmallModel", "StepParts", "TimeEstimate", "build", "build_voice_index",
+    "check_onnx", "count_steps", "cut_recordings", "estimate_time", "export_experiment", "export_onnx", "extract_small_model", "find_index", "import_experiment",
     "is_rvc_voice", "load_voice", "merge_small_models", "prepare", "read_small_model", "set_info", "train",
     "train_one_click", "train_step", "write_small_model",
 ]  # fmt: skip

@@ -27,7 +27,7 @@ from svcnb.training_samples import drop_later_samples
 from svcnb.voice_losses import optimizer_maker
 
 WEIGHTS_FOLDER = "weights"  # small models, as in RVC's assets/weights
-AUTO_BASE, NO_BASE = "auto", "none"
+BASES = AUTO_BASE, NO_BASE = "auto", "none"
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def train(
     drop_later_samples(experiment, state.step)
     write_middle_pitches(store, config.spk, experiment)
     split = _split(store, config)
-    batches = _training_batches(store, config, split, n_workers=settings.n_loader_workers)
+    batches = training_batches(store, config, split, n_workers=settings.n_loader_workers)
     settings = choices.apply(settings, len(batches))
     return _fit(state, store, split, batches, settings, choices, experiment)
 
@@ -160,7 +160,7 @@ def _split(store: FeatureStore, config: Config) -> Split:
     return load_split(store, seed=config.train.seed)
 
 
-def _training_batches(store: FeatureStore, config: Config, split: Split, *, n_workers: int) -> VoiceLoader:
+def training_batches(store: FeatureStore, config: Config, split: Split, *, n_workers: int) -> VoiceLoader:
     train = config.train
     dataset = VoiceDataset(
         store, split.training, speakers_of(config), max_frames=train.max_frames, unit_interpolate_mode="twice",
