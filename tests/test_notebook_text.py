@@ -199,15 +199,10 @@ def dropdowns() -> dict[tuple[str, str], Callable[[], list]]:
 
         return options
 
-    def base_models() -> list[str]:
-        weights = importlib.import_module("svcnb.downloads").WEIGHTS.values()
-        return list(dict.fromkeys(["", *(name for row in weights for name in row.needed_for if name.startswith("base"))]))
-
     conversion, training = "svcnb.conversion.ConversionSettings", "svcnb.training.TrainSettings"
     return {
         ("00_setup", "speech_encoder"): lambda: ["auto", *importlib.import_module("svcnb.content").ENCODERS],
         ("00_setup", "f0_predictor"): literal(conversion, "f0_method"),
-        ("00_setup", "base_model"): base_models,
         ("01_slice", "level"): lambda: ["off", "peak", "lufs"],
         ("02_features", "f0_predictor"): literal(conversion, "f0_method"),
         ("02_features", "config"): lambda: ["small", "full"],

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests import parity, places
 from tests.parity_sets import registry
+from tests.parity_sets.gradients import gradient_norms, gradient_rows
 from tests.parity_sets.registry import ReferenceSet, Row
 
 parity.load_checks()
@@ -115,3 +117,38 @@ def test_deliberate_deviations_match_by_pattern_or_word() -> None:
     assert parity.is_deliberate("out/dpm-solver", named)
     assert not parity.is_deliberate("retrieval/index", named)
     assert not parity.is_deliberate("denoiser/outputs", named)
+
+
+@pytest.fixture
+def kinked(tmp_path: Path) -> tuple[ReferenceSet, torch.nn.Module, torch.Tensor]:
+    """A rectifier whose input is 0 but for rounding, recorded on the other side of its kink."""
+    layer = torch.nn.Linear(1, 1)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        layer.bias.fill_(-1.0)
+    x = torch.ones(1, 1)
+    with torch.no_grad():
+        layer.bias.mul_(1 - 2.0**-23)  # now just above the kink
+    beyond = {"bias": 0.1, "weight": 0.1}
+    np.savez(tmp_path / "vectors.npz", **{"train0/grad_names": list(beyond), "train0/grad_norms": list(beyond.values())})
+    (tmp_path / "set.json").write_text(json.dumps({"kind": "toy", "tolerance": {"grad_norm_rtol": 1e-3}}))
+    return ReferenceSet(tmp_path), layer, x
+
+
+def slope(layer: torch.nn.Module, x: torch.Tensor, times: float = 1.0) -> torch.Tensor:
+    return times * torch.nn.functional.leaky_relu(layer(x), 0.1).sum()
+
+
+def test_gradients_may_lie_on_the_other_side_of_a_kink(kinked) -> None:
+    reference, layer, x = kinked
+    before = {name: p.detach().clone() for name, p in layer.named_parameters()}
+    assert gradient_norms(layer, slope(layer, x))["bias"] == 1.0
+    rows = list(gradient_rows(layer, lambda: slope(layer, x), reference))
+    assert all(row.passed for row in rows) and len(rows) == 2
+    for name, p in layer.named_parameters():
+        assert torch.equal(p, before[name]) and p.grad.norm() == 1.0
+
+
+def test_gradients_that_agree_on_no_side_of_a_kink_fail(kinked) -> None:
+    reference, layer, x = kinked
+    assert not all(row.passed for row in gradient_rows(layer, lambda: slope(layer, x, 1.01), reference))

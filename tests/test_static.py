@@ -33,7 +33,7 @@ LAYERS = {
     "retrieval clustering index_files vocoder enhancer diffusion training training_state run_record "
     "training_advice training_board training_checkpoints training_history training_process training_samples batch_probe "
     "processes launching dask_jobs voice_losses onnx_files",
-    1: "disk audio audio_file memory allocation spectral losses checkpoint unpickling archives transfer downloads phonemes",
+    1: "disk audio audio_file memory allocation spectral losses checkpoint unpickling archives transfer weights_table downloads phonemes",
     0: "models",
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}

@@ -32,7 +32,7 @@ BASES = AUTO_BASE, NO_BASE = "auto", "none"
 
 @dataclass(frozen=True)
 class EpochChoices:
-    """RVC's way of counting; each replaces what TrainSettings says in steps.
+    """RVC's way of counting; each replaces what TrainSettings says in steps. Losses are logged every epoch at least.
 
     Attributes:
         total_epochs: stop after so many in all.
@@ -52,7 +52,7 @@ class EpochChoices:
         Raises:
             SvcError: a number below 1.
         """
-        changes: dict[str, int] = {}
+        changes = {"log_every_steps": min(settings.log_every_steps, steps_per_epoch)}
         for name, epochs in (("max_steps", self.total_epochs), ("save_every_steps", self.save_every_epochs)):
             if epochs is not None:
                 if epochs < 1:

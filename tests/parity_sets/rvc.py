@@ -15,6 +15,7 @@ from svcnb.recipes.rvc_config import Config
 from svcnb.recipes.rvc_files import read_small_model
 from svcnb.recipes.rvc_step import RvcBatch, RvcNetworks, StepParts, build, run_generator
 from svcnb.voice_losses import GeneratorPass, adversarial_terms, discriminator_term, loss_weight, variational_terms
+from tests.parity_sets.gradients import gradient_rows
 from tests.parity_sets.registry import ReferenceSet, Row, check
 from tests.parity_sets.sovits_training import summarise, total_norm
 from tests.parity_sets.voices import RecordedNoise, formula_weights, key_rows, recording_threads
@@ -99,38 +100,26 @@ def discriminator_rows(networks: RvcNetworks, result: GeneratorPass, reference: 
             yield reference.compare(f"disc/{i}_fmap_{label}_summary", [summarise(m) for m in maps], latent)
 
 
-def gradient_rows(model: RvcSynthesizer, total: Tensor, reference: ReferenceSet) -> Iterator[Row]:
-    """Per-parameter norms; one that is 0 by symmetry is rounding, compared with the whole."""
-    model.zero_grad()
-    total.backward()
-    named = to_plain_names(dict(model.named_parameters()))
-    norms = {name: 0.0 if p.grad is None else p.grad.double().norm().item() for name, p in named.items()}
-    names = [str(name) for name in reference.arrays["train0/grad_names"]]
-    theirs = reference.arrays["train0/grad_norms"]
-    reference.compared.update({"train0/grad_names", "train0/grad_norms"})
-    missing = sorted(set(names) ^ set(norms))
-    yield Row("train0/grad_names", float(len(missing)), 0.0, note=", ".join(missing[:3]))
-    floor = 1e-6 * np.linalg.norm(theirs)
-    gap = np.abs([norms.get(name, np.inf) for name in names] - theirs) / np.maximum(theirs, floor)
-    worst = int(gap.argmax())
-    rtol = reference.tolerance("grad_norm_rtol")
-    yield Row("train0/grad_norms", float(gap[worst]), rtol, True, names[worst])
-    yield reference.compare("train0/grad_norm_g", total_norm(model), rtol, relative=True)
-
-
 def training_rows(networks: RvcNetworks, reference: ReferenceSet) -> Iterator[Row]:
     config, model = read_config(reference), networks.generator
-    parts = StepParts(config, noise=RecordedNoise(reference.tensor("in/noise_q")))
-    result = run_generator(model, read_batch(reference, with_f0=config.f0), parts)
+    batch = read_batch(reference, with_f0=config.f0)
+
+    def generate() -> GeneratorPass:
+        return run_generator(model, batch, StepParts(config, noise=RecordedNoise(reference.tensor("in/noise_q"))))
+
+    def weighted_terms(result: GeneratorPass) -> dict[str, Tensor]:
+        terms = variational_terms(result, config.train) | adversarial_terms(networks.discriminator, result)
+        return {name: loss_weight(name, config.train) * loss for name, loss in terms.items()}
+
+    result = generate()
     yield from output_rows(result, reference)
     yield from discriminator_rows(networks, result, reference)
-    disc = discriminator_term(networks.discriminator, result)
-    terms = variational_terms(result, config.train) | adversarial_terms(networks.discriminator, result)
-    weighted = {name: loss_weight(name, config.train) * loss for name, loss in terms.items()}
-    for name, loss in {"disc": disc, **weighted}.items():
+    losses = {"disc": discriminator_term(networks.discriminator, result), **weighted_terms(result)}
+    for name, loss in losses.items():
         told = reference.compare(f"train0/loss_{name}", loss.double(), reference.tolerance("loss_rtol"), relative=True)
         yield told
-    yield from gradient_rows(model, sum(weighted.values()), reference)
+    yield from gradient_rows(model, lambda: sum(weighted_terms(generate()).values()), reference)
+    yield reference.compare("train0/grad_norm_g", total_norm(model), reference.tolerance("grad_norm_rtol"), relative=True)
 
 
 def small_model_rows(model: RvcSynthesizer, reference: ReferenceSet) -> Iterator[Row]:

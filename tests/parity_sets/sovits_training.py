@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svcnb.checkpoint import load_weights, to_plain_names
+from svcnb.checkpoint import load_weights
 from svcnb.dataset import Batch
 from svcnb.models.discriminators import MultiPeriodDiscriminator
 from svcnb.models.sovits import SynthesizerTrn
@@ -17,6 +17,7 @@ from svcnb.recipes.sovits import Config, StepParts, train_step
 from svcnb.recipes.sovits_step import generator_terms, run_generator
 from svcnb.training import TrainSettings, assemble, make_accelerator
 from svcnb.voice_losses import GeneratorPass, adversarial_terms, loss_weight
+from tests.parity_sets.gradients import gradient_rows
 from tests.parity_sets.registry import ReferenceSet, Row
 from tests.parity_sets.voices import RecordedNoise, formula_weights, has_predictor
 
@@ -63,13 +64,6 @@ class TrainingRun:
             "loss_gen_all": told["total"],
             "grad_norm_g": total_norm(self.model),
         }
-
-    def gradient_norms(self, total: Tensor) -> dict[str, float]:
-        """Norm of every generator parameter's gradient, under all the names it has in checkpoints."""
-        self.state.optimizer_g.zero_grad()
-        total.backward()
-        named = to_plain_names(dict(self.model.named_parameters(remove_duplicate=False)))
-        return {name: 0.0 if p.grad is None else p.grad.double().norm().item() for name, p in named.items()}
 
 
 def _batch(reference: ReferenceSet) -> Batch:
@@ -135,22 +129,6 @@ def loss_rows(reference: ReferenceSet, step: str, values: dict[str, float], tole
             yield reference.compare(f"{step}/{name}", np.float64(value), tolerance, relative=True)
 
 
-def gradient_rows(run: TrainingRun, norms: dict[str, float]) -> Iterator[Row]:
-    """Per-parameter norms; a gradient that is 0 by symmetry (a key's bias) is rounding, compared with the whole."""
-    reference = run.reference
-    if not reference.has("train0/grad_names"):
-        return
-    names = [str(name) for name in reference.arrays["train0/grad_names"]]
-    theirs = reference.arrays["train0/grad_norms"]
-    missing = [name for name in names if name not in norms]
-    reference.compared.update({"train0/grad_names", "train0/grad_norms"})
-    yield Row("train0/grad_names", float(len(missing)), 0.0, note=", ".join(missing[:3]))
-    floor = 1e-6 * np.linalg.norm(theirs)
-    gap = np.abs([norms.get(name, np.inf) for name in names] - theirs) / np.maximum(theirs, floor)
-    worst = int(gap.argmax())
-    yield Row("train0/grad_norms", float(gap[worst]), reference.tolerance("grad_norm_rtol"), True, names[worst])
-
-
 def training_rows(model: SynthesizerTrn, reference: ReferenceSet) -> Iterator[Row]:
     if not reference.has("in/train_c"):
         return
@@ -167,8 +145,7 @@ def training_rows(model: SynthesizerTrn, reference: ReferenceSet) -> Iterator[Ro
         if first:
             yield from output_rows(run, result)
             yield from discriminator_rows(run, result)
-            norms = run.gradient_norms(sum(terms.values()))
-            yield from gradient_rows(run, norms)
+            yield from gradient_rows(model, lambda: sum(run.weighted_terms(run.generate()).values()), reference)
             yield from loss_rows(reference, step, {"grad_norm_g_beforeD": total_norm(model)}, norm_rtol)
         logged = run.step()
         before["loss_disc"] = logged.pop("loss_disc")

@@ -107,6 +107,18 @@ def test_choices_name_the_rows_they_need_and_nothing_else() -> None:
         weights_for(["vec900"])
 
 
+def test_every_base_model_of_rvc_is_a_choice_under_the_name_a_training_looks_for() -> None:
+    from svcnb.recipes.rvc_config import Config
+    from svcnb.recipes.rvc_training import base_names
+
+    for version, rates in {"v1": (32000, 40000, 48000), "v2": (32000, 40000, 48000)}.items():
+        for rate_hz in rates:
+            for f0 in (True, False):
+                choice = f"base_rvc_{version}_{rate_hz // 1000}k" + ("" if f0 else "_no_f0")
+                expected = base_names(Config.full(version, rate_hz, f0=f0))
+                assert [row.file_name for row in weights_for([choice])] == [path.as_posix() for path in expected]
+
+
 def test_every_encoder_and_every_f0_method_is_a_choice() -> None:
     from svcnb.content import ENCODERS
     from svcnb.pitch import METHODS

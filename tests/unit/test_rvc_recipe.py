@@ -86,6 +86,8 @@ def test_epochs_count_as_rvc_counts_them(experiment: Path, tmp_path: Path) -> No
     assert {path.name for path in folder.glob("G_*.pth")} == {f"G_{report.step}.pth"} | best
     stored = torch.load(folder / f"G_{report.step}.pth", weights_only=True)
     assert stored["iteration"] == 3
+    logged = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["step"] for line in logged if "losses" in line] == [n_steps, 2 * n_steps, 3 * n_steps]
     with pytest.raises(SvcError, match="0 epochs"):
         rvc.train(folder, TrainSettings(device="cpu"), rvc.EpochChoices(total_epochs=0))
 
