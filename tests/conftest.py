@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-os.environ.setdefault("MKL_CBWR", "COMPATIBLE")  # as tests/parity.py, which says why
 os.environ.setdefault("GOMP_SPINCOUNT", "8000")  # waiting threads spin briefly, then sleep
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

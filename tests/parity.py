@@ -22,9 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-# MKL's sums in one order on every processor, the recordings' own: the log of a quiet band of a float32 spectrum differs
-# by up to 1e-3 between processors. Read when torch loads.
-os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
+if __name__ == "__main__":
+    # MKL's sums in one order on every processor, the recordings' own: the log of a quiet band of a float32 spectrum
+    # differs by up to 1e-3 between processors. Read when torch loads, and slow, so not for all tests.
+    os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
 
 from svcnb import SvcError
 from tests import parity_sets

@@ -14,16 +14,15 @@ import soundfile
 
 from svcnb import cli
 from svcnb.conversion import ConversionSettings
+from tests import readme_tables
 from tests.places import DEMO_VOICES, PROJECT
+from tests.readme_tables import CODE, FIELD, commands_in, parsed, read_section, sub_parsers
 from tests.sources import NOTEBOOKS, parameters
 
-SECTION = (PROJECT / "README.md").read_text(encoding="utf-8").partition("## Coming from so-vits-svc")[2].partition("\n## ")[0]
+SECTION = read_section("## Coming from so-vits-svc")
 SCRIPTS, CONVERSION, COLAB, WEB, FILES = (
     "script", "`inference_main.py`", "Colab form", "web page", "their file",
 )  # fmt: skip
-CODE = re.compile(r"`([^`]+)`")
-FIELD = re.compile(r"(\d\d_\w+) `(\w+)`")
-PLACEHOLDERS = {"VOICE": "voice", "INPUT": "song.wav", "FOLDER": "folder"}
 
 # so-vits-svc 4.1's inference_main.py; -fmp is 4.0's.
 THEIR_FLAGS = (
@@ -46,33 +45,11 @@ THEIR_FIELDS = (
 
 
 def table(heading: str) -> list[list[str]]:
-    """Rows of the table whose first heading that is."""
-    lines = SECTION.splitlines()
-    first = next(i for i, line in enumerate(lines) if line.startswith(f"| {heading} |") and lines[i + 1].startswith("|---"))
-    rows = []
-    for line in lines[first + 2 :]:
-        if not line.startswith("|"):
-            break
-        rows.append([cell.strip() for cell in line.strip("|").split("|")])
-    return rows
+    return readme_tables.table(SECTION, heading)
 
 
 def all_rows() -> list[list[str]]:
     return [row for heading in (SCRIPTS, CONVERSION, COLAB, WEB, FILES) for row in table(heading)]
-
-
-def commands_in(text: str) -> list[str]:
-    return [code for code in CODE.findall(text) if code.startswith("svcnb ")]
-
-
-def parsed(command: str) -> argparse.Namespace:
-    words = [PLACEHOLDERS.get(word, word) for word in shlex.split(command)[1:]]
-    return cli.build_parser().parse_args(words)
-
-
-def sub_parsers() -> dict[str, argparse.ArgumentParser]:
-    (actions,) = [a for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
-    return actions.choices
 
 
 def sub_parser(name: str) -> argparse.ArgumentParser:

@@ -290,7 +290,7 @@ def test_readme_commands_exist(line: str) -> None:
     elif words[0] == "python":
         assert (PROJECT / words[1]).is_file()
     else:
-        assert words[0] in ("pip", "git", "cd", "conda", "jupyter", "source"), f"unknown command in README: {line}"
+        assert words[0] in ("pip", "git", "cd", "conda", "jupyter", "papermill", "source"), f"unknown command in README: {line}"
 
 
 def test_readme_links_lead_somewhere() -> None:

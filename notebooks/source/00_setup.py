@@ -36,8 +36,7 @@ f0_predictor = "auto"  #@param ["auto", "fcpe", "rmvpe", "crepe", "dio", "harves
 shallow_diffusion = False  #@param {"type": "boolean"}
 #@markdown Fetch the vocoder that the enhancer needs (the same one).
 enhance = False  #@param {"type": "boolean"}
-#@markdown Fetch a model to start training from: so-vits-svc 4.1, the same with loudness, diffusion, or
-#@markdown RVC's (v1 or v2 at 32k, 40k or 48k; `_no_f0` behind it for a voice without pitch).
+#@markdown Fetch a model to start from: so-vits-svc 4.1, with loudness, diffusion, or RVC (also others).
 base_model = ""  #@param ["", "base", "base_volume", "base_diffusion", "base_rvc_v2_40k", "base_rvc_v2_48k"] {"allow-input": true}
 
 # %% [markdown] folders-text

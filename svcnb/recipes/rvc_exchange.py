@@ -18,6 +18,7 @@ from svcnb.feature_store import INT16_SCALE, ClipRecord, FeatureSettings, Featur
 from svcnb.models.rvc import CONTENT_WIDTHS
 from svcnb.recipes.rvc_config import ENCODERS, Config
 from svcnb.recipes.rvc_features import CONFIG_NAME, FEATURES_FOLDER, open_features, sounding
+from svcnb.recipes.rvc_index import hand_on_index
 from svcnb.recipes.rvc_tree import (
     WAV16_FOLDER, ClipContent, TreeClip, export_tree, import_tree, read_content, write_filelist, write_mute,
 )  # fmt: skip
@@ -44,7 +45,8 @@ def export_experiment(
     """Write an experiment as RVC's logs/EXPERIMENT: it can be trained on there at once, or go on there.
 
     Args:
-        tree: new folder; gets RVC's clip and feature folders, filelist.txt, config.json, and the newest G_*.pth, D_*.pth.
+        tree: new folder; gets RVC's clip and feature folders, filelist.txt, config.json, the newest G_*.pth and D_*.pth, and the
+            index.
         speaker_id: for every clip; None takes the voice's own.
 
     Raises:
@@ -67,6 +69,7 @@ def export_experiment(
     for path in newest_pair(experiment) or ():
         with atomic_path(tree / path.name) as temporary:
             shutil.copyfile(path, temporary)
+    hand_on_index(experiment, tree, config.version)
     return ExchangeReport(tree, [clip.name for clip in clips], [])
 
 
@@ -89,7 +92,7 @@ def import_experiment(
 ) -> ExchangeReport:
     """Take over an experiment that RVC prepared: its clips, features and f0 are trained on as they are.
 
-    Its newest G_*.pth and D_*.pth are copied to experiment/base, to start from (`train(..., base=...)`).
+    Its newest G_*.pth and D_*.pth are copied to experiment/base, to start from (`train(..., base=...)`), and its index.
 
     Args:
         tree: RVC's logs/EXPERIMENT.
@@ -122,6 +125,7 @@ def import_experiment(
     for path in newest_pair(tree) or ():
         (experiment / "base").mkdir(exist_ok=True)
         shutil.copyfile(path, experiment / "base" / path.name)
+    hand_on_index(tree, experiment, version)
     return ExchangeReport(experiment, [clip.name for clip in found.clips], found.dropped)
 
 

@@ -6,6 +6,7 @@ Source: RVC 20240604 (lists, reduction, file names).
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 
 from svcnb import SvcError
 from svcnb.clustering import build_index, count_lists
+from svcnb.disk import atomic_path
 from svcnb.retrieval import FeatureIndex
 
 ADDED, TRAINED = "added", "trained"
@@ -65,20 +67,38 @@ def write_index(
     return IndexReport(path, len(frames), index.ntotal, index.nlist)
 
 
-def find_index(model: Path | str, folders: Iterable[Path | str]) -> Path | None:
+def find_index(model: Path | str, folders: Iterable[Path | str], *, version: str | None = None) -> Path | None:
     """The index that belongs to a voice, by whole names and never by a part of one; the newest of several.
 
     Args:
         model: small model (me.pth, me_e20_s400.pth) or voice folder.
         folders: where to look: `logs`, `assets/indices`, the model's own; sub-folders that bear the voice's name too.
+        version: v1 or v2 passes over files whose name tells the other.
     """
     wanted = SAVED_AT.sub("", Path(model).stem if Path(model).suffix == ".pth" else Path(model).name)
     found = []
     for folder in map(Path, folders):
         for place in (folder, folder / wanted):
             candidates = sorted(place.glob("*.index")) if place.is_dir() else []
-            found += [path for path in candidates if wanted == _experiment_of(path)]
+            found += [path for path in candidates if wanted == _experiment_of(path) and version in (None, _version_of(path, version))]
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def hand_on_index(source: Path, target: Path, version: str) -> Path | None:
+    """Copy a voice's index from its folder to another, under the name that belongs to the other; None where it has none."""
+    path = find_index(source, [source], version=version)
+    if path is None:
+        return None
+    own = INDEX_NAME.match(path.name)
+    name = index_name(int(own["lists"]), target.name, version) if own else f"{target.name}.index"
+    with atomic_path(target / name) as temporary:
+        shutil.copyfile(path, temporary)
+    return target / name
+
+
+def _version_of(path: Path, unknown: str | None) -> str | None:
+    own = INDEX_NAME.match(path.name)
+    return own["version"] or unknown if own else unknown
 
 
 def _experiment_of(path: Path) -> str | None:

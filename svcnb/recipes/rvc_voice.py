@@ -260,7 +260,7 @@ def load_voice(
     voice.info, voice.step, voice.folder = model.info, step, path.parent
     voice.has_posterior = not report.missing
     voice.middle_pitches_hz = read_middle_pitches(path.parent)
-    named = Path(index) if index else find_index(name, [path.parent, path.parent.parent, *_index_places(path)])
+    named = Path(index) if index else find_index(name, _index_places(path), version=config.version)
     if named is not None and not named.is_file():
         raise SvcError(f"no index at {named}: name an added_*.index, or leave it out")
     voice.index_path = named
@@ -268,9 +268,9 @@ def load_voice(
 
 
 def _index_places(path: Path) -> list[Path]:
-    """Where RVC keeps indexes when the model lies in assets/weights."""
+    """Beside a model and above it, and where RVC keeps indexes when the model lies in assets/weights."""
     root = path.parent.parent
-    return [root / "indices", root.parent / "logs"]
+    return [path.parent, root, root / "indices", root.parent / "logs"]
 
 
 def _read_weights(path: Path, version: str | None) -> tuple[SmallModel, str, int | None]:

@@ -82,3 +82,15 @@ def test_the_index_of_a_voice_is_found_under_all_its_names(tmp_path: Path, model
 def test_the_index_of_another_voice_is_not_taken(tmp_path: Path, other: str) -> None:
     (tmp_path / other).touch()
     assert find_index("me.pth", [tmp_path]) is None
+
+
+def test_an_index_of_the_other_version_is_passed_over(tmp_path: Path) -> None:
+    first, second = (tmp_path / f"added_IVF25_Flat_nprobe_1_me_{version}.index" for version in ("v1", "v2"))
+    first.touch()
+    assert find_index("me.pth", [tmp_path], version="v2") is None
+    second.touch()
+    assert find_index("me.pth", [tmp_path], version="v1") == first
+    (tmp_path / "old" / "me").mkdir(parents=True)
+    unnamed = tmp_path / "old" / "me" / "added_IVF25_Flat.index"  # tells no version
+    unnamed.touch()
+    assert find_index("me.pth", [tmp_path / "old"], version="v2") == unnamed

@@ -201,9 +201,10 @@ def test_an_experiment_survives_the_way_to_rvc_and_back(tmp_path: Path, toy_enco
     experiment, tree, again = tmp_path / "me", tmp_path / "logs" / "me", tmp_path / "again"
     rvc.cut_recordings(tmp_path / "raw", experiment, rvc.RvcCutSettings(sample_rate_hz=32000))
     rvc.prepare(tiny_rvc_config(), experiment, rvc.PrepareSettings(f0_method="dio"))
+    built = rvc.build_voice_index(experiment)
     exported = rvc.export_experiment(experiment, tree)
     assert {path.name for path in tree.iterdir()} == {
-        "0_gt_wavs", "1_16k_wavs", "2a_f0", "2b-f0nsf", "3_feature256", "filelist.txt", "config.json", "mute",
+        built.path.name, "0_gt_wavs", "1_16k_wavs", "2a_f0", "2b-f0nsf", "3_feature256", "filelist.txt", "config.json", "mute",
     }  # fmt: skip
     lines = (tree / "filelist.txt").read_text().splitlines()
     assert len(lines) == len(exported.clips) + 2 and all(len(line.split("|")) == 5 for line in lines)
@@ -217,6 +218,7 @@ def test_an_experiment_survives_the_way_to_rvc_and_back(tmp_path: Path, toy_enco
         np.testing.assert_allclose(stored["f0_hz"], mine["f0_hz"][: len(stored["f0_hz"])], rtol=1e-6)
         assert np.abs(stored["audio"].astype(int) - mine["audio"][: len(stored["audio"])]).max() <= 1
     assert config.spk == {"again": 0}
+    assert rvc.find_index(again, [again]).read_bytes() == built.path.read_bytes()
     assert rvc.train(again, TrainSettings(max_steps=1, device="cpu")).step == 1
 
 
