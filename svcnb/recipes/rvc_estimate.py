@@ -1,4 +1,4 @@
-"""How long an RVC training will take: a few steps are timed on the user's own clips, nothing is kept."""
+"""How long an RVC training will take: a few steps are timed on the user's own clips, none of them is kept."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def _as_text(seconds: float) -> str:
 def estimate_time(
     experiment: Path | str, *, batch_size: int | None = None, device: str = "auto", precision: str = "fp32"
 ) -> TimeEstimate:
-    """Time a few training steps on an experiment's own clips; its files stay as they are.
+    """Time a few training steps on an experiment's own clips; no file changes, but the split into training and held-out
+    clips is drawn if it was not yet.
 
     Raises:
         SvcError: no features yet, or a device or precision that is not there.

@@ -47,3 +47,28 @@ def test_what_lies_above_the_band_does_not_count_in_the_stft_loss() -> None:
     whole, below = (float(losses.stft_loss(noise + whistle, noise, band=band)) for band in (1.0, 7600 / 11025))
     assert below < 0.02 < 0.2 < whole
     assert float(losses.stft_loss(2 * noise, noise, band=7600 / 11025)) > 0.5
+
+
+def test_parts_of_a_batch_have_the_whole_ones_stft_loss_where_they_know_its_mean() -> None:
+    """Parts of different loudness and size: each relative to its own mean would add up to something else."""
+    draws = torch.Generator().manual_seed(0)
+    real = torch.randn(3, 1, 4096, generator=draws) * torch.tensor([1.0, 0.5, 0.01])[:, None, None]
+    fake = real + 0.1 * torch.randn(3, 1, 4096, generator=draws)
+    parts = [slice(0, 1), slice(1, 3)]
+    weights = [1 / 3, 2 / 3]
+
+    def mean_of_all(sizes: tuple[int, int]):
+        def mean(_: torch.Tensor) -> torch.Tensor:
+            window = torch.hann_window(sizes[0])
+            return torch.stft(real.squeeze(1), *sizes, window=window, return_complex=True).abs().mean()
+
+        return mean
+
+    for size in losses.STFT_SIZES:
+        whole = losses.stft_loss(fake, real, sizes=[size])
+        added, apart = (
+            sum(w * losses.stft_loss(fake[part], real[part], sizes=[size], mean_of_all=mean) for w, part in zip(weights, parts, strict=True))
+            for mean in (mean_of_all(size), None)
+        )
+        torch.testing.assert_close(added, whole)
+        assert abs(apart - whole) > 1e-2

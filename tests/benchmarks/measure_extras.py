@@ -1,0 +1,73 @@
+"""Do a vocoder and a diffusion model bring a voice nearer to its recordings?
+
+    python -m tests.benchmarks.measure_extras VOICE --target FOLDER --unseen NAME [NAME ...] [--k_steps N [N ...]]
+
+Sentences of the speaker that no training saw are converted into the voice: as it sings alone, enhanced (-eh) by the
+vocoder in VOICE/vocoder, and through the diffusion model in VOICE/diffusion from various numbers of noise steps (-shd).
+Means over sentences: distance of log mel spectra to the recording (mean absolute difference of natural logarithms, the
+vocoder's bands), mel-cepstral distance in dB, and Resemblyzer cosine to the speaker's other recordings.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from svcnb.audio import Audio, find_audio_files, read_audio, resample
+from svcnb.conversion import ConversionSettings
+from svcnb.evaluation import SpeakerSimilarity
+from svcnb.evaluation_distance import mel_cepstral_distance
+from svcnb.recipes.sovits import load_voice
+from svcnb.vocoder import find_vocoder, load_vocoder
+
+N_REFERENCES = 12
+
+
+class Distances:
+    """The loaded measures."""
+
+    def __init__(self, vocoder: Path, references: Sequence[Path]) -> None:
+        loaded = load_vocoder(vocoder)
+        self.mel, self.rate_hz = loaded.mel, loaded.settings.sampling_rate
+        self.references, self.similarity = references, SpeakerSimilarity()
+
+    def log_mel(self, audio: Audio) -> torch.Tensor:
+        return self.mel(torch.from_numpy(resample(audio, self.rate_hz).samples)[None])[0]
+
+    def row(self, recordings: Sequence[Audio], results: Sequence[Audio]) -> list[float]:
+        pairs = list(zip(recordings, results, strict=True))
+        mel = [(self.log_mel(a) - self.log_mel(b)).abs().mean().item() for a, b in pairs]
+        cepstral_db = [mel_cepstral_distance(a, b, align=False).mean_db for a, b in pairs]
+        return [float(np.mean(mel)), float(np.mean(cepstral_db)), self.similarity.compare(results, self.references)]
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("voice", type=Path)
+    parser.add_argument("--target", type=Path, required=True, help="folder with recordings of the speaker")
+    parser.add_argument("--unseen", nargs="+", required=True, help="names of sentences kept out of training")
+    parser.add_argument("--k_steps", type=int, nargs="*", default=[10, 30, 100], help="noise steps to try")
+    parser.add_argument("--second_encoding", action="store_true", help="as -se")
+    options = parser.parse_args()
+    paths = find_audio_files(options.target)
+    recordings = [read_audio(path) for path in paths if path.stem in options.unseen]
+    vocoder = find_vocoder(None, voice_folder=options.voice)
+    distances = Distances(vocoder, [path for path in paths if path.stem not in options.unseen][-N_REFERENCES:])
+    voice = load_voice(options.voice, vocoder=vocoder)
+    ways = {"the voice alone": {}, "enhanced": {"enhance": True}}
+    shallow = {"shallow_diffusion": True, "second_encoding": options.second_encoding}
+    ways |= {f"diffusion, {n} noise steps": shallow | {"k_step": n} for n in options.k_steps}
+    print("| | log mel distance | mel-cepstral distance, dB | similarity |\n|---|---|---|---|")
+    for name, choices in ways.items():
+        results = [voice.convert(audio, ConversionSettings(**choices)) for audio in recordings]
+        mel, cepstral_db, likeness = distances.row(recordings, results)
+        print(f"| {name} | {mel:.3f} | {cepstral_db:.2f} | {likeness:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
