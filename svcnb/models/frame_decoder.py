@@ -24,9 +24,10 @@ def pulse_train(f0_hz: Tensor, hop_samples: int, sample_rate_hz: int) -> Tensor:
         f0_hz: [B, N] per frame, 0 = unvoiced.
 
     Returns:
-        float32 [B, N * hop_samples]; every pulse is sinc(phase * rate / f0) with its peak at 1.
+        float32 [B, N * hop_samples]; every pulse is sinc(phase * rate / f0), and their mean is taken off. Filters that
+        differ from frame to frame would turn a constant into a hum at the frames' rate.
 
-    Source: a sinc pulse per period is the sum of all harmonics below half the sample rate.
+    Source: a sinc pulse per period is the sum of all harmonics below half the sample rate, and of the constant f0 / rate.
     """
     with torch.autocast(device_type=f0_hz.device.type, enabled=False):
         f0 = f0_hz.float().unsqueeze(1)  # [B, 1, N]
@@ -39,7 +40,7 @@ def pulse_train(f0_hz: Tensor, hop_samples: int, sample_rate_hz: int) -> Tensor:
         phase = torch.cumsum(f0_samples.double() / sample_rate_hz, dim=-1)
         offset = (phase - torch.round(phase)).float()  # [-0.5, 0.5] cycles around the nearest pulse
         period = sample_rate_hz / f0_samples
-        return (torch.sinc(offset * period) * voiced).squeeze(1)
+        return ((torch.sinc(offset * period) - 1 / period) * voiced).squeeze(1)
 
 
 class FrameBlock(nn.Module):

@@ -273,11 +273,12 @@ class ExportFrameDecoder(nn.Module):
         beside = F.max_pool1d(f0, 3, stride=1, padding=1)
         held = torch.where(f0 > 0, f0, beside).clamp_min(LOWEST_F0_HZ)
         f0_samples = self._between(held.squeeze(1).double())
-        phase = torch.cumsum(f0_samples / self.decoder.sampling_rate, dim=-1)
+        cycles = f0_samples / self.decoder.sampling_rate  # of a sample
+        phase = torch.cumsum(cycles, dim=-1)
         offset = phase - torch.round(phase)
-        angle = (math.pi * offset * (self.decoder.sampling_rate / f0_samples)).float()
+        angle = (math.pi * offset / cycles).float()
         pulse = torch.where(angle.abs() < 1e-6, torch.ones_like(angle), torch.sin(angle) / angle)
-        return pulse * voiced
+        return (pulse - cycles.float()) * voiced
 
     def _between(self, values: Tensor) -> Tensor:
         """Straight lines between the middles of the frames, held at the ends: [1, N] -> [1, N * hop].
