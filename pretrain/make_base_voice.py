@@ -15,7 +15,6 @@ import argparse
 import os
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from pretrain.make_encoder_data import recordings

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pretrain.encoder_batches import Batch, BatchMaker, ClipStore, PerturbSettings
 from pretrain.encoder_losses import EncoderLosses, LossSettings, TrainingHeads

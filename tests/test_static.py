@@ -118,6 +118,20 @@ def test_no_import_circles() -> None:
 
 
 @pytest.mark.parametrize("path", python_files(), ids=lambda p: str(p.relative_to(PROJECT)))
+def test_every_import_is_used(path: Path) -> None:
+    imported: set[str] = set()
+    used: set[str] = set()
+    for node in ast.walk(syntax_tree(path)):
+        if isinstance(node, ast.Import | ast.ImportFrom) and getattr(node, "module", "") != "__future__":
+            imported |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name):
+            used.add(node.id)
+        elif isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "__all__" for target in node.targets):
+            used |= set(ast.literal_eval(node.value))
+    assert imported <= used, f"imported and not used: {', '.join(sorted(imported - used))}"
+
+
+@pytest.mark.parametrize("path", python_files(), ids=lambda p: str(p.relative_to(PROJECT)))
 def test_sizes_stay_readable(path: Path) -> None:
     n_lines = len(path.read_text(encoding="utf-8").splitlines())
     assert n_lines <= MAX_FILE_LINES, f"{n_lines} lines: two ideas in one file?"

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from svcnb import SvcError
-from svcnb.batch_probe import HEADROOM_RATIO, Trial, probe_in_child, sizes_up_to
+from svcnb.batch_probe import HEADROOM_RATIO, probe_in_child, sizes_up_to
 from svcnb.dataset import Batch, FeatureStore, VoiceDataset, collate
 from svcnb.memory import is_out_of_memory
 from svcnb.recipes.sovits_config import Config

@@ -10,10 +10,8 @@ import pytest
 import torch
 
 from svcnb import SvcError
-from svcnb.audio import Audio
-from svcnb.checkpoint import read_checkpoint, save_sovits_checkpoint, to_plain_names
+from svcnb.checkpoint import read_checkpoint, save_sovits_checkpoint
 from svcnb.cli import main
-from svcnb.conversion import ConversionSettings
 from svcnb.recipes import sovits
 from svcnb.recipes.sovits_release import mixing_weights
 from tests.unit.tiny_voice import tiny_config as family_config

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from svcnb.audio import Audio
 from svcnb.conversion import ConversionSettings, PieceInput, convert_long
-from svcnb.recipes import sovits, sovits_voice
 from svcnb.spectral import follow_loudness, match_loudness_envelope
-from tests.small_voice import save_small_voice
 
 RATE_HZ, HOP = 8000, 64
 
