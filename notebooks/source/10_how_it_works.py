@@ -278,14 +278,15 @@ print(f"{tuple(content.T.shape)} becomes {tuple(aligned.shape)}, by hand and pac
 # ## 7 The source: what the vocal folds do
 # A voice is a buzz, coloured by throat and mouth. The buzz is one pulse per period. By hand: count how many periods have
 # gone by, and put a pulse where the count is a whole number. Its shape, the *sinc*, makes all harmonics equally strong
-# up to the highest frequency that the samples can hold. (The full size adds up sines instead, with the same aim.)
+# up to the highest frequency that the samples can hold; its mean is no sound and is taken off. (The full size adds up
+# sines instead, with the same aim.)
 
 # %% tone
 from svcnb.models.frame_decoder import pulse_train
 
 tone_hz = 200.0
 periods = torch.arange(1, 20 * hop + 1, dtype=torch.float64) * tone_hz / rate
-by_hand = torch.sinc((periods - periods.round()) * rate / tone_hz)
+by_hand = torch.sinc((periods - periods.round()) * rate / tone_hz) - tone_hz / rate
 pulses = pulse_train(torch.full((1, 20), tone_hz), hop, rate)[0]
 print(f"a pulse every {rate / tone_hz:.2f} samples")
 print(f"by hand differs by at most {(by_hand - pulses).abs().max():.1e}")
