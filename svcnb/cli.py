@@ -79,7 +79,8 @@ class _CommandParser(_OneLineParser):
     """A sub-command: argparse would read an unknown `-shd` as `-s hd`; here it is refused."""
 
     def parse_known_args(self, args=None, namespace=None):
-        for word in [] if self._subparsers else args or []:  # commands below this one look at their own
+        own = [] if self._subparsers else args or []  # a command below this one looks at its own words
+        for word in own:
             if re.fullmatch(r"-[A-Za-z]\w+", word) and word not in self._option_string_actions:
                 self.error(f"unrecognized flag {word}")
         return super().parse_known_args(args, namespace)

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,6 +79,14 @@ def write_text(path: str | Path, text: str) -> Path:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+def copy_file(source: str | Path, target: str | Path) -> Path:
+    """A copy of a file's content, appearing whole or not at all."""
+    target = Path(target)
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+    return target
 
 
 def write_json(path: str | Path, content: Any) -> Path:

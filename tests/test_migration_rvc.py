@@ -10,10 +10,10 @@ import pytest
 
 from svcnb import cli
 from svcnb.cli_rvc import RATES
-from svcnb.downloads import WEIGHTS
 from svcnb.recipes import rvc
 from svcnb.recipes.rvc_files import RvcCheckpoint, write_rvc_checkpoint
 from svcnb.recipes.rvc_tree import DERIVED_FOLDERS, FILELIST, GT_FOLDER, WAV16_FOLDER
+from svcnb.weights_table import WEIGHTS
 from tests import readme_tables
 from tests.places import PROJECT
 from tests.readme_tables import CODE, commands_in, parsed, read_section, sub_parsers

@@ -13,6 +13,7 @@ from typing import get_args
 
 import pytest
 
+from svcnb.weights_table import WEIGHTS
 from tests.places import PROJECT
 from tests.sources import NOTEBOOKS, code_cells, notebook, parameters, source, tagged
 
@@ -231,12 +232,22 @@ def dropdowns() -> dict[tuple[str, str], Callable[[], list]]:
     }
 
 
+def offered_by(name: str, field: str) -> list:
+    """What a notebook's form offers for a field."""
+    (cell,) = tagged(PROJECT / "notebooks" / f"{name}.ipynb", "parameters")
+    (form,) = [m["form"] for line in source(cell).splitlines() if (m := FORM.match(line)) and m["name"] == field]
+    return json.JSONDecoder().raw_decode(form)[0]
+
+
 @pytest.mark.parametrize(("where", "options"), dropdowns().items(), ids=lambda value: "-".join(value) if isinstance(value, tuple) else "")
 def test_dropdowns_offer_what_the_package_takes(where: tuple[str, str], options: Callable[[], list]) -> None:
-    (cell,) = tagged(PROJECT / "notebooks" / f"{where[0]}.ipynb", "parameters")
-    (form,) = [m["form"] for line in source(cell).splitlines() if (m := FORM.match(line)) and m["name"] == where[1]]
-    offered, _ = json.JSONDecoder().raw_decode(form)
-    assert offered == options()
+    assert offered_by(*where) == options()
+
+
+def test_base_models_on_the_form_are_in_the_table_and_those_of_so_vits_are_all_there() -> None:
+    choices = {name for row in WEIGHTS.values() for name in row.needed_for if name.startswith("base")}
+    offered = set(offered_by("00_setup", "base_model"))
+    assert {"", *(name for name in choices if "rvc" not in name)} <= offered <= {"", *choices}
 
 
 def test_levels_on_the_form_are_all_there_are() -> None:

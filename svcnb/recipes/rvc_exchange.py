@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from svcnb import SvcError
 from svcnb.audio import Audio, read_audio
 from svcnb.checkpoint import newest_pair
 from svcnb.content import load_encoder
-from svcnb.disk import atomic_path
+from svcnb.disk import copy_file
 from svcnb.feature_store import INT16_SCALE, ClipRecord, FeatureSettings, FeatureStore
 from svcnb.models.rvc import CONTENT_WIDTHS
 from svcnb.recipes.rvc_config import ENCODERS, Config
@@ -67,8 +66,7 @@ def export_experiment(
     write_filelist(tree, clips, mute=mute, speaker_id=number)
     config.save(tree / CONFIG_NAME)
     for path in newest_pair(experiment) or ():
-        with atomic_path(tree / path.name) as temporary:
-            shutil.copyfile(path, temporary)
+        copy_file(path, tree / path.name)
     hand_on_index(experiment, tree, config.version)
     return ExchangeReport(tree, [clip.name for clip in clips], [])
 
@@ -123,8 +121,7 @@ def import_experiment(
     store.merge(names)
     config.save(experiment / CONFIG_NAME)
     for path in newest_pair(tree) or ():
-        (experiment / "base").mkdir(exist_ok=True)
-        shutil.copyfile(path, experiment / "base" / path.name)
+        copy_file(path, experiment / "base" / path.name)
     hand_on_index(tree, experiment, version)
     return ExchangeReport(experiment, [clip.name for clip in found.clips], found.dropped)
 

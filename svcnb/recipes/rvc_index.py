@@ -6,7 +6,6 @@ Source: RVC 20240604 (lists, reduction, file names).
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from svcnb import SvcError
 from svcnb.clustering import build_index, count_lists
-from svcnb.disk import atomic_path
+from svcnb.disk import copy_file
 from svcnb.retrieval import FeatureIndex
 
 ADDED, TRAINED = "added", "trained"
@@ -80,25 +79,23 @@ def find_index(model: Path | str, folders: Iterable[Path | str], *, version: str
     for folder in map(Path, folders):
         for place in (folder, folder / wanted):
             candidates = sorted(place.glob("*.index")) if place.is_dir() else []
-            found += [path for path in candidates if wanted == _experiment_of(path) and version in (None, _version_of(path, version))]
+            found += [path for path in candidates if _experiment_of(path) == wanted and not _is_of_another(path, version)]
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
-def hand_on_index(source: Path, target: Path, version: str) -> Path | None:
-    """Copy a voice's index from its folder to another, under the name that belongs to the other; None where it has none."""
+def hand_on_index(source: Path, target: Path, version: str) -> None:
+    """Copy a voice's index, where it has one, from its folder to another, under the name that belongs to the other."""
     path = find_index(source, [source], version=version)
     if path is None:
-        return None
+        return
     own = INDEX_NAME.match(path.name)
-    name = index_name(int(own["lists"]), target.name, version) if own else f"{target.name}.index"
-    with atomic_path(target / name) as temporary:
-        shutil.copyfile(path, temporary)
-    return target / name
+    copy_file(path, target / (index_name(int(own["lists"]), target.name, version) if own else f"{target.name}.index"))
 
 
-def _version_of(path: Path, unknown: str | None) -> str | None:
+def _is_of_another(path: Path, version: str | None) -> bool:
+    """Whether an index file's name tells another version than the one that is asked for."""
     own = INDEX_NAME.match(path.name)
-    return own["version"] or unknown if own else unknown
+    return version is not None and own is not None and own["version"] not in (None, version)
 
 
 def _experiment_of(path: Path) -> str | None:

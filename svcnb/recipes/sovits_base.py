@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from svcnb import SvcError, checkpoint
-from svcnb.downloads import BUNDLED_FOLDER
 from svcnb.recipes.sovits_config import Config
+from svcnb.weights_table import BUNDLED_FOLDER
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,7 @@ from svcnb.evaluation import SpeakerSimilarity
 from svcnb.evaluation_distance import mel_cepstral_distance
 from svcnb.recipes.sovits import load_voice
 from svcnb.vocoder import find_vocoder, load_vocoder
-
-N_REFERENCES = 12
+from tests.benchmarks.measure_voices import N_REFERENCES
 
 
 class Distances:

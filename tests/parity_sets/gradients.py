@@ -23,21 +23,24 @@ def gradient_norms(model: nn.Module, total: Tensor) -> dict[str, float]:
     return {name: 0.0 if p.grad is None else p.grad.double().norm().item() for name, p in named.items()}
 
 
-def gradient_rows(model: nn.Module, compute: Callable[[], Tensor], reference: ReferenceSet) -> Iterator[Row]:
-    """Per-parameter norms; a gradient that is 0 by symmetry (a key's bias) is rounding, compared with the whole.
+def gradient_rows(
+    model: nn.Module, total: Tensor, compute: Callable[[], Tensor], reference: ReferenceSet
+) -> Iterator[Row]:
+    """Per-parameter norms of a total loss; one that is 0 by symmetry (a key's bias) is rounding, compared with the whole.
 
     Leaky rectifiers and absolute differences have kinks, where the gradient jumps. Which side a unit that lies on its
     kink falls is decided by the processor's rounding, and one such unit moves a bias by 1e-3. So where the norms are
-    off, weights that differ from these by a float32's rounding are tried as well, and one of them has to agree in all
-    parameters at once; `model` is left with the gradient of the unchanged weights.
+    off, weights that differ from these by a float32's rounding are tried as well (`compute` is the total with the weights
+    of the moment), and one of them has to agree in all parameters at once; `model` is left with the gradient of the
+    unchanged weights.
     """
     if not reference.has("train0/grad_names"):
         return
     names = [str(name) for name in reference.arrays["train0/grad_names"]]
     theirs = reference.arrays["train0/grad_norms"]
     reference.compared.update({"train0/grad_names", "train0/grad_norms"})
-    norms = gradient_norms(model, compute())
-    missing = [name for name in names if name not in norms]
+    norms = gradient_norms(model, total)
+    missing = sorted(set(names) ^ set(norms))
     yield Row("train0/grad_names", float(len(missing)), 0.0, note=", ".join(missing[:3]))
     rtol = reference.tolerance("grad_norm_rtol")
     row = _compare(norms, names, theirs, rtol)

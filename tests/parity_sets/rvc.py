@@ -113,11 +113,11 @@ def training_rows(networks: RvcNetworks, reference: ReferenceSet) -> Iterator[Ro
     result = generate()
     yield from output_rows(result, reference)
     yield from discriminator_rows(networks, result, reference)
-    losses = {"disc": discriminator_term(networks.discriminator, result), **weighted_terms(result)}
-    for name, loss in losses.items():
+    weighted = weighted_terms(result)
+    for name, loss in {"disc": discriminator_term(networks.discriminator, result), **weighted}.items():
         told = reference.compare(f"train0/loss_{name}", loss.double(), reference.tolerance("loss_rtol"), relative=True)
         yield told
-    yield from gradient_rows(model, lambda: sum(weighted_terms(generate()).values()), reference)
+    yield from gradient_rows(model, sum(weighted.values()), lambda: sum(weighted_terms(generate()).values()), reference)
     yield reference.compare("train0/grad_norm_g", total_norm(model), reference.tolerance("grad_norm_rtol"), relative=True)
 
 

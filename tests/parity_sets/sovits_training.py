@@ -53,6 +53,10 @@ class TrainingRun:
         terms = generator_terms(result, self.train) | adversarial_terms(self.discriminator, result)
         return {name: loss_weight(name, self.train) * loss for name, loss in terms.items()}
 
+    def total(self) -> Tensor:
+        """What the generator descends, with the weights of the moment."""
+        return sum(self.weighted_terms(self.generate()).values())
+
     def step(self) -> dict[str, float]:
         """One step of the recipe; the numbers the original logs for it."""
         told = {name: value.item() for name, value in train_step(self.state, self.batch).items()}
@@ -145,7 +149,7 @@ def training_rows(model: SynthesizerTrn, reference: ReferenceSet) -> Iterator[Ro
         if first:
             yield from output_rows(run, result)
             yield from discriminator_rows(run, result)
-            yield from gradient_rows(model, lambda: sum(run.weighted_terms(run.generate()).values()), reference)
+            yield from gradient_rows(model, sum(terms.values()), run.total, reference)
             yield from loss_rows(reference, step, {"grad_norm_g_beforeD": total_norm(model)}, norm_rtol)
         logged = run.step()
         before["loss_disc"] = logged.pop("loss_disc")

@@ -21,7 +21,7 @@ from svcnb.content import (
     resolve_encoder,
     stored_heads,
 )
-from svcnb.downloads import BUNDLED_FOLDER, WEIGHTS
+from svcnb.weights_table import BUNDLED_FOLDER, WEIGHTS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*values per frame")  # the files are small ones
 RATE_HZ = 16000

@@ -12,7 +12,7 @@ import torch
 from svcnb import MissingExtra, SvcError
 from svcnb.checkpoint import CheckpointError
 from svcnb.content import ENCODERS, load_encoder
-from svcnb.downloads import WEIGHTS
+from svcnb.weights_table import WEIGHTS
 from tests.unit.test_content import voice_like
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*values per frame")  # the files are small ones

@@ -10,9 +10,9 @@ import torch
 
 from svcnb.checkpoint import CheckpointError
 from svcnb.content import load_encoder
-from svcnb.downloads import BUNDLED_FOLDER
 from svcnb.learned_units import LearnedUnits, load_network, save_network
 from svcnb.models.content_network import ContentNetwork, ContentNetworkSettings, mel_filters
+from svcnb.weights_table import BUNDLED_FOLDER
 from tests.unit.test_content import RATE_HZ, voice_like
 
 SMALL = ContentNetworkSettings(n_bands=20, channels=16, n_blocks=2, kernel_size=5, n_content=6)

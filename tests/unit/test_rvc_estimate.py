@@ -27,7 +27,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_an_estimate_counts_the_steps_and_leaves_no_trace(experiment: Path) -> None:
+def test_an_estimate_counts_the_steps_and_changes_no_file(experiment: Path) -> None:
     before = contents(experiment)
     told = rvc.estimate_time(experiment, device="cpu")
     after = contents(experiment)
