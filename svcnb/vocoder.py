@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from svcnb import SvcError
 from svcnb.archives import list_archive, unpack
 from svcnb.checkpoint import load_weights, read_checkpoint
-from svcnb.models.frame_decoder import FrameDecoder
+from svcnb.models.frame_decoder import FrameVocoder
 from svcnb.models.generators import GeneratorSettings, HarmonicSource, NsfGenerator
 from svcnb.models.layers import Noise, fold_weight_norm
 from svcnb.spectral import VocoderMel
@@ -94,15 +94,7 @@ class Vocoder(nn.Module):
     def __init__(self, settings: VocoderSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.mel = VocoderMel(
-            sample_rate_hz=settings.sampling_rate,
-            n_fft=settings.n_fft,
-            hop_samples=settings.hop_size,
-            win_samples=settings.win_size,
-            n_mels=settings.num_mels,
-            fmin_hz=settings.fmin,
-            fmax_hz=settings.fmax,
-        )
+        self.mel = mel_of(settings)
         self.generator = build_generator(settings)
 
     def forward(self, mel: Tensor, f0: Tensor, *, noise: Noise | None = None) -> Tensor:
@@ -110,11 +102,24 @@ class Vocoder(nn.Module):
         return self.generator(mel, f0, noise=noise)
 
 
-def build_generator(settings: VocoderSettings) -> NsfGenerator | FrameDecoder:
+def mel_of(settings: VocoderSettings) -> VocoderMel:
+    """The log mel that a vocoder sings."""
+    return VocoderMel(
+        sample_rate_hz=settings.sampling_rate,
+        n_fft=settings.n_fft,
+        hop_samples=settings.hop_size,
+        win_samples=settings.win_size,
+        n_mels=settings.num_mels,
+        fmin_hz=settings.fmin,
+        fmax_hz=settings.fmax,
+    )
+
+
+def build_generator(settings: VocoderSettings) -> NsfGenerator | FrameVocoder:
     """The network of a vocoder, initialised but without weights."""
     if settings.generator is None:
-        return FrameDecoder(
-            settings.num_mels,
+        return FrameVocoder(
+            mel_of(settings).filters,
             sampling_rate=settings.sampling_rate,
             hop_samples=settings.hop_size,
             channels=settings.frame_channels,

@@ -7,6 +7,7 @@ about an eighth of an NSF-HiFi-GAN's.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -123,7 +124,13 @@ class FrameDecoder(nn.Module):
         head = self.head(self.norm(x.transpose(1, 2))).float()  # [B, N, S * 4F]
         head = head.reshape(z.shape[0], -1, head.shape[2] // SUBFRAMES).transpose(1, 2)  # [B, 4F, N * S]
         log_gain, real, imag, log_noise = head.chunk(4, dim=1)
+        level = self._level(z)
+        log_gain, log_noise = log_gain + level, log_noise + level
         return log_gain.clamp(-12.0, 5.0).exp(), real, imag, log_noise.clamp(-14.0, 5.0).exp()
+
+    def _level(self, z: Tensor) -> Tensor | float:
+        """Logarithm of the gains that the layers start from, [B, F, N * SUBFRAMES]."""
+        return 0.0
 
     def _filters(self, z: Tensor, f0_hz: Tensor, g: Tensor | None) -> tuple[Tensor, Tensor]:
         gain, real, imag, noise_gain = self.controls(z, f0_hz, g)
@@ -134,6 +141,9 @@ class FrameDecoder(nn.Module):
         return torch.stft(
             signal, self.n_fft, self.step, window=self.window, center=True, pad_mode="constant", return_complex=True
         )  # [B, F, S * N + 1]
+
+    def _hiss_frames(self, hiss: Tensor) -> Tensor:
+        return self._frames(hiss)
 
     def forward(self, z: Tensor, f0_hz: Tensor, g: Tensor | None = None, *, noise: Noise | None = None) -> Tensor:
         """Waveform of a latent.
@@ -154,8 +164,45 @@ class FrameDecoder(nn.Module):
             # a centred transform has one frame more than the latent: its last one repeats the last filter
             pulse_filter = torch.cat([pulse_filter, pulse_filter[..., -1:]], dim=-1)
             noise_gain = torch.cat([noise_gain, noise_gain[..., -1:]], dim=-1)
-            spectrum = self._frames(pulses) * pulse_filter + self._frames(hiss) * noise_gain
+            spectrum = self._frames(pulses) * pulse_filter + self._hiss_frames(hiss) * noise_gain
             audio = torch.istft(
                 spectrum, self.n_fft, self.step, window=self.window, center=True, length=pulses.shape[-1]
             )
         return audio.unsqueeze(1)
+
+
+class FrameVocoder(FrameDecoder):
+    """A frame decoder whose latent is a log mel spectrum, which it shall give back in every frame and band.
+
+    Its filters start from the mel's own envelope. The noise is of one magnitude all over the short-time spectrum, and
+    only its phase is random: white noise has peaks and gaps of its own, where the mel has others.
+
+    Args:
+        mel_filters: [M, F] of the log mel [B, M, N] that is its latent; frame n of it is centred on sample (n + 0.5) * hop.
+        sizes: as a FrameDecoder's.
+    """
+
+    def __init__(self, mel_filters: Tensor, **sizes: int) -> None:
+        super().__init__(len(mel_filters), **sizes)
+        n_bins = self.n_fft // 2 + 1
+        with torch.no_grad():  # levels of pulses every 5 ms, and of noise, in the mel's units
+            self.head.bias.view(SUBFRAMES, 4, n_bins)[:, 0] = -1.5
+            self.head.bias.view(SUBFRAMES, 4, n_bins)[:, 3] = -0.7
+        sums = mel_filters.double().sum(1)
+        heard = sums > 0  # bands narrower than a bin may hold none
+        places = (mel_filters.double() @ torch.linspace(0, 1, mel_filters.shape[1]).double())[heard] / sums[heard]
+        rows = [np.interp(np.linspace(0, 1, n_bins), places.numpy(), row) for row in np.eye(int(heard.sum()))]
+        between_bands = torch.zeros(n_bins, len(mel_filters))
+        between_bands[:, heard] = torch.from_numpy(np.stack(rows, 1)).float()
+        self.register_buffer("between_bands", between_bands, persistent=False)
+        log_width = torch.where(heard, sums, 1.0).log().float()[:, None]
+        self.register_buffer("log_width", log_width, persistent=False)
+
+    def _level(self, z: Tensor) -> Tensor:
+        level = self.between_bands @ (z.float() - self.log_width)  # [B, F, N], in the middle of each frame
+        before = torch.cat([level[..., :1], level[..., :-1]], dim=-1)
+        return torch.stack([(before + level) / 2, level], dim=-1).flatten(2)
+
+    def _hiss_frames(self, hiss: Tensor) -> Tensor:
+        frames = self._frames(hiss)
+        return frames / frames.abs().clamp_min(1e-6) * (self.window.square().sum() / self.n_fft).sqrt()

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from svcnb.models.frame_decoder import FrameDecoder, pulse_train
+from svcnb.models.frame_decoder import FrameDecoder, FrameVocoder, pulse_train
 from svcnb.models.layers import Noise
+from svcnb.spectral import VocoderMel
 
 RATE_HZ, HOP = 22050, 256
 
@@ -74,3 +75,52 @@ def test_filters_that_differ_within_each_frame_make_no_hum_at_the_frames_rate() 
     hum = spectrum[(frequency - frame_rate_hz).abs() < 5].max()
     sung = spectrum[(frequency - 220).abs() < 5].max()
     assert 20 * torch.log10(hum / sung) < -50
+
+
+@pytest.fixture(scope="module")
+def mel() -> VocoderMel:
+    return VocoderMel(sample_rate_hz=RATE_HZ, n_fft=1024, hop_samples=HOP, n_mels=80, fmax_hz=11025.0)
+
+
+def untrained_vocoder(mel: VocoderMel) -> FrameVocoder:
+    torch.manual_seed(0)
+    vocoder = FrameVocoder(mel.filters, sampling_rate=RATE_HZ, hop_samples=HOP, channels=16, n_blocks=1)
+    torch.nn.init.zeros_(vocoder.head.weight)
+    return vocoder
+
+
+def test_a_vocoder_follows_the_mel_before_it_has_learnt_anything(mel: VocoderMel) -> None:
+    """A burst and a peak at 3 kHz come back at their time and frequency, as high above the rest as they were."""
+    n_frames, vocoder = 60, untrained_vocoder(mel)
+    wanted = torch.full((1, 80, n_frames), -5.0) + vocoder.log_width
+    centre_hz = (mel.filters @ torch.linspace(0, RATE_HZ / 2, mel.filters.shape[1])) / mel.filters.sum(1)
+    peak = int((centre_hz - 3000).abs().argmin())
+    wanted[:, peak - 3 : peak + 4] += 3
+    wanted[:, :, 30:34] += 2
+    with torch.no_grad():
+        sung = mel(vocoder(wanted, torch.zeros(1, n_frames), noise=Noise(torch.Generator().manual_seed(1)))[:, 0])
+    level = sung - vocoder.log_width
+    assert (level[0, peak] - level[0, peak - 12 : peak - 7].mean(0)).mean() == pytest.approx(3, abs=0.4)
+    burst = level[0, 20:, 31:33].mean() - level[0, 20:, 10:25].mean()
+    assert burst == pytest.approx(2, abs=0.3)
+    assert int(level[0, 20:].mean(0).argmax()) in (31, 32)
+
+
+def test_a_vocoders_noise_has_fewer_peaks_and_gaps_of_its_own_than_white_noise(mel: VocoderMel) -> None:
+    vocoder, n_frames = untrained_vocoder(mel), 200
+    flat = torch.full((1, 80, n_frames), -6.0) + vocoder.log_width
+    noise = Noise(torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        sung = vocoder(flat, torch.zeros(1, n_frames), noise=noise)[:, 0]
+    white = torch.randn(1, n_frames * HOP, generator=torch.Generator().manual_seed(1)) * sung.std()
+    uneven = [mel(sound)[0, 40:, 4:-4].std(dim=1).mean() for sound in (sung, white)]
+    assert uneven[0] < 0.5 * uneven[1], uneven
+    assert sung.std() == pytest.approx(float(torch.exp(torch.tensor(-6.0 - 0.7)) / vocoder.n_fft**0.5), rel=0.2)
+
+
+def test_bands_too_narrow_to_hold_a_bin_do_not_make_holes() -> None:
+    with pytest.warns(UserWarning, match="Empty filters"):
+        narrow = VocoderMel(sample_rate_hz=RATE_HZ, n_fft=256, hop_samples=64, n_mels=80, fmax_hz=11025.0)
+    assert (narrow.filters.sum(1) == 0).any()
+    vocoder = FrameVocoder(narrow.filters, sampling_rate=RATE_HZ, hop_samples=64, channels=8, n_blocks=1)
+    assert torch.allclose(vocoder.between_bands.sum(1), torch.ones(vocoder.n_fft // 2 + 1))
