@@ -137,7 +137,8 @@ class VoiceDataset(Dataset):
         speakers: speaker name -> id.
         max_frames: longer clips are cropped to this, at a place drawn from (seed, epoch, index).
         unit_interpolate_mode: how content is stretched to the frame grid; what the checkpoint wants.
-        augment: changes an item, given a generator drawn like the crop; None leaves items as they are.
+        hear: gives the content [N50, D] of a clip's arrays, given a generator drawn like the crop; None takes the stored.
+        augment: changes an item, given such a generator; None leaves items as they are.
         in_memory: keep the arrays after the first reading.
     """
 
@@ -146,6 +147,7 @@ class VoiceDataset(Dataset):
     speakers: dict[str, int]
     max_frames: int = field(default=790, kw_only=True)
     unit_interpolate_mode: str = field(default="nearest", kw_only=True)
+    hear: Callable[[Arrays, np.random.Generator], np.ndarray] | None = field(default=None, kw_only=True)
     augment: Callable[[Item, np.random.Generator], Item] | None = field(default=None, kw_only=True)
     seed: int = field(default=1234, kw_only=True)
     in_memory: bool = field(default=False, kw_only=True)
@@ -169,20 +171,21 @@ class VoiceDataset(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> Item:
         epoch, index = (0, key) if isinstance(key, int) else key
         rng = np.random.default_rng([self.seed, epoch, index])
-        item = self._whole(self.names[index])
+        item = self._whole(self.names[index], rng)
         if item.n_frames > self.max_frames:
             start = int(rng.integers(item.n_frames - self.max_frames + 1))
             item = crop(item, start, self.max_frames, hop_samples=self.store.settings.hop_samples)
         return item if self.augment is None else self.augment(item, rng)
 
-    def _whole(self, name: str) -> Item:
+    def _whole(self, name: str, rng: np.random.Generator) -> Item:
         arrays = self._kept.get(name) or self.store.read(name)
         if self.in_memory:
             self._kept[name] = arrays
         settings, record = self.store.settings, self.store.record(name)
         n_frames = record.n_frames
         track = F0Track(arrays["f0_hz"][:n_frames], settings.hop_s)
-        content = torch.from_numpy(arrays["content"]).float().T  # [D, N50]
+        heard = arrays["content"] if self.hear is None else self.hear(arrays, rng)
+        content = torch.from_numpy(heard).float().T  # [D, N50]
         volume = torch.from_numpy(arrays["volume"][:n_frames]).float() if "volume" in arrays else None
         return Item(
             name=name,

@@ -9,6 +9,8 @@ from typing import Literal
 
 from svcnb import SvcError
 from svcnb.augmentation import Augmentation
+from svcnb.bent_content import Mishearing
+from svcnb.content import load_encoder
 from svcnb.dataset import FeatureStore, Part, Split, VoiceDataset, VoiceLoader, check_parts, load_split, loader
 from svcnb.launching import check_devices, is_launched, run_in_processes
 from svcnb.middle_pitch import write_middle_pitches
@@ -30,6 +32,8 @@ from svcnb.training import (
 )
 from svcnb.training_board import BOARD_FOLDER, TensorBoardLog
 from svcnb.training_samples import drop_later_samples
+
+QUICK_ENCODER = "svcnb-units"  # hears a minute in 0.03 s
 
 
 def train(
@@ -202,6 +206,7 @@ def _training_batches(
         config.spk,
         max_frames=train.max_frames,
         unit_interpolate_mode=config.data.unit_interpolate_mode,
+        hear=_mishearing(config),
         augment=augmentation if augmentation.is_on else None,
         seed=train.seed,
         in_memory=train.all_in_mem or config.is_small,
@@ -214,3 +219,11 @@ def _training_batches(
         min_frames=config.segment_frames,
         part=part,
     )
+
+
+def _mishearing(config: Config) -> Mishearing | None:
+    """Content as strangers would give it, where the config trains with it and the encoder is quick enough: the bundled one."""
+    if not config.train.mishear_chance or config.model.speech_encoder != QUICK_ENCODER:
+        return None
+    encoder = load_encoder(QUICK_ENCODER, width=config.model.ssl_dim)
+    return Mishearing(encoder, config.data.sampling_rate, config.train.mishear_chance)

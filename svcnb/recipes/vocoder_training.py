@@ -59,8 +59,9 @@ def train(
     config = _config_of_run(folder, config, record)
     state = fresh_state(config, settings)
     store = open_clips(source, folder, config, device=state.accelerator.device.type)
+    split = load_split(store, seed=config.seed)
     if voice is not None:
-        let_speak(voice, store, folder)
+        let_speak(voice, store, folder, unseen=split.validation)
     if record is not None:
         load_run(state, folder, record.step)
         restore(state, record)
@@ -68,8 +69,7 @@ def train(
         load_generator(state.accelerator.unwrap_model(state.generator), Path(base))
     config.save(folder)
     drop_later_samples(folder, state.step)
-    split = load_split(store, seed=config.seed)
-    clips = VocoderClips(store, folder if voice is not None else None, in_memory=config.is_small)
+    clips = VocoderClips(store, folder if voice is not None else None, split.validation, in_memory=config.is_small)
     held_out = HeldOut(clips, split.validation, split.training)
     batches = SegmentBatches(
         clips, split.training, segment_frames=config.segment_frames, batch_size=config.batch_size, seed=config.seed
@@ -161,7 +161,7 @@ class HeldOut:
         mel = state.extras["parts"].mel
         total, n_frames = 0.0, 0
         for name in self.measured:
-            segment = self.clips.whole(name, spoken=spoken, max_frames=self.max_frames)
+            segment = self.clips.whole(name, take=0 if spoken else None, max_frames=self.max_frames)
             audio = self._sing(state, segment)
             distance = (mel(audio) - mel(segment.audio.to(audio)[None])).abs().mean(dim=1)  # [1, N]
             total, n_frames = total + float(distance.sum()), n_frames + distance.shape[1]
@@ -171,7 +171,7 @@ class HeldOut:
         """The sampled clips as this vocoder gives them back."""
         rate_hz = self.clips.store.settings.sample_rate_hz
         for clip, name in enumerate(self.sampled, start=1):
-            segment = self.clips.whole(name, spoken=self.with_voice, max_frames=self.max_frames)
+            segment = self.clips.whole(name, take=0 if self.with_voice else None, max_frames=self.max_frames)
             write_reference(folder, clip, Audio(segment.audio.numpy(), rate_hz))
             write_sample(folder, state.step, clip, Audio(self._sing(state, segment)[0].cpu().numpy(), rate_hz))
 

@@ -1,7 +1,7 @@
 """Do converted recordings sound like the target, keep the melody, and still say the words?
 
     python -m tests.benchmarks.measure_voices VOICE [VOICE ...] --target FOLDER --readers FOLDER [FOLDER ...] \
-        --unseen NAME [NAME ...] [--song FILE]
+        --unseen NAME [NAME ...] [--song FILE] [--trackers auto crepe]
 
 Per voice, means over recordings:
 - readers, converted: Resemblyzer cosine to the target, correlation of log f0, share of frames voiced in one only;
@@ -9,6 +9,7 @@ Per voice, means over recordings:
   decoder alone (copies): cosine and word error rate (pocketsphinx);
 - flite's slt and rms speaking known sentences, converted: word error rate;
 - the song: cosine and correlation.
+Each tracker follows the melody of recordings and results alike; crepe (Viterbi) is the surest here, and takes minutes.
 The first rows are the recordings as they are. Recordings are moved to the target's middle pitch by whole semitones,
 the song by whole octaves. Needs flite, and transcripts (see evaluation_words) for the sentences named by --unseen.
 """
@@ -77,13 +78,22 @@ def converted(voice: LoadedVoice, audio: Audio, *, sung: bool = False) -> Audio:
     return voice.convert(audio, ConversionSettings(transpose_semitones=choose_transposition(suggested, sung=sung)))
 
 
-def melody_kept(voice: LoadedVoice, sources: Sequence[Audio], results: Sequence[Audio]) -> tuple[float, float]:
-    """Mean correlation of log f0, and mean share of frames that are voiced in one of the two only."""
-    pairs = [compare_pitch(voice.estimate_f0(a), voice.estimate_f0(b)) for a, b in zip(sources, results, strict=True)]
-    return float(np.nanmean([p.correlation for p in pairs])), float(np.mean([p.voicing_error_ratio for p in pairs]))
+def melody_kept(
+    voice: LoadedVoice, name: str, sources: Sequence[Audio], results: Sequence[Audio], trackers: Sequence[str]
+) -> dict[str, float]:
+    """By tracker: mean correlation of log f0, and mean share of frames that are voiced in one of the two only."""
+    found = {}
+    for tracker in trackers:
+        tracks = [[voice.estimate_f0(audio, tracker) for audio in sounds] for sounds in (sources, results)]
+        pairs = [compare_pitch(*pair) for pair in zip(*tracks, strict=True)]
+        found[f"{name} f0 corr, {tracker}"] = float(np.nanmean([pair.correlation for pair in pairs]))
+        found[f"{name} voicing, {tracker}"] = float(np.mean([pair.voicing_error_ratio for pair in pairs]))
+    return found
 
 
-def measure(voice: LoadedVoice | None, recordings: Recordings, judge: Judge) -> dict[str, float]:
+def measure(
+    voice: LoadedVoice | None, recordings: Recordings, judge: Judge, *, trackers: Sequence[str] = ("auto",)
+) -> dict[str, float]:
     """Figures by name; of the recordings themselves where there is no voice."""
     change: Change = (lambda audio: converted(voice, audio)) if voice else (lambda audio: audio)
     found: dict[str, float] = {}
@@ -91,7 +101,7 @@ def measure(voice: LoadedVoice | None, recordings: Recordings, judge: Judge) -> 
         results = [change(audio) for audio in sources]
         found[f"{name} likeness"] = judge.likeness(results)
         if voice:
-            found[f"{name} f0 corr"], found[f"{name} voicing"] = melody_kept(voice, sources, results)
+            found |= melody_kept(voice, name, sources, results, trackers)
     own = [change(one.audio) for one in recordings.own]
     found |= {"own likeness": judge.likeness(own), "own words": judge.words_wrong(own, recordings.own)}
     if voice and voice.has_posterior:
@@ -103,7 +113,7 @@ def measure(voice: LoadedVoice | None, recordings: Recordings, judge: Judge) -> 
         sung = converted(voice, recordings.song, sung=True) if voice else recordings.song
         found["song likeness"] = judge.likeness([sung])
         if voice:
-            found["song f0 corr"], _ = melody_kept(voice, [recordings.song], [sung])
+            found |= melody_kept(voice, "song", [recordings.song], [sung], trackers)
     return found
 
 
@@ -140,12 +150,13 @@ def main() -> None:
     parser.add_argument("--song", type=Path, help="a sung recording")
     parser.add_argument("--most", type=int, default=10, help="recordings per reader")
     parser.add_argument("--sentences", type=int, default=len(TEST_SENTENCES), help="that flite speaks")
+    parser.add_argument("--trackers", nargs="+", default=["auto"], help="f0 methods that follow the melody")
     options = parser.parse_args()
     recordings = read_recordings(options)
     judge = Judge(find_audio_files(options.target)[-N_REFERENCES:])
     rows = {"recordings": measure(None, recordings, judge)}
     for folder in options.voices:
-        rows[folder.name] = measure(load_any_voice(folder), recordings, judge)
+        rows[folder.name] = measure(load_any_voice(folder), recordings, judge, trackers=options.trackers)
     print(as_table(rows))
 
 

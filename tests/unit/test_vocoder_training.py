@@ -12,10 +12,12 @@ import torch
 
 from svcnb import SvcError
 from svcnb.audio import Audio, read_audio
+from svcnb.bent_content import LARGEST_RATIO
 from svcnb.cli import main
 from svcnb.models.discriminators import MultiPeriodDiscriminator
 from svcnb.recipes import vocoder, vocoder_step
 from svcnb.recipes.vocoder import VocoderConfig
+from svcnb.recipes.vocoder_clips import N_TAKES
 from svcnb.training import TrainSettings
 from svcnb.vocoder import load_vocoder
 from tests.places import BUNDLED_REFERENCE
@@ -126,13 +128,23 @@ def test_training_starts_from_a_base_where_one_is_named(features: Path, tmp_path
         vocoder.train(features, tmp_path / "x", TrainSettings(max_steps=1, **FAST), config=nsf_config(), base=base)
 
 
+class PlainEncoder:
+    """An encoder as far as it is asked here."""
+
+    name, width, hop_samples, network = "plain", 1, 320, None
+
+
 class HissingVoice:
     """Speaks everything in a constant hiss."""
 
     name, step, speakers = "hissing", 7, {"ada": 0}
 
+    def __init__(self) -> None:
+        self.encoder, self.heard = PlainEncoder(), []
+
     def convert(self, audio: Audio, settings) -> Audio:
         assert settings.speaker == "ada"
+        self.heard.append(getattr(self.encoder, "ratio", 1.0))
         hiss = 0.05 * np.random.default_rng(audio.n_samples).standard_normal(audio.n_samples)
         return Audio(audio.samples + hiss.astype(np.float32), audio.sample_rate_hz)
 
@@ -141,11 +153,16 @@ def test_with_a_voice_the_vocoder_learns_to_mend_what_it_speaks(features: Path, 
     plain, mending = tmp_path / "plain", tmp_path / "mending"
     settings, config = TrainSettings(max_steps=120, **FAST), frame_config(learning_rate=3e-3)
     vocoder.train(features, plain, settings, config=config)
-    report = vocoder.train(features, mending, settings, config=config, voice=HissingVoice())
+    voice = HissingVoice()
+    report = vocoder.train(features, mending, settings, config=config, voice=voice)
     assert report.best.measure == "voice_mel" and set(report.last_validation) == {"mel", "voice_mel"}
-    assert len(list((mending / "spoken" / "ada").glob("*.flac"))) == N_CLIPS
+    n_held_out = len(json.loads((features / "split.json").read_text())["validation"])
+    assert len(list((mending / "spoken" / "ada").glob("*.flac"))) == n_held_out + N_TAKES * (N_CLIPS - n_held_out)
+    bent = [ratio for ratio in voice.heard if ratio != 1]
+    assert len(set(bent)) == len(bent) == N_TAKES * (N_CLIPS - n_held_out), "what it was trained on, it must mishear"
+    assert 1 / LARGEST_RATIO <= min(bent) < 1 < max(bent) <= LARGEST_RATIO
     recording, f0_hz = sung(0)
-    hissing = read_audio(mending / "spoken" / "ada" / "0.flac.flac").samples
+    hissing = read_audio(mending / "spoken" / "ada" / "0.flac.0.flac").samples
     assert len(hissing) == N_FRAMES * HOP
     apart = []
     for folder in (plain, mending):
