@@ -211,6 +211,7 @@ def _add_diffusion(subparsers) -> None:
     parser.add_argument("--k_step_max", type=int, metavar="N", help="noise steps to learn, 0 = all (for -od); else the config's")
     parser.add_argument("--batch_size", type=int, metavar="N", help="crops of two seconds per step; else the config's")
     parser.add_argument("--vocoder", type=Path, metavar="FILE", help="its mel settings count; else as in convert")
+    parser.add_argument("--mend", action="store_true", help="also learn to mend what the voice makes of its clips")
     parser.add_argument("--base", type=Path, help="model_*.pt to start from; else the newest in VOICE/diffusion, if any")
     parser.add_argument("--tensorboard", action="store_true", help="write event files into VOICE/diffusion/tensorboard")
     _add_training_flags(parser, keep_checkpoints=2)

@@ -123,8 +123,10 @@ def run_diffusion(options: argparse.Namespace) -> None:
     given = {name: getattr(options, name) for name in TrainSettings.model_fields if hasattr(options, name)}
     names = ("config", "batch_size", "k_step_max", "vocoder", "base")
     choices = sovits.DiffusionChoices(**{name: getattr(options, name) for name in names})
-    _tell_training(sovits.train_diffusion(options.features, options.voice, make_settings(TrainSettings, **given), choices),
-                   options.voice)  # fmt: skip
+    settings = make_settings(TrainSettings, **given)
+    voice = sovits.load_voice(options.voice, device=choose_device(options.device)) if options.mend else None
+    report = sovits.train_diffusion(options.features, options.voice, settings, choices, voice=voice)
+    _tell_training(report, options.voice)
 
 
 def _tell_training(report: TrainReport, folder: Path) -> None:

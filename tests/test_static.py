@@ -26,7 +26,7 @@ MAX_PARAMETERS = 8
 LAYERS = {
     5: "cli cli_rvc commands commands_rvc voices widgets workspace demo __main__",
     4: "recipes",
-    3: "clip_features held_out loaded_voice middle_pitch dataset augmentation bent_content feature_store extraction conversion conversion_settings speaker_mix evaluation evaluation_distance "
+    3: "clip_features held_out loaded_voice middle_pitch dataset augmentation bent_content spoken_takes feature_store extraction conversion conversion_settings speaker_mix evaluation evaluation_distance "
     "evaluation_words evaluation_results evaluation_run evaluation_advice evaluation_plots evaluation_page report plots unit_plots tour_plots",
     2: "silence slicing clips pitch predictors network_predictors torchaudio_parts content soft_units learned_units "
     "encoder_input encoder_networks encoder_hubert encoder_whisper encoder_dphubert encoder_onnx "

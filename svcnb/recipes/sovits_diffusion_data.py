@@ -21,6 +21,7 @@ from svcnb.dataset import BucketBatches, FeatureStore, Item, VoiceDataset, Voice
 from svcnb.models.denoiser import SHIFT_SCALE
 from svcnb.recipes.sovits_diffusion_config import DiffusionConfig
 from svcnb.spectral import VocoderMel, volume_envelope
+from svcnb.spoken_takes import SpokenTakes
 
 CHANCE = 0.5  # part of the crops that are heard in another key and loudness
 QUIETEST_EXPONENT = -1.0  # 10^-1 of the amplitude: -20 dB
@@ -36,6 +37,7 @@ class Crop:
     f0_hz: Tensor  # [N], gaps interpolated, in the key of the crop
     volume: Tensor  # [N]
     audio: Tensor  # [(N + 2 * margin) * hop] at the vocoder's rate, -1..1
+    blurred: Tensor  # likewise, what noise is put on: the same sound, or the clip as a voice speaks it
     speaker: int
     shift_semitones: float = 0.0  # of the mel spectrum, by VocoderMel's key shift
 
@@ -52,6 +54,7 @@ class DiffusionBatch:
     f0_hz: Tensor  # [B, N, 1]
     volume: Tensor  # [B, N, 1]
     audio: Tensor  # [B, (N + 2 * margin) * hop]
+    blurred: Tensor  # likewise
     speaker: Tensor  # [B, 1] long
     shift_semitones: Tensor  # [B, 1, 1]
     lengths: Tensor  # [B] long, frames
@@ -65,10 +68,20 @@ class DiffusionBatch:
     def pin_memory(self) -> DiffusionBatch:
         return DiffusionBatch(*(getattr(self, field.name).pin_memory() for field in fields(self)))
 
-    def mel(self, transform: VocoderMel) -> Tensor:
-        """The crops' log mel [B, N, M], each with its own key shift; exact also at the crops' ends."""
+    def mels(self, transform: VocoderMel) -> tuple[Tensor, Tensor]:
+        """The log mel that shall come out and the one that noise is put on, [B, N, M], each crop's with its own key shift;
+        exact also at the crops' ends. One tensor where they are equal."""
+        mel = self._mel_of(self.audio, transform)
+        return mel, self._mel_of(self.blurred, transform) if self.is_mending.any() else mel
+
+    @property
+    def is_mending(self) -> Tensor:
+        """bool [B]: crops in which noise is put on another sound than the one that shall come out."""
+        return (self.audio != self.blurred).any(1)
+
+    def _mel_of(self, audio: Tensor, transform: VocoderMel) -> Tensor:
         shifts = self.shift_semitones[:, 0, 0].tolist()
-        parts = [transform(row[None], key_shift_semitones=shift) for row, shift in zip(self.audio, shifts, strict=True)]
+        parts = [transform(row[None], key_shift_semitones=shift) for row, shift in zip(audio, shifts, strict=True)]
         return torch.cat(parts)[:, :, MARGIN_FRAMES:-MARGIN_FRAMES].transpose(1, 2)
 
 
@@ -76,18 +89,24 @@ class DiffusionClips(Dataset):
     """Crops of the clips of a store, indexed by (epoch, index); a long clip is drawn from more often than a short one.
 
     Everything random follows from (seed, epoch, index).
+
+    Args:
+        takes: the clips as a voice speaks them, on part of which the noise is put; None puts it on recordings only.
+        always_spoken: put it on the first take of every crop.
     """
 
     def __init__(
         self, store: FeatureStore, names: Sequence[str], config: DiffusionConfig, *, augment: bool, seed: int = 1234,
-        in_memory: bool = True,
+        in_memory: bool = True, takes: SpokenTakes | None = None, always_spoken: bool = False,
     ) -> None:  # fmt: skip
+        self.takes, self.always_spoken = takes, always_spoken
         self.n_frames = max(1, int(config.data.duration * config.data.sampling_rate / config.data.block_size))
         self.rate_hz, self.hop_samples = config.data.sampling_rate, config.data.block_size
         self.stored_hz, self.stored_hop = store.settings.sample_rate_hz, store.settings.hop_samples
         self.augment = augment and config.model.use_pitch_aug
         self.seed = seed
         self.in_memory = in_memory
+        self._spoken: dict[str, list[np.ndarray]] = {}
         repeated = [name for name in names for _ in range(max(1, round(store.record(name).n_frames / self.n_frames)))]
         self._lengths = [min(store.record(name).n_frames, self.n_frames) for name in repeated]
         self._whole = VoiceDataset(
@@ -107,21 +126,41 @@ class DiffusionClips(Dataset):
         rng = np.random.default_rng([self.seed, epoch, index])
         clip = self._whole[index]
         start = int(rng.integers(max(0, clip.n_frames - self.n_frames) + 1))
-        crop = self._cut(clip, start, min(clip.n_frames, self.n_frames))
+        take = 0 if self.always_spoken else self.takes.draw(clip.name, rng) if self.takes else None
+        crop = self._cut(clip, start, min(clip.n_frames, self.n_frames), take=take)
         if self.augment and rng.random() < CHANCE:
             crop = shift_crop(crop, rng)
         return crop
 
-    def _cut(self, clip: Item, start: int, n_frames: int) -> Crop:
-        volume = volume_envelope(clip.audio, self.stored_hop) if clip.volume is None else clip.volume
+    def _cut(self, clip: Item, start: int, n_frames: int, *, take: int | None) -> Crop:
+        spoken = clip.audio if take is None else torch.from_numpy(_fit(self._takes_of(clip.name)[take], len(clip.audio)))
+        # a voice that knows no loudness has none but that of its result, when it is refined
+        volume = volume_envelope(spoken, self.stored_hop) if clip.volume is None else clip.volume
         span = slice(start, start + n_frames)
+        audio = blurred = self._sound(clip.audio.numpy(), start, n_frames)
+        if take is not None:
+            blurred = self._sound(spoken.numpy(), start, n_frames)
+        return Crop(clip.content[:, span], clip.f0_hz[span], volume[span], audio, blurred, clip.speaker)
+
+    def _sound(self, samples: np.ndarray, start: int, n_frames: int) -> Tensor:
+        """Frames start .. start + n_frames of a clip with their margins, at the vocoder's rate."""
         margin = MARGIN_FRAMES * self.stored_hop
-        padded = np.pad(clip.audio.numpy(), margin, mode="reflect")  # as the mel of the whole clip has it
+        padded = np.pad(samples, (margin, margin), mode="reflect")  # as the mel of the whole clip has it
         heard = padded[start * self.stored_hop : (start + n_frames) * self.stored_hop + 2 * margin]
         audio = resample_samples(heard, self.stored_hz, self.rate_hz)
-        n_samples = (n_frames + 2 * MARGIN_FRAMES) * self.hop_samples
-        audio = np.pad(audio[:n_samples], (0, max(0, n_samples - len(audio))))
-        return Crop(clip.content[:, span], clip.f0_hz[span], volume[span], torch.from_numpy(audio), clip.speaker)
+        return torch.from_numpy(_fit(audio, (n_frames + 2 * MARGIN_FRAMES) * self.hop_samples))
+
+    def _takes_of(self, name: str) -> list[np.ndarray]:
+        if name not in self._spoken:
+            takes = self.takes.read(name)
+            if not self.in_memory:
+                return takes
+            self._spoken[name] = takes
+        return self._spoken[name]
+
+
+def _fit(samples: np.ndarray, n_samples: int) -> np.ndarray:
+    return np.pad(samples[:n_samples], (0, max(0, n_samples - len(samples))))
 
 
 def shift_crop(crop: Crop, rng: np.random.Generator) -> Crop:
@@ -135,6 +174,7 @@ def shift_crop(crop: Crop, rng: np.random.Generator) -> Crop:
     return replace(
         crop,
         audio=crop.audio * gain,
+        blurred=crop.blurred * gain,
         volume=crop.volume * gain,
         f0_hz=crop.f0_hz * 2 ** (semitones / 12),
         shift_semitones=semitones,
@@ -154,6 +194,7 @@ def collate_crops(crops: Sequence[Crop]) -> DiffusionBatch:
         f0_hz=padded([crop.f0_hz for crop in crops], longest)[..., None],
         volume=padded([crop.volume for crop in crops], longest)[..., None],
         audio=padded([crop.audio for crop in crops], n_samples),
+        blurred=padded([crop.blurred for crop in crops], n_samples),
         speaker=torch.tensor([[crop.speaker] for crop in crops]),
         shift_semitones=torch.tensor([[[crop.shift_semitones]] for crop in crops]),
         lengths=torch.tensor([crop.n_frames for crop in crops]),

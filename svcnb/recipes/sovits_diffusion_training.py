@@ -22,6 +22,7 @@ from svcnb.recipes.sovits_diffusion_files import (
     CONFIG_NAME, DIFFUSION_FOLDER, newest_model, read_diffusion_checkpoint, save_diffusion_checkpoint,
 )  # fmt: skip
 from svcnb.spectral import VocoderMel
+from svcnb.spoken_takes import SpeakingVoice, SpokenTakes, let_speak
 from svcnb.training import (
     FitHooks, RunRecord, TrainReport, TrainSettings, TrainState, assemble, fit, make_accelerator, read_progress, restore,
 )  # fmt: skip
@@ -30,6 +31,8 @@ from svcnb.vocoder import find_vocoder, load_vocoder
 
 N_MEASURED_STEPS = 8  # noise steps at which held-out clips are measured, spread evenly over the learnt ones
 FIXED_SEED = 1  # of what held-out clips are measured with
+# How far a voice's mel lies from the recording's, as a variance in the model's units: about 0.65 in natural logarithms.
+SPOKEN_VARIANCE = 0.01
 # One vector per speaker, and one table for two and more: what a base model may have in another size.
 PER_SPEAKER = ("spk_embed.",)
 
@@ -64,6 +67,7 @@ def train_diffusion(
     choices: DiffusionChoices | None = None,
     *,
     resume: bool = True,
+    voice: SpeakingVoice | None = None,
 ) -> TrainReport:
     """Train a diffusion model beside a voice; the same call continues a training that was stopped.
 
@@ -72,6 +76,8 @@ def train_diffusion(
         voice_folder: its folder diffusion/ gets config.yaml, model_<step>.pt, state.json, history.jsonl.
         settings: how long, how often to save, precision, device; several processes are not supported.
         resume: False refuses a folder that already holds a training.
+        voice: half of the crops get their noise on top of what this voice makes of them, and shall come out as they were
+            recorded: what shallow diffusion does to it. Spoken clips lie in diffusion/spoken.
 
     Raises:
         SvcError: no features or vocoder, other frames or another model than the training in the folder has,
@@ -98,7 +104,9 @@ def train_diffusion(
         _start(state, folder, choices.base)
     folder.mkdir(parents=True, exist_ok=True)
     config.save(folder / CONFIG_NAME)
-    return _fit(state, store, config, settings, folder)
+    split = load_split(store)
+    takes = let_speak(voice, store, folder, unseen=split.validation) if voice is not None else None
+    return _fit(state, store, config, settings, folder, split=split, takes=takes)
 
 
 def _config_of_run(
@@ -210,73 +218,99 @@ def train_step(state: TrainState, batch: DiffusionBatch) -> dict[str, Tensor]:
     for group in state.optimizer_g.param_groups:
         group["lr"] = learning_rate(state.extras["config"], state.step)
     step = torch.randint(0, _network(state).k_step_max, (len(batch),), device=batch.content.device)
-    mel = batch.mel(state.extras["mel"])
-    noise = torch.randn(len(batch), 1, mel.shape[2], mel.shape[1], device=mel.device)
-    losses = _compare(state, batch, mel, step, noise)
+    mels = batch.mels(state.extras["mel"])
+    noise = torch.randn(len(batch), 1, *mels[0].shape[:0:-1], device=mels[0].device)
+    losses = _compare(state, batch, mels, step, noise)
     state.descend(state.optimizer_g, losses["noise"])
     return losses
 
 
-def _compare(state: TrainState, batch: DiffusionBatch, mel: Tensor, step: Tensor, noise: Tensor) -> dict[str, Tensor]:
-    """Means over the crops' own frames.
+def _compare(
+    state: TrainState, batch: DiffusionBatch, mels: tuple[Tensor, Tensor], step: Tensor, noise: Tensor
+) -> dict[str, Tensor]:
+    """Means over the crops' own frames, given the mel that shall come out and the one that noise is put on, [B, N, M].
 
     `noise`: squared error of the predicted noise. `mel`: how far the log mel that follows from it lies from the
     crop's, in natural logarithms per band.
+
+    Where the two differ, the noise to predict is whatever leads to the first. Few noise steps hide the difference so
+    little that it is many times the noise; such a crop counts as much less as its noise to predict is larger.
     """
+    mel, blurred = mels
     heard = (batch.content, batch.f0_hz, batch.volume, batch.speaker, batch.shift_semitones)
-    gap = state.generator(mel, heard, step, noise) - noise  # [B, 1, M, N]
+    decoder = _network(state).decoder
+    blur = decoder.sqrt_recipm1_alphas_cumprod[step][:, None, None, None]  # noise relative to what is left of the mel
+    wanted = noise + (decoder.normalise(blurred) - decoder.normalise(mel)) / blur
+    gap = state.generator(blurred, heard, step, noise) - wanted  # [B, 1, M, N]
     valid = torch.arange(gap.shape[-1], device=gap.device) < batch.lengths[:, None]  # [B, N]
     n_values = valid.sum() * gap.shape[2]
     valid = valid[:, None, None]
-    decoder = _network(state).decoder
+    weight = torch.where(batch.is_mending[:, None, None, None], blur**2 / (blur**2 + SPOKEN_VARIANCE), 1.0)
     half_range = (decoder.spec_max - decoder.spec_min).squeeze() / 2
-    size = half_range * decoder.sqrt_recipm1_alphas_cumprod[step][:, None, None, None]
     return {
-        "noise": (gap.square() * valid).sum() / n_values,
-        "mel": (gap.detach().abs() * size * valid).sum() / n_values,
+        "noise": (gap.square() * weight * valid).sum() / n_values,
+        "mel": (gap.detach().abs() * half_range * blur * valid).sum() / n_values,
     }
 
 
 class HeldOutCrops:
-    """Measures the network on crops it never trains on, always with the same noise."""
+    """Measures the network on crops it never trains on, always with the same noise.
 
-    def __init__(self, store: FeatureStore, config: DiffusionConfig, split: Split) -> None:
+    Attributes:
+        deciding: the measure that tells the best checkpoint.
+    """
+
+    def __init__(self, store: FeatureStore, config: DiffusionConfig, split: Split, takes: SpokenTakes | None) -> None:
         names = choose_clips(store, split.validation)
-        clips = DiffusionClips(store, names, config, augment=False, seed=FIXED_SEED) if names else None
-        self.batches = [collate_crops([clips[0, index]]) for index in range(len(clips))] if clips else []
+        self.batches = {"": self._batches(store, names, config)}
+        if takes is not None:
+            self.batches["voice_"] = self._batches(store, names, config, takes=takes, always_spoken=True)
+        self.deciding = "mel" if takes is None else "voice_mel"
+
+    def _batches(self, store: FeatureStore, names: list[str], config: DiffusionConfig, **spoken: Any) -> list[DiffusionBatch]:
+        clips = DiffusionClips(store, names, config, augment=False, seed=FIXED_SEED, **spoken) if names else ()
+        return [collate_crops([clips[0, index]]) for index in range(len(clips))]
 
     @torch.no_grad()
     def measure(self, state: TrainState) -> dict[str, float]:
-        """`noise` and `mel` as in training, over all crops; no entries where no clip is held out."""
+        """`noise` and `mel` as in training, over all crops; no entries where no clip is held out. With a voice also
+        `voice_mel`: the same where noise is put on what it makes of them."""
         state.generator.eval()
+        measured = {kind: self._means(state, batches) for kind, batches in self.batches.items() if batches}
+        spoken = {"voice_mel": measured["voice_"]["mel"]} if "voice_" in measured else {}
+        return measured.get("", {}) | spoken
+
+    def _means(self, state: TrainState, batches: list[DiffusionBatch]) -> dict[str, float]:
         generator = torch.Generator().manual_seed(FIXED_SEED)
         steps = torch.linspace(0, _network(state).k_step_max - 1, N_MEASURED_STEPS).round().long()
         totals, n_frames = {}, 0
-        for waiting in self.batches:
+        for waiting in batches:
             batch = waiting.to(state.accelerator.device)
-            mel = batch.mel(state.extras["mel"])
-            noise = torch.randn(N_MEASURED_STEPS, 1, mel.shape[2], mel.shape[1], generator=generator).to(mel.device)
+            mels = batch.mels(state.extras["mel"])
+            drawn = torch.randn(N_MEASURED_STEPS, 1, *mels[0].shape[:0:-1], generator=generator).to(mels[0].device)
             length = int(batch.lengths[0])
-            for step, drawn in zip(steps.to(mel.device), noise, strict=True):
-                found = _compare(state, batch, mel, step[None], drawn[None])
+            for step, noise in zip(steps.to(mels[0].device), drawn, strict=True):
+                found = _compare(state, batch, mels, step[None], noise[None])
                 totals = {name: totals.get(name, 0.0) + float(value) * length for name, value in found.items()}
                 n_frames += length
         return {name: total / n_frames for name, total in totals.items()}
 
 
 def _fit(
-    state: TrainState, store: FeatureStore, config: DiffusionConfig, settings: TrainSettings, folder: Path
-) -> TrainReport:
-    split = load_split(store)
+    state: TrainState, store: FeatureStore, config: DiffusionConfig, settings: TrainSettings, folder: Path, *,
+    split: Split, takes: SpokenTakes | None,
+) -> TrainReport:  # fmt: skip
     clips = DiffusionClips(
-        store, split.training, config, augment=True, seed=settings.seed, in_memory=config.train.cache_all_data
+        store, split.training, config, augment=True, seed=settings.seed, in_memory=config.train.cache_all_data, takes=takes
     )
     batches = crop_loader(clips, config.train.batch_size, n_workers=settings.n_loader_workers)
     board = TensorBoardLog(folder / BOARD_FOLDER, first_step=state.step + 1) if settings.tensorboard else None
     facts: dict[str, Any] = {"training_s": round(sum(map(store.duration_s, split.training)), 1)}
+    held_out = HeldOutCrops(store, config, split, takes)
     hooks = FitHooks(
         save=save_run,
-        validate=HeldOutCrops(store, config, split).measure,
+        validate=held_out.measure,
+        measure=held_out.deciding,
         facts=facts,
         listen=board.add_line if board else None,
     )

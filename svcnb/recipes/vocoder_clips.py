@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from svcnb import SvcError
-from svcnb.audio import Audio, read_audio, resample, write_audio
-from svcnb.bent_content import HearingVoice, bent_hearing, draw_ratio
-from svcnb.conversion import ConversionSettings
+from svcnb.audio import read_audio
 from svcnb.dataset import BucketBatches, extract, scan_clips
-from svcnb.disk import write_text
-from svcnb.feature_store import INT16_SCALE, Arrays, Clip, FeatureSettings, FeatureStore
+from svcnb.feature_store import Arrays, Clip, FeatureSettings, FeatureStore
 from svcnb.pitch import F0Track, PitchEstimator, PitchSettings, resolve_method
 from svcnb.recipes.vocoder_config import VocoderConfig
+from svcnb.spoken_takes import SpokenTakes, sound_of
 
-SPOKEN_CHANCE = 0.5  # part of the segments that are heard as the voice speaks them
-N_TAKES = 4  # of each training clip, as the voice speaks it
-CLIPS_FOLDER, SPOKEN_FOLDER, SPOKEN_BY = "clips", "spoken", "spoken_by.json"
+CLIPS_FOLDER = "clips"
 NO_ENCODER = "none"
 
 
@@ -75,59 +68,6 @@ class SoundAndPitch:
         return {"audio": samples, "content": np.zeros((1, 1), np.float32), "f0_hz": f0_hz}
 
 
-# ---------------------------------------------------------------- clips as a voice speaks them
-
-
-class SpeakingVoice(HearingVoice, Protocol):
-    """The part of a voice that is needed to let it speak clips."""
-
-    name: str
-    step: int | None
-    speakers: dict[str, int]
-
-    def convert(self, audio: Audio, settings: ConversionSettings) -> Audio: ...
-
-
-def let_speak(voice: SpeakingVoice, store: FeatureStore, folder: Path, *, unseen: Sequence[str]) -> None:
-    """Every clip as the voice speaks it: folder/spoken/<clip>.<take>.flac at the store's rate; done ones are kept.
-
-    `unseen` clips, which the voice was not trained on, are spoken once. It knows the others too well: of those there
-    are N_TAKES in which it mishears as it would mishear anything new.
-
-    Raises:
-        SvcError: the folder holds what another voice, or the same at another step, spoke.
-    """
-    mark = folder / SPOKEN_FOLDER / SPOKEN_BY
-    signature = json.dumps({"voice": voice.name, "step": voice.step, "takes": N_TAKES}) + "\n"
-    if mark.is_file() and mark.read_text(encoding="utf-8") != signature:
-        raise SvcError(f"{mark.parent} holds what another voice spoke, or this one at another step: delete that folder "
-                       "to let this one speak the clips anew, or take another folder for the vocoder")  # fmt: skip
-    write_text(mark, signature)
-    rate_hz = store.settings.sample_rate_hz
-    for index, name in enumerate(tqdm(store.names(), desc="spoken by the voice", mininterval=0.5)):
-        speaker = store.record(name).speaker
-        settings = ConversionSettings(speaker=speaker if speaker in voice.speakers else None)
-        for take in range(1 if name in unseen else N_TAKES):
-            path = spoken_path(folder, name, take)
-            if not path.is_file():
-                ratio = 1.0 if name in unseen else draw_ratio(np.random.default_rng([index, take]))
-                with bent_hearing(voice, ratio):
-                    spoken = voice.convert(Audio(sound_of(store, name), rate_hz), settings)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_audio(path, resample(spoken, rate_hz))
-
-
-def spoken_path(folder: Path, name: str, take: int) -> Path:
-    """Where a clip lies as the voice speaks it, takes counted from 0."""
-    path = folder / SPOKEN_FOLDER / name
-    return path.with_name(f"{path.name}.{take}.flac")
-
-
-def sound_of(store: FeatureStore, name: str) -> np.ndarray:
-    """A clip's sound: float32 [T]."""
-    return store.read(name)["audio"].astype(np.float32) / INT16_SCALE
-
-
 # ---------------------------------------------------------------- segments
 
 
@@ -163,20 +103,14 @@ class VocoderClips:
     """Clips of a store, whole or as segments.
 
     Attributes:
-        spoken_folder: where the clips lie as a voice speaks them (see let_speak); None without a voice.
-        unseen: clips that the voice was not trained on.
+        takes: the clips as a voice speaks them; None without a voice.
         in_memory: keep the sound after the first reading.
     """
 
     store: FeatureStore
-    spoken_folder: Path | None = None
-    unseen: Sequence[str] = ()
+    takes: SpokenTakes | None = None
     in_memory: bool = False
     _kept: dict[str, tuple[np.ndarray, list[np.ndarray], np.ndarray]] = field(default_factory=dict, repr=False)
-
-    def n_takes(self, name: str) -> int:
-        """How many times the voice speaks a clip."""
-        return 1 if name in self.unseen else N_TAKES
 
     def whole(self, name: str, *, take: int | None = None, max_frames: int | None = None) -> Segment:
         """A clip from its start."""
@@ -195,13 +129,9 @@ class VocoderClips:
         """Recording [T], the voice's takes of it [T] (none without a voice), f0 with its gaps interpolated [N]."""
         if name in self._kept:
             return self._kept[name]
-        sound = sound_of(self.store, name)
         track = F0Track(self.store.read(name)["f0_hz"], self.store.settings.hop_s)
-        takes = []
-        if self.spoken_folder is not None:
-            paths = [spoken_path(self.spoken_folder, name, take) for take in range(self.n_takes(name))]
-            takes = [read_audio(path).samples for path in paths]
-        arrays = sound, takes, track.interpolated().astype(np.float32)
+        takes = self.takes.read(name) if self.takes else []
+        arrays = sound_of(self.store, name), takes, track.interpolated().astype(np.float32)
         if self.in_memory:
             self._kept[name] = arrays
         return arrays
@@ -249,8 +179,7 @@ class SegmentBatches:
     def _segment(self, epoch: int, index: int) -> Segment:
         name = self.segments[index]
         rng = np.random.default_rng([self.seed, epoch, index])
-        spoken = self.clips.spoken_folder is not None and bool(rng.random() < SPOKEN_CHANCE)
-        take = int(rng.integers(self.clips.n_takes(name))) if spoken else None
+        take = self.clips.takes.draw(name, rng) if self.clips.takes else None
         latest = max(0, self.clips.store.record(name).n_frames - self.segment_frames)
         return self.clips.part(name, int(rng.integers(latest + 1)), self.segment_frames, take=take)
 

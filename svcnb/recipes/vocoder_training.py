@@ -13,11 +13,10 @@ from svcnb.audio import Audio
 from svcnb.checkpoint import load_weights, read_checkpoint, to_plain_names, write_checkpoint
 from svcnb.dataset import load_split
 from svcnb.models.layers import Noise
-from svcnb.recipes.vocoder_clips import (
-    Segment, SegmentBatches, SpeakingVoice, VocoderClips, collate, let_speak, open_clips,
-)  # fmt: skip
+from svcnb.recipes.vocoder_clips import Segment, SegmentBatches, VocoderClips, collate, open_clips
 from svcnb.recipes.vocoder_config import VocoderConfig
 from svcnb.recipes.vocoder_step import StepParts, fresh_state, train_step
+from svcnb.spoken_takes import SpeakingVoice, let_speak
 from svcnb.training import FitHooks, RunRecord, TrainReport, TrainSettings, TrainState, fit, read_progress, restore
 from svcnb.training_samples import drop_later_samples, thin_samples, write_reference, write_sample
 from svcnb.vocoder import CONFIG_NAME, MODEL_NAMES, load_generator
@@ -60,8 +59,7 @@ def train(
     state = fresh_state(config, settings)
     store = open_clips(source, folder, config, device=state.accelerator.device.type)
     split = load_split(store, seed=config.seed)
-    if voice is not None:
-        let_speak(voice, store, folder, unseen=split.validation)
+    takes = let_speak(voice, store, folder, unseen=split.validation) if voice is not None else None
     if record is not None:
         load_run(state, folder, record.step)
         restore(state, record)
@@ -69,7 +67,7 @@ def train(
         load_generator(state.accelerator.unwrap_model(state.generator), Path(base))
     config.save(folder)
     drop_later_samples(folder, state.step)
-    clips = VocoderClips(store, folder if voice is not None else None, split.validation, in_memory=config.is_small)
+    clips = VocoderClips(store, takes, in_memory=config.is_small)
     held_out = HeldOut(clips, split.validation, split.training)
     batches = SegmentBatches(
         clips, split.training, segment_frames=config.segment_frames, batch_size=config.batch_size, seed=config.seed
@@ -142,7 +140,7 @@ class HeldOut:
 
     def __init__(self, clips: VocoderClips, names: list[str], others: list[str]) -> None:
         self.clips = clips
-        self.with_voice = clips.spoken_folder is not None
+        self.with_voice = clips.takes is not None
         self.deciding = "voice_mel" if self.with_voice else "mel"
         settings = clips.store.settings
         self.max_frames = round(MAX_CLIP_S / settings.hop_s)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from svcnb import SvcError
+from svcnb.audio import Audio
+from svcnb.conversion import ConversionSettings
 from svcnb.dataset import FeatureStore
 from svcnb.recipes import sovits
 from svcnb.recipes.sovits import DiffusionChoices, DiffusionConfig
@@ -17,6 +20,7 @@ from svcnb.recipes.sovits_diffusion_data import MARGIN_FRAMES, DiffusionBatch, D
 from svcnb.recipes.sovits_diffusion_files import read_diffusion_checkpoint, save_diffusion_checkpoint
 from svcnb.recipes.sovits_diffusion_training import _compare, _state, learning_rate
 from svcnb.spectral import VocoderMel
+from svcnb.spoken_takes import let_speak
 from svcnb.training import TrainSettings
 from svcnb.vocoder import load_vocoder
 from tests.unit.tiny_diffusion import tiny_diffusion, write_vocoder
@@ -83,7 +87,7 @@ def test_a_crops_mel_is_that_of_the_whole_clip_at_its_place(features: Path, voco
                   and np.isclose(crop.audio[MARGIN_FRAMES * HOP : -MARGIN_FRAMES * HOP].numpy() * 32768,
                                  arrays["audio"][start * HOP : (start + crop.n_frames) * HOP]).all()]  # fmt: skip
         (start,) = places
-        found = collate_crops([crop]).mel(mel)[0]
+        found = collate_crops([crop]).mels(mel)[0][0]
         torch.testing.assert_close(found, whole[start : start + crop.n_frames], atol=1e-4, rtol=0)
 
 
@@ -104,9 +108,9 @@ def test_in_another_key_mel_f0_and_loudness_belong_together(features: Path, voco
 def test_the_mel_moves_by_the_semitones_that_the_network_is_told(mel: VocoderMel) -> None:
     n_samples = (50 + 2 * MARGIN_FRAMES) * HOP
     tone = torch.sin(2 * np.pi * 1500 * torch.arange(n_samples) / RATE_HZ)[None]
-    batch = DiffusionBatch(*[torch.zeros(2, 50, 1)] * 3, tone.repeat(2, 1), torch.zeros(2, 1, dtype=torch.long),
+    batch = DiffusionBatch(*[torch.zeros(2, 50, 1)] * 3, *[tone.repeat(2, 1)] * 2, torch.zeros(2, 1, dtype=torch.long),
                            torch.tensor([0.0, 5.0]).reshape(2, 1, 1), torch.tensor([50, 50]))  # fmt: skip
-    plain, higher = batch.mel(mel)
+    plain, higher = batch.mels(mel)[0]
     wanted = mel(torch.sin(2 * np.pi * 1500 * 2 ** (5 / 12) * torch.arange(n_samples) / RATE_HZ)[None])[0].T
     assert (higher.mean(0).argmax() == wanted.mean(0).argmax()) and higher.mean(0).argmax() > plain.mean(0).argmax()
 
@@ -135,13 +139,81 @@ def test_clips_shorter_than_a_crop_are_trained_on_and_their_padding_is_not(
     with torch.no_grad():
         found = []
         for batch in (collate_crops([short]), collate_crops([short, long])):
-            heard = batch.mel(mel)
-            drawn = noise[..., : heard.shape[1]].expand(len(batch), -1, -1, -1)
+            heard = batch.mels(mel)
+            drawn = noise[..., : heard[0].shape[1]].expand(len(batch), -1, -1, -1)
             found.append(_compare(state, batch, heard, step.expand(len(batch)), drawn))
         alone, both = (float(losses["noise"]) * n for losses, n in zip(found, (short.n_frames, short.n_frames + long.n_frames), strict=True))
-        heard = collate_crops([long]).mel(mel)
+        heard = collate_crops([long]).mels(mel)
         other = float(_compare(state, collate_crops([long]), heard, step, noise)["noise"]) * long.n_frames
     assert both == pytest.approx(alone + other, rel=0.02)  # convolutions see the padding at the end, the mean does not
+
+
+# ------------------------------------------------------------------------------------------------- mending
+
+
+class DullVoice:
+    """Speaks everything at half the loudness; what it was asked with is kept."""
+
+    name, step, speakers = "dull", 3, {"ada": 0, "bob": 1}
+
+    def __init__(self) -> None:
+        self.encoder = SimpleNamespace(name="plain", width=1, hop_samples=320, network=None)
+
+    def convert(self, audio: Audio, settings: ConversionSettings) -> Audio:
+        return Audio(0.5 * audio.samples, audio.sample_rate_hz)
+
+
+def test_noise_is_put_on_what_the_voice_speaks_and_the_recording_shall_come_out(
+    features: Path, vocoder_folder: Path, mel: VocoderMel, tmp_path: Path
+) -> None:
+    store = FeatureStore.open(features)
+    takes = let_speak(DullVoice(), store, tmp_path, unseen=store.names()[:1])
+    config = config_of(vocoder_folder)
+    clips = DiffusionClips(store, store.names(), config, augment=True, takes=takes)
+    crops = [clips[epoch, index] for epoch in range(6) for index in range(len(clips))]
+    batch = collate_crops(crops)
+    assert 0.3 < batch.is_mending.float().mean() < 0.7
+    for crop, mends in zip(crops, batch.is_mending.tolist(), strict=True):
+        torch.testing.assert_close(crop.blurred, crop.audio * (0.5 if mends else 1.0), atol=1e-4, rtol=0)
+    wanted, blurred = collate_crops([crop for crop, mends in zip(crops, batch.is_mending.tolist(), strict=True) if mends][:3]).mels(mel)
+    above_floor = wanted > -8
+    torch.testing.assert_close(blurred[above_floor], wanted[above_floor] + np.log(0.5), atol=0.05, rtol=0)
+    spoken = DiffusionClips(store, store.names(), config, augment=False, takes=takes, always_spoken=True)
+    assert collate_crops([spoken[0, index] for index in range(len(spoken))]).is_mending.all()
+
+
+@pytest.mark.parametrize("step", [0, 60])
+def test_the_noise_to_predict_leads_to_the_recording(features: Path, vocoder_folder: Path, mel: VocoderMel, step: int, tmp_path: Path) -> None:
+    """A network that predicted it exactly would lose nothing, and one that predicts the noise alone keeps the voice's mel."""
+    store, config = FeatureStore.open(features), config_of(vocoder_folder)
+    takes = let_speak(DullVoice(), store, tmp_path, unseen=())
+    clips = DiffusionClips(store, store.names(), config, augment=False, takes=takes, always_spoken=True)
+    batch = collate_crops([clips[0, 0]])
+    mels, step = batch.mels(mel), torch.tensor([step])
+    noise = torch.randn(1, 1, 12, mels[0].shape[1])
+    state = _state(config, TrainSettings(device="cpu"), mel)
+    decoder = state.generator.decoder
+    blur = float(decoder.sqrt_recipm1_alphas_cumprod[step])
+    exact = noise + (decoder.normalise(mels[1]) - decoder.normalise(mels[0])) / blur
+    decoder.denoise_fn.forward = lambda noisy, step, heard: exact
+    assert float(_compare(state, batch, mels, step, noise)["noise"]) == pytest.approx(0, abs=1e-5)
+    noisy = decoder.add_noise(decoder.normalise(mels[1]), step, noise)
+    aim = decoder.sqrt_recip_alphas_cumprod[step] * noisy - blur * exact
+    torch.testing.assert_close(aim, decoder.normalise(mels[0]), atol=1e-3, rtol=0)
+    decoder.denoise_fn.forward = lambda noisy, step, heard: noise
+    apart = _compare(state, batch, mels, step, noise)
+    assert float(apart["mel"]) == pytest.approx(float((mels[0] - mels[1]).abs().mean()), rel=1e-3)
+    assert float(apart["noise"]) < 1, "few noise steps must not outweigh all others"
+
+
+def test_with_a_voice_the_best_checkpoint_is_the_one_that_mends_it_best(
+    features: Path, choices: DiffusionChoices, tmp_path: Path
+) -> None:
+    settings = TrainSettings(max_steps=30, **QUICK | {"validate_every_steps": 10})
+    report = sovits.train_diffusion(features, tmp_path / "voice", settings, choices, voice=DullVoice())
+    assert report.best.measure == "voice_mel" and set(report.last_validation) == {"noise", "mel", "voice_mel"}
+    measured = [line["validation"]["voice_mel"] for line in read_lines(tmp_path / "voice" / "diffusion") if "validation" in line]
+    assert measured[-1] < measured[0]
 
 
 # ------------------------------------------------------------------------------------------------- training

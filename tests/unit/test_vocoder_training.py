@@ -17,7 +17,7 @@ from svcnb.cli import main
 from svcnb.models.discriminators import MultiPeriodDiscriminator
 from svcnb.recipes import vocoder, vocoder_step
 from svcnb.recipes.vocoder import VocoderConfig
-from svcnb.recipes.vocoder_clips import N_TAKES
+from svcnb.spoken_takes import N_TAKES
 from svcnb.training import TrainSettings
 from svcnb.vocoder import load_vocoder
 from tests.places import BUNDLED_REFERENCE
