@@ -31,8 +31,8 @@ make_vocoder = False  #@param {"type": "boolean"}
 vocoder_minutes = 20.0  #@param {"type": "number"}
 #@markdown Train it for so many steps at most (0 = no limit).
 vocoder_steps = 0  #@param {"type": "integer"}
-#@markdown That vocoder also learns to mend what the voice makes of its clips: an enhancer for it.
-mend_voice = False  #@param {"type": "boolean"}
+#@markdown Vocoder and diffusion also learn to mend what the voice makes of its clips.
+mend_voice = True  #@param {"type": "boolean"}
 #@markdown Size: small (2 CPU cores), full (a GPU), auto = as the voice, or a diffusion.yaml.
 size = "auto"  #@param ["auto", "small", "full"] {"allow-input": true}
 #@markdown Noise steps to learn of 1000: fewer are learnt faster; 0 = all, for diffusion alone.
@@ -84,9 +84,9 @@ from svcnb.recipes.vocoder import train as train_vocoder
 from svcnb.vocoder import find_vocoder, load_vocoder
 
 own = work.find(vocoder) if vocoder else None
+mended = load_voice(voice_path) if mend_voice else None
 if make_vocoder:
     until = {"max_minutes": vocoder_minutes or None, "max_steps": vocoder_steps or None}
-    mended = load_voice(voice_path) if mend_voice else None
     train_vocoder(features, voice_path / "vocoder", TrainSettings(**until, **limit), voice=mended)
 vocoder_path = find_vocoder(own, voice_folder=voice_path)
 mel = load_vocoder(vocoder_path).mel
@@ -96,7 +96,8 @@ show_facts({"vocoder": vocoder_path.name, "bands": len(mel.filters), "frame": me
 # ## What the network learns
 # It is shown a spectrum under noise and shall say what the noise was; content, melody and loudness tell it what should be
 # below. Half of the crops are heard in another key (second picture), drawn anew each time, so that it learns more keys
-# than were recorded. The last picture is where a conversion starts: the voice's result under `k_step` steps of noise.
+# than were recorded. The last picture is where a conversion starts: the voice's result under `k_step` steps of noise. With
+# `mend_voice` half of the training starts there as well, from a voice that mishears as it would mishear a stranger.
 
 # %% lesson
 import torch
@@ -126,7 +127,7 @@ choices = DiffusionChoices(
     config=size if size in ("auto", "small", "full") else work.find(size), k_step_max=k_step_max,
     batch_size=batch_size or None, vocoder=own,
 )
-report = train_diffusion(features, voice_path, TrainSettings(**until, **limit), choices)
+report = train_diffusion(features, voice_path, TrainSettings(**until, **limit), choices, voice=mended)
 best = f"step {report.best.step}" if report.best else "not measured"
 show_facts({"steps in all": report.step, "minutes": report.seconds / 60, "best checkpoint": best})
 

@@ -9,8 +9,7 @@ from typing import Literal
 
 from svcnb import SvcError
 from svcnb.augmentation import Augmentation
-from svcnb.bent_content import Mishearing
-from svcnb.content import load_encoder
+from svcnb.bent_content import mishearing
 from svcnb.dataset import FeatureStore, Part, Split, VoiceDataset, VoiceLoader, check_parts, load_split, loader
 from svcnb.launching import check_devices, is_launched, run_in_processes
 from svcnb.middle_pitch import write_middle_pitches
@@ -32,8 +31,6 @@ from svcnb.training import (
 )
 from svcnb.training_board import BOARD_FOLDER, TensorBoardLog
 from svcnb.training_samples import drop_later_samples
-
-QUICK_ENCODER = "svcnb-units"  # hears a minute in 0.03 s
 
 
 def train(
@@ -192,10 +189,10 @@ def _check_same_run(voice_folder: Path, config: Config, *, resume: bool) -> None
 def _training_batches(
     store: FeatureStore, config: Config, settings: TrainSettings, split: Split, part: Part
 ) -> VoiceLoader:
-    train = config.train
+    train, data = config.train, config.data
     augmentation = Augmentation(
-        sample_rate_hz=config.data.sampling_rate,
-        hop_samples=config.data.hop_length,
+        sample_rate_hz=data.sampling_rate,
+        hop_samples=data.hop_length,
         max_frames=train.max_frames,
         key_shift_semitones=train.key_shift_semitones,
         loudness=train.vol_aug,
@@ -205,8 +202,11 @@ def _training_batches(
         split.training,
         config.spk,
         max_frames=train.max_frames,
-        unit_interpolate_mode=config.data.unit_interpolate_mode,
-        hear=_mishearing(config),
+        unit_interpolate_mode=data.unit_interpolate_mode,
+        hear=mishearing(
+            config.model.speech_encoder, width=config.model.ssl_dim, sample_rate_hz=data.sampling_rate,
+            chance=train.mishear_chance,
+        ),  # fmt: skip
         augment=augmentation if augmentation.is_on else None,
         seed=train.seed,
         in_memory=train.all_in_mem or config.is_small,
@@ -219,11 +219,3 @@ def _training_batches(
         min_frames=config.segment_frames,
         part=part,
     )
-
-
-def _mishearing(config: Config) -> Mishearing | None:
-    """Content as strangers would give it, where the config trains with it and the encoder is quick enough: the bundled one."""
-    if not config.train.mishear_chance or config.model.speech_encoder != QUICK_ENCODER:
-        return None
-    encoder = load_encoder(QUICK_ENCODER, width=config.model.ssl_dim)
-    return Mishearing(encoder, config.data.sampling_rate, config.train.mishear_chance)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from svcnb import SvcError
 from svcnb.audio import read_audio
-from svcnb.bent_content import LARGEST_RATIO, BentEncoder, Mishearing, bent_hearing, draw_ratio
+from svcnb.bent_content import LARGEST_RATIO, N_BENDS, BentEncoder, Mishearing, bent_hearing, draw_ratio, mishearing
 from svcnb.content import load_encoder
 from svcnb.feature_store import INT16_SCALE
 from tests.places import DEMO_VOICES
@@ -74,10 +75,20 @@ def test_clips_are_misheard_as_often_as_asked_and_alike_for_the_same_draw(sample
     stored = encoder.for_recording(samples).encode(samples).numpy()
     arrays = {"audio": (samples * INT16_SCALE).astype(np.int16), "content": stored}
     hear = Mishearing(encoder, RATE_HZ, 0.5)
-    heard = [hear(arrays, np.random.default_rng(seed)) for seed in range(40)]
+    heard = [hear("clip", arrays, np.random.default_rng(seed)) for seed in range(40)]
     assert 10 <= sum(one is stored for one in heard) <= 30
-    assert all(one.shape == stored.shape and one.dtype == np.float32 for one in heard)
-    assert np.array_equal(heard[7], hear(arrays, np.random.default_rng(7)))
+    bent = [one for one in heard if one is not stored]
+    assert len({one.tobytes() for one in bent}) > N_BENDS // 2 and all(one.shape == stored.shape for one in bent)
+    again = Mishearing(encoder, RATE_HZ, 0.5)
+    assert all(np.array_equal(again("clip", arrays, np.random.default_rng(seed)), heard[seed]) for seed in range(5))
+
+
+def test_only_a_quick_encoder_mishears_and_only_where_the_config_asks_for_it() -> None:
+    grid = {"width": 96, "sample_rate_hz": 22050}
+    assert mishearing("svcnb-units", chance=0.7, **grid).chance == 0.7
+    assert mishearing("svcnb-units", chance=0.0, **grid) is None and mishearing("vec768l12", chance=0.7, **grid) is None
+    with pytest.raises(SvcError, match="96"):
+        mishearing("svcnb-units", chance=0.7, width=100, sample_rate_hz=22050)
 
 
 def test_ratios_lie_evenly_on_both_sides_of_one() -> None:
