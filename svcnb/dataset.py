@@ -137,9 +137,7 @@ class VoiceDataset(Dataset):
         speakers: speaker name -> id.
         max_frames: longer clips are cropped to this, at a place drawn from (seed, epoch, index).
         unit_interpolate_mode: how content is stretched to the frame grid; what the checkpoint wants.
-        hear: gives the content [N50, D] of a clip by name and arrays, given a generator drawn like the crop; None takes
-            the stored.
-        augment: changes an item, given such a generator; None leaves items as they are.
+        augment: changes an item, given a generator drawn like the crop; None leaves items as they are.
         in_memory: keep the arrays after the first reading.
     """
 
@@ -148,7 +146,6 @@ class VoiceDataset(Dataset):
     speakers: dict[str, int]
     max_frames: int = field(default=790, kw_only=True)
     unit_interpolate_mode: str = field(default="nearest", kw_only=True)
-    hear: Callable[[str, Arrays, np.random.Generator], np.ndarray] | None = field(default=None, kw_only=True)
     augment: Callable[[Item, np.random.Generator], Item] | None = field(default=None, kw_only=True)
     seed: int = field(default=1234, kw_only=True)
     in_memory: bool = field(default=False, kw_only=True)
@@ -172,21 +169,20 @@ class VoiceDataset(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> Item:
         epoch, index = (0, key) if isinstance(key, int) else key
         rng = np.random.default_rng([self.seed, epoch, index])
-        item = self._whole(self.names[index], rng)
+        item = self._whole(self.names[index])
         if item.n_frames > self.max_frames:
             start = int(rng.integers(item.n_frames - self.max_frames + 1))
             item = crop(item, start, self.max_frames, hop_samples=self.store.settings.hop_samples)
         return item if self.augment is None else self.augment(item, rng)
 
-    def _whole(self, name: str, rng: np.random.Generator) -> Item:
+    def _whole(self, name: str) -> Item:
         arrays = self._kept.get(name) or self.store.read(name)
         if self.in_memory:
             self._kept[name] = arrays
         settings, record = self.store.settings, self.store.record(name)
         n_frames = record.n_frames
         track = F0Track(arrays["f0_hz"][:n_frames], settings.hop_s)
-        heard = arrays["content"] if self.hear is None else self.hear(name, arrays, rng)
-        content = torch.from_numpy(heard).float().T  # [D, N50]
+        content = torch.from_numpy(arrays["content"]).float().T  # [D, N50]
         volume = torch.from_numpy(arrays["volume"][:n_frames]).float() if "volume" in arrays else None
         return Item(
             name=name,

@@ -93,10 +93,9 @@ show_facts(limits | {"precision": precision, "device": choose_device(device)})
 
 # %% [markdown] train-text
 # ## Train
-# The bar shows the time that is left and the losses. Stop with the stop button whenever you like: the same cell goes on
-# from there. The small size hears seven of ten clips as another voice would have said them (pitch and formants moved),
-# so that it understands strangers too. With `tensorboard` ticked, `%load_ext tensorboard` and `%tensorboard --logdir
-# data/models` in a cell of your own show the curves and sounds while it trains.
+# The bar shows the time that is left and the losses. Stop with the stop button whenever you like: the state is saved
+# first, and the same cell goes on from there. With `tensorboard` ticked, `%load_ext tensorboard` and
+# `%tensorboard --logdir data/models` in a cell of your own show the curves and sounds while it trains.
 
 # %% train
 from svcnb.recipes.sovits import train

@@ -56,7 +56,6 @@ class TrainSection(Section):
     c_prior: float = Field(0.0, description="weight of the spectral losses on what the prior alone decodes to")
     c_adversarial: float = Field(1.0, description="weight of the discriminator's two losses; 0 trains without one")
     max_frames: int = Field(900, ge=20, description="longer clips are cropped to this, at random")
-    mishear_chance: float = Field(0.0, ge=0, le=1, description="part of the clips whose content is another voice's")
 
 
 class DataSection(Section):
@@ -95,7 +94,7 @@ class ModelSection(Section):
 
 # What RVC's own files lack: written only where it differs from these defaults.
 OUR_KEYS = {
-    "train": ("c_stft", "c_prior", "c_adversarial", "max_frames", "mishear_chance"),
+    "train": ("c_stft", "c_prior", "c_adversarial", "max_frames"),
     "model": ("content_width", "speech_encoder", "vocoder_name", "use_depthwise_conv"),
 }
 
@@ -152,7 +151,6 @@ class Config(BaseModel):
             train=TrainSection(
                 learning_rate=1e-3, batch_size=6, segment_size=64 * 320, fp16_run=False, log_interval=20, c_mel=10,
                 c_kl=0.2, c_stft=2.5, c_prior=1.0, c_adversarial=0.0, lr_decay=0.998, max_frames=144,
-                mishear_chance=0.7,
             ),
             data=DataSection(
                 sampling_rate=32000, filter_length=1024, win_length=1024, hop_length=320, n_mel_channels=80,

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from svcnb import SvcError
-from svcnb.bent_content import mishearing
 from svcnb.checkpoint import load_weights
 from svcnb.dataset import Batch, FeatureStore, Split, VoiceDataset, VoiceLoader, load_split, loader
 from svcnb.held_out import ClipChoices, HeldOutClips
@@ -163,12 +162,9 @@ def _split(store: FeatureStore, config: Config) -> Split:
 
 def training_batches(store: FeatureStore, config: Config, split: Split, *, n_workers: int) -> VoiceLoader:
     train = config.train
-    hear = mishearing(
-        config.encoder, width=config.content_width, sample_rate_hz=config.data.sampling_rate, chance=train.mishear_chance
-    )
     dataset = VoiceDataset(
         store, split.training, speakers_of(config), max_frames=train.max_frames, unit_interpolate_mode="twice",
-        hear=hear, seed=train.seed, in_memory=config.is_small,
+        seed=train.seed, in_memory=config.is_small,
     )  # fmt: skip
     return loader(dataset, train.batch_size, seed=train.seed, n_workers=n_workers, min_frames=config.segment_frames)
 

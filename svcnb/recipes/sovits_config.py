@@ -25,7 +25,7 @@ class Section(BaseModel):
 
 
 class TrainSection(Section):
-    """How to train. The last eight keys are ours; they are written only when they differ from the defaults."""
+    """How to train. The last seven keys are ours; they are written only when they differ from the defaults."""
 
     log_interval: int = Field(200, ge=1, description="steps between logged losses")
     eval_interval: int = Field(800, ge=1, description="steps between checkpoints")
@@ -55,7 +55,6 @@ class TrainSection(Section):
     adversarial_after_steps: int = Field(0, ge=0, description="step from which the discriminator takes part")
     max_frames: int = Field(800, ge=20, description="longer clips are cropped to this, at random")
     key_shift_semitones: float = Field(0.0, ge=0, le=12, description="clips are moved by up to this, half of the time")
-    mishear_chance: float = Field(0.0, ge=0, le=1, description="part of the clips whose content is another voice's")
     loss_max_hz: float | None = Field(None, gt=0, description="spectral losses look below this: recordings end there")
 
 
@@ -105,8 +104,7 @@ class ModelSection(Section):
 
 
 OUR_TRAIN_KEYS = (
-    "c_stft", "c_prior", "c_adversarial", "adversarial_after_steps", "max_frames", "key_shift_semitones", "mishear_chance",
-    "loss_max_hz",
+    "c_stft", "c_prior", "c_adversarial", "adversarial_after_steps", "max_frames", "key_shift_semitones", "loss_max_hz",
 )  # fmt: skip
 
 
@@ -140,7 +138,6 @@ class Config(BaseModel):
             train=TrainSection(
                 learning_rate=1e-3, batch_size=6, segment_size=64 * 256, eval_interval=500, log_interval=20,
                 c_mel=10, c_kl=0.2, c_stft=2.5, c_prior=1.0, c_adversarial=0.0, lr_decay=0.998, max_frames=128,
-                mishear_chance=0.7,
             ),
             data=DataSection(
                 sampling_rate=22050, filter_length=1024, hop_length=256, win_length=1024, mel_fmax=11025,

@@ -9,7 +9,6 @@ from typing import Literal
 
 from svcnb import SvcError
 from svcnb.augmentation import Augmentation
-from svcnb.bent_content import mishearing
 from svcnb.dataset import FeatureStore, Part, Split, VoiceDataset, VoiceLoader, check_parts, load_split, loader
 from svcnb.launching import check_devices, is_launched, run_in_processes
 from svcnb.middle_pitch import write_middle_pitches
@@ -189,10 +188,10 @@ def _check_same_run(voice_folder: Path, config: Config, *, resume: bool) -> None
 def _training_batches(
     store: FeatureStore, config: Config, settings: TrainSettings, split: Split, part: Part
 ) -> VoiceLoader:
-    train, data = config.train, config.data
+    train = config.train
     augmentation = Augmentation(
-        sample_rate_hz=data.sampling_rate,
-        hop_samples=data.hop_length,
+        sample_rate_hz=config.data.sampling_rate,
+        hop_samples=config.data.hop_length,
         max_frames=train.max_frames,
         key_shift_semitones=train.key_shift_semitones,
         loudness=train.vol_aug,
@@ -202,11 +201,7 @@ def _training_batches(
         split.training,
         config.spk,
         max_frames=train.max_frames,
-        unit_interpolate_mode=data.unit_interpolate_mode,
-        hear=mishearing(
-            config.model.speech_encoder, width=config.model.ssl_dim, sample_rate_hz=data.sampling_rate,
-            chance=train.mishear_chance,
-        ),  # fmt: skip
+        unit_interpolate_mode=config.data.unit_interpolate_mode,
         augment=augmentation if augmentation.is_on else None,
         seed=train.seed,
         in_memory=train.all_in_mem or config.is_small,

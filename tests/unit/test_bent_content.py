@@ -1,4 +1,4 @@
-"""Content as another voice would give it: in place, of another voice, and the stored one where nothing is bent."""
+"""Content as another voice would give it: in its place, and of another voice."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from svcnb import SvcError
 from svcnb.audio import read_audio
-from svcnb.bent_content import LARGEST_RATIO, N_BENDS, BentEncoder, Mishearing, bent_hearing, draw_ratio, mishearing
+from svcnb.bent_content import LARGEST_RATIO, BentEncoder, bent_hearing, draw_ratio
 from svcnb.content import load_encoder
-from svcnb.feature_store import INT16_SCALE
 from tests.places import DEMO_VOICES
 
 RATE_HZ = 16000
@@ -68,27 +66,6 @@ def test_a_voice_hears_as_before_after_the_block_even_if_it_failed() -> None:
         assert voice.encoder.ratio == 1.1
         raise ZeroDivisionError
     assert voice.encoder is encoder
-
-
-def test_clips_are_misheard_as_often_as_asked_and_alike_for_the_same_draw(samples: np.ndarray) -> None:
-    encoder = load_encoder("svcnb-units")
-    stored = encoder.for_recording(samples).encode(samples).numpy()
-    arrays = {"audio": (samples * INT16_SCALE).astype(np.int16), "content": stored}
-    hear = Mishearing(encoder, RATE_HZ, 0.5)
-    heard = [hear("clip", arrays, np.random.default_rng(seed)) for seed in range(40)]
-    assert 10 <= sum(one is stored for one in heard) <= 30
-    bent = [one for one in heard if one is not stored]
-    assert len({one.tobytes() for one in bent}) > N_BENDS // 2 and all(one.shape == stored.shape for one in bent)
-    again = Mishearing(encoder, RATE_HZ, 0.5)
-    assert all(np.array_equal(again("clip", arrays, np.random.default_rng(seed)), heard[seed]) for seed in range(5))
-
-
-def test_only_a_quick_encoder_mishears_and_only_where_the_config_asks_for_it() -> None:
-    grid = {"width": 96, "sample_rate_hz": 22050}
-    assert mishearing("svcnb-units", chance=0.7, **grid).chance == 0.7
-    assert mishearing("svcnb-units", chance=0.0, **grid) is None and mishearing("vec768l12", chance=0.7, **grid) is None
-    with pytest.raises(SvcError, match="96"):
-        mishearing("svcnb-units", chance=0.7, width=100, sample_rate_hz=22050)
 
 
 def test_ratios_lie_evenly_on_both_sides_of_one() -> None:
