@@ -3,8 +3,8 @@
 A voice knows the clips it was trained on by heart: what it makes of them is better than what it makes of anything new.
 With bent content it is about as wrong there as elsewhere, so that what mends it there mends it elsewhere too.
 
-Voices themselves do not gain from training on bent content: after 1100 steps, three draws of the noise, 52 % of the words
-of an unknown synthetic voice were wrong, as many as without.
+Voices themselves do not gain from training on bent content: after 1076 steps, means of three draws of the noise, 52 % of
+the words of an unknown synthetic voice came out wrong with it, 49 % without.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import torch
 
 from svcnb import SvcError
 from svcnb.audio import Audio
+from svcnb.cli import main
 from svcnb.conversion import ConversionSettings
 from svcnb.dataset import FeatureStore
 from svcnb.recipes import sovits
@@ -214,6 +215,18 @@ def test_with_a_voice_the_best_checkpoint_is_the_one_that_mends_it_best(
     assert report.best.measure == "voice_mel" and set(report.last_validation) == {"noise", "mel", "voice_mel"}
     measured = [line["validation"]["voice_mel"] for line in read_lines(tmp_path / "voice" / "diffusion") if "validation" in line]
     assert measured[-1] < measured[0]
+
+
+def test_on_the_command_line_mend_lets_the_voice_itself_speak(
+    features: Path, choices: DiffusionChoices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(sovits, "load_voice", lambda path, **options: asked.append(path) or DullVoice())
+    given = ["--config", choices.config, "--vocoder", choices.vocoder, "--max_steps", 1, "--device", "cpu"]
+    assert main(list(map(str, ["diffusion", features, tmp_path / "plain", *given]))) == 0 and not asked
+    assert main(list(map(str, ["diffusion", features, tmp_path / "mended", *given, "--mend"]))) == 0
+    assert asked == [tmp_path / "mended"]
+    assert list((tmp_path / "mended" / "diffusion" / "spoken").rglob("*.flac")) and not (tmp_path / "plain" / "diffusion" / "spoken").exists()
 
 
 # ------------------------------------------------------------------------------------------------- training
