@@ -322,6 +322,11 @@ def resample(audio: Audio, sample_rate_hz: int) -> Audio:
     return Audio(resample_samples(audio.samples, audio.sample_rate_hz, sample_rate_hz), sample_rate_hz)
 
 
+def fit_length(samples: np.ndarray, n_samples: int) -> np.ndarray:
+    """The first `n_samples`, with zeros where there are fewer."""
+    return np.pad(samples[:n_samples], (0, max(0, n_samples - len(samples))))
+
+
 def resample_samples(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     """float32 [T] -> float32 [round(T * to_hz / from_hz)] by soxr's best filter."""
     import soxr

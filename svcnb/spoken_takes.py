@@ -38,11 +38,12 @@ class SpokenTakes:
     """Where the clips lie as a voice speaks them: folder/spoken/<clip>.<take>.flac, takes counted from 0.
 
     `unseen` clips, which the voice was not trained on, are spoken once. It knows the others too well: of those there
-    are N_TAKES in which it mishears as it would mishear anything new.
+    are N_TAKES in which it mishears as it would mishear anything new. `chance`: how often `draw` gives a take.
     """
 
     folder: Path
     unseen: Sequence[str]
+    chance: float = SPOKEN_CHANCE
 
     def n_takes(self, name: str) -> int:
         return 1 if name in self.unseen else N_TAKES
@@ -57,7 +58,7 @@ class SpokenTakes:
 
     def draw(self, name: str, rng: np.random.Generator) -> int | None:
         """Which take to learn from, or None for the recording."""
-        return int(rng.integers(self.n_takes(name))) if rng.random() < SPOKEN_CHANCE else None
+        return int(rng.integers(self.n_takes(name))) if rng.random() < self.chance else None
 
 
 def let_speak(voice: SpeakingVoice, store: FeatureStore, folder: Path, *, unseen: Sequence[str]) -> SpokenTakes:
@@ -77,14 +78,15 @@ def let_speak(voice: SpeakingVoice, store: FeatureStore, folder: Path, *, unseen
     for index, name in enumerate(tqdm(store.names(), desc="spoken by the voice", mininterval=0.5)):
         speaker = store.record(name).speaker
         settings = ConversionSettings(speaker=speaker if speaker in voice.speakers else None)
-        for take in range(takes.n_takes(name)):
+        missing = [take for take in range(takes.n_takes(name)) if not takes.path(name, take).is_file()]
+        recording = Audio(sound_of(store, name), rate_hz) if missing else None
+        for take in missing:
+            ratio = 1.0 if name in unseen else draw_ratio(np.random.default_rng([index, take]))
+            with bent_hearing(voice, ratio):
+                spoken = voice.convert(recording, settings)
             path = takes.path(name, take)
-            if not path.is_file():
-                ratio = 1.0 if name in unseen else draw_ratio(np.random.default_rng([index, take]))
-                with bent_hearing(voice, ratio):
-                    spoken = voice.convert(Audio(sound_of(store, name), rate_hz), settings)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_audio(path, resample(spoken, rate_hz))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_audio(path, resample(spoken, rate_hz))
     return takes
 
 

@@ -53,7 +53,7 @@ class VocoderSettings:
     win_size: int
     hop_size: int
     fmin: float
-    fmax: float
+    fmax: float | None  # None is half the sample rate
     vocoder_name: str = NSF_HIFIGAN
     generator: GeneratorSettings | None = None
     frame_channels: int = 256

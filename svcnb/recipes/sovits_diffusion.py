@@ -10,7 +10,7 @@ from torch import Tensor
 
 from svcnb import SvcError
 from svcnb.allocation import freed_memory_kept
-from svcnb.audio import Audio, resample_samples
+from svcnb.audio import Audio, fit_length, resample_samples
 from svcnb.checkpoint import load_weights
 from svcnb.content import align_to_frames
 from svcnb.conversion import ConversionSettings
@@ -72,7 +72,7 @@ class Diffuser:
 
     def _to_vocoder(self, samples: np.ndarray) -> np.ndarray:
         n_frames = len(samples) // self.grid.hop_samples
-        return _fit(resample_samples(samples, self.grid.rate_hz, self.config.data.sampling_rate),
+        return fit_length(resample_samples(samples, self.grid.rate_hz, self.config.data.sampling_rate),
                     n_frames * self.config.data.block_size)  # fmt: skip
 
     @torch.inference_mode()
@@ -90,7 +90,7 @@ class Diffuser:
             scaled = (mel * self.config.mel_ratio).transpose(1, 2)
             sung = self.vocoder(scaled, heard.f0_hz.float().to(device), noise=heard.noise)[0, 0]
         narrow = resample_samples(sung.float().cpu().numpy(), self.config.data.sampling_rate, self.grid.rate_hz)
-        return _fit(narrow, heard.f0_hz.shape[1] * self.grid.hop_samples)
+        return fit_length(narrow, heard.f0_hz.shape[1] * self.grid.hop_samples)
 
     def _speaker(self, speaker: Tensor) -> Tensor:
         """The voice's speaker, id [1, 1] or weights [N, S], as the model numbers them: id [1, 1] or weights [1, N, S']."""
@@ -117,11 +117,6 @@ def _columns(config: DiffusionConfig, speakers: dict[str, int]) -> Tensor:
     for name, row in speakers.items():
         columns[row, numbers[name]] = 1.0
     return columns
-
-
-def _fit(samples: np.ndarray, n_samples: int) -> np.ndarray:
-    """Cut or filled with zeros at the end: what resampling there and back may miss by."""
-    return np.pad(samples[:n_samples], (0, max(0, n_samples - len(samples))))
 
 
 # Loading --------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from svcnb.audio import resample_samples
+from svcnb.audio import fit_length, resample_samples
 from svcnb.dataset import BucketBatches, FeatureStore, Item, VoiceDataset, VoiceLoader
 from svcnb.models.denoiser import SHIFT_SCALE
 from svcnb.recipes.sovits_diffusion_config import DiffusionConfig
@@ -92,14 +92,13 @@ class DiffusionClips(Dataset):
 
     Args:
         takes: the clips as a voice speaks them, on part of which the noise is put; None puts it on recordings only.
-        always_spoken: put it on the first take of every crop.
     """
 
     def __init__(
         self, store: FeatureStore, names: Sequence[str], config: DiffusionConfig, *, augment: bool, seed: int = 1234,
-        in_memory: bool = True, takes: SpokenTakes | None = None, always_spoken: bool = False,
+        in_memory: bool = True, takes: SpokenTakes | None = None,
     ) -> None:  # fmt: skip
-        self.takes, self.always_spoken = takes, always_spoken
+        self.takes = takes
         self.n_frames = max(1, int(config.data.duration * config.data.sampling_rate / config.data.block_size))
         self.rate_hz, self.hop_samples = config.data.sampling_rate, config.data.block_size
         self.stored_hz, self.stored_hop = store.settings.sample_rate_hz, store.settings.hop_samples
@@ -126,20 +125,19 @@ class DiffusionClips(Dataset):
         rng = np.random.default_rng([self.seed, epoch, index])
         clip = self._whole[index]
         start = int(rng.integers(max(0, clip.n_frames - self.n_frames) + 1))
-        take = 0 if self.always_spoken else self.takes.draw(clip.name, rng) if self.takes else None
+        take = self.takes.draw(clip.name, rng) if self.takes else None
         crop = self._cut(clip, start, min(clip.n_frames, self.n_frames), take=take)
         if self.augment and rng.random() < CHANCE:
             crop = shift_crop(crop, rng)
         return crop
 
     def _cut(self, clip: Item, start: int, n_frames: int, *, take: int | None) -> Crop:
-        spoken = clip.audio if take is None else torch.from_numpy(_fit(self._takes_of(clip.name)[take], len(clip.audio)))
+        spoken = clip.audio if take is None else torch.from_numpy(fit_length(self._takes_of(clip.name)[take], len(clip.audio)))
         # a voice that knows no loudness has none but that of its result, when it is refined
         volume = volume_envelope(spoken, self.stored_hop) if clip.volume is None else clip.volume
         span = slice(start, start + n_frames)
-        audio = blurred = self._sound(clip.audio.numpy(), start, n_frames)
-        if take is not None:
-            blurred = self._sound(spoken.numpy(), start, n_frames)
+        audio = self._sound(clip.audio.numpy(), start, n_frames)
+        blurred = audio if take is None else self._sound(spoken.numpy(), start, n_frames)
         return Crop(clip.content[:, span], clip.f0_hz[span], volume[span], audio, blurred, clip.speaker)
 
     def _sound(self, samples: np.ndarray, start: int, n_frames: int) -> Tensor:
@@ -148,7 +146,7 @@ class DiffusionClips(Dataset):
         padded = np.pad(samples, (margin, margin), mode="reflect")  # as the mel of the whole clip has it
         heard = padded[start * self.stored_hop : (start + n_frames) * self.stored_hop + 2 * margin]
         audio = resample_samples(heard, self.stored_hz, self.rate_hz)
-        return torch.from_numpy(_fit(audio, (n_frames + 2 * MARGIN_FRAMES) * self.hop_samples))
+        return torch.from_numpy(fit_length(audio, (n_frames + 2 * MARGIN_FRAMES) * self.hop_samples))
 
     def _takes_of(self, name: str) -> list[np.ndarray]:
         if name not in self._spoken:
@@ -157,10 +155,6 @@ class DiffusionClips(Dataset):
                 return takes
             self._spoken[name] = takes
         return self._spoken[name]
-
-
-def _fit(samples: np.ndarray, n_samples: int) -> np.ndarray:
-    return np.pad(samples[:n_samples], (0, max(0, n_samples - len(samples))))
 
 
 def shift_crop(crop: Crop, rng: np.random.Generator) -> Crop:

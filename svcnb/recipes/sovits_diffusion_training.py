@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -262,23 +262,22 @@ class HeldOutCrops:
 
     def __init__(self, store: FeatureStore, config: DiffusionConfig, split: Split, takes: SpokenTakes | None) -> None:
         names = choose_clips(store, split.validation)
-        self.batches = {"": self._batches(store, names, config)}
-        if takes is not None:
-            self.batches["voice_"] = self._batches(store, names, config, takes=takes, always_spoken=True)
-        self.deciding = "mel" if takes is None else "voice_mel"
 
-    def _batches(self, store: FeatureStore, names: list[str], config: DiffusionConfig, **spoken: Any) -> list[DiffusionBatch]:
-        clips = DiffusionClips(store, names, config, augment=False, seed=FIXED_SEED, **spoken) if names else ()
-        return [collate_crops([clips[0, index]]) for index in range(len(clips))]
+        def batches(takes: SpokenTakes | None) -> list[DiffusionBatch]:
+            clips = DiffusionClips(store, names, config, augment=False, seed=FIXED_SEED, takes=takes) if names else ()
+            return [collate_crops([clips[0, index]]) for index in range(len(clips))]
+
+        self.recorded = batches(None)
+        self.spoken = [] if takes is None else batches(replace(takes, chance=1.0))
+        self.deciding = "mel" if takes is None else "voice_mel"
 
     @torch.no_grad()
     def measure(self, state: TrainState) -> dict[str, float]:
         """`noise` and `mel` as in training, over all crops; no entries where no clip is held out. With a voice also
         `voice_mel`: the same where noise is put on what it makes of them."""
         state.generator.eval()
-        measured = {kind: self._means(state, batches) for kind, batches in self.batches.items() if batches}
-        spoken = {"voice_mel": measured["voice_"]["mel"]} if "voice_" in measured else {}
-        return measured.get("", {}) | spoken
+        found = self._means(state, self.recorded)
+        return found | ({"voice_mel": self._means(state, self.spoken)["mel"]} if self.spoken else {})
 
     def _means(self, state: TrainState, batches: list[DiffusionBatch]) -> dict[str, float]:
         generator = torch.Generator().manual_seed(FIXED_SEED)

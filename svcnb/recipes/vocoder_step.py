@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -13,9 +13,8 @@ from svcnb.models.discriminators import MultiPeriodDiscriminator
 from svcnb.models.layers import Noise
 from svcnb.recipes.vocoder_clips import SegmentBatch
 from svcnb.recipes.vocoder_config import VocoderConfig
-from svcnb.spectral import VocoderMel
 from svcnb.training import TrainSettings, TrainState, assemble, make_accelerator
-from svcnb.vocoder import build_generator
+from svcnb.vocoder import build_generator, mel_of
 
 N_COARSER_SCALES = 2  # HiFi-GAN's discriminators hear the waveform at three scales
 
@@ -26,12 +25,8 @@ class StepParts(nn.Module):
     def __init__(self, config: VocoderConfig, *, noise: Noise | None = None) -> None:
         super().__init__()
         self.config, self.noise = config, noise
-        mel = partial(
-            VocoderMel, sample_rate_hz=config.sampling_rate, n_fft=config.n_fft, hop_samples=config.hop_size,
-            win_samples=config.win_size, n_mels=config.num_mels, fmin_hz=config.fmin,
-        )  # fmt: skip
-        self.mel = mel(fmax_hz=config.fmax)
-        self.loss_mel = mel(fmax_hz=config.fmax_for_loss)
+        sizes = config.sizes()
+        self.mel, self.loss_mel = mel_of(sizes), mel_of(replace(sizes, fmax=config.fmax_for_loss))
 
 
 @dataclass

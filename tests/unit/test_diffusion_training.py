@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -179,7 +180,7 @@ def test_noise_is_put_on_what_the_voice_speaks_and_the_recording_shall_come_out(
     wanted, blurred = collate_crops([crop for crop, mends in zip(crops, batch.is_mending.tolist(), strict=True) if mends][:3]).mels(mel)
     above_floor = wanted > -8
     torch.testing.assert_close(blurred[above_floor], wanted[above_floor] + np.log(0.5), atol=0.05, rtol=0)
-    spoken = DiffusionClips(store, store.names(), config, augment=False, takes=takes, always_spoken=True)
+    spoken = DiffusionClips(store, store.names(), config, augment=False, takes=replace(takes, chance=1.0))
     assert collate_crops([spoken[0, index] for index in range(len(spoken))]).is_mending.all()
 
 
@@ -188,7 +189,7 @@ def test_the_noise_to_predict_leads_to_the_recording(features: Path, vocoder_fol
     """A network that predicted it exactly would lose nothing, and one that predicts the noise alone keeps the voice's mel."""
     store, config = FeatureStore.open(features), config_of(vocoder_folder)
     takes = let_speak(DullVoice(), store, tmp_path, unseen=())
-    clips = DiffusionClips(store, store.names(), config, augment=False, takes=takes, always_spoken=True)
+    clips = DiffusionClips(store, store.names(), config, augment=False, takes=replace(takes, chance=1.0))
     batch = collate_crops([clips[0, 0]])
     mels, step = batch.mels(mel), torch.tensor([step])
     noise = torch.randn(1, 1, 12, mels[0].shape[1])
