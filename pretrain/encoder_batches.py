@@ -19,6 +19,7 @@ from svcnb import SvcError
 from svcnb.models.content_network import SAMPLE_RATE_HZ, LevelledBands, mel_filters
 
 N_WARPS = 41
+SYNTHESISERS = ("flite-", "pico-")  # how their speakers' names begin
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ class ClipStore:
         self.n_seconds = np.array([len(clip["samples"]) / SAMPLE_RATE_HZ for clip in self.clips])
 
     def shares(self, synthetic_share: float) -> np.ndarray:
-        """How likely each clip is drawn: by its length, flite's together `synthetic_share`."""
-        synthetic = np.array([str(clip["speaker"]).startswith("flite") for clip in self.clips])
+        """How likely each clip is drawn: by its length, the synthesisers' together `synthetic_share`."""
+        synthetic = np.array([str(clip["speaker"]).startswith(SYNTHESISERS) for clip in self.clips])
         weights = self.n_seconds.copy()
         for kind, share in ((synthetic, synthetic_share), (~synthetic, 1 - synthetic_share)):
             weights[kind] *= share / max(weights[kind].sum(), 1e-9)

@@ -1,7 +1,8 @@
 """What the learned encoder is trained for, and the layers that only its training needs.
 
 On the narrow, noisy content: name the phone; describe the unbent crop, given who speaks; be equal for
-both views; and do not let a classifier find the speaker.
+both views; and do not let a classifier find the speaker. An encoder that goes on from an earlier one is also
+held to what that one gave for the unbent crop, so that voices trained on the earlier content understand the new.
 """
 
 from __future__ import annotations
@@ -18,10 +19,14 @@ from svcnb.models.content_network import ContentNetwork
 from svcnb.models.frame_decoder import FrameBlock
 
 
+TRAINED = ("phone", "describe", "agree", "speaker", "keep")
+
+
 @dataclass(frozen=True)
 class LossSettings:
     """Weights of the terms, and what happens to the content before they see it.
 
+    keep: counts where there is an earlier encoder.
     noise: added to every value of the content (which has variance 1): limits what it can carry.
     reversal: of the speaker classifier's gradient, reached after `reversal_steps`.
     """
@@ -30,6 +35,7 @@ class LossSettings:
     describe: float = 1.0
     agree: float = 0.5
     speaker: float = 1.0
+    keep: float = 1.0
     noise: float = 0.3
     reversal: float = 0.1
     reversal_steps: int = 400
@@ -73,6 +79,12 @@ class EncoderLosses(nn.Module):
     def __init__(self, network: ContentNetwork, heads: TrainingHeads, settings: LossSettings) -> None:
         super().__init__()
         self.network, self.heads, self.settings = network, heads, settings
+        self._former: list[ContentNetwork] = []  # not a part of this module: it does not learn
+        self._known = torch.zeros(0)
+
+    def hold_to(self, former: ContentNetwork, known: Tensor) -> None:
+        """Keep near an earlier encoder for the speakers it knows, bool [S]: only with them it is right."""
+        self._former, self._known = [former.requires_grad_(False)], known.float()
 
     def forward(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         s = self.settings
@@ -90,7 +102,8 @@ class EncoderLosses(nn.Module):
         guessed = self.heads.speaker(_Reverse.apply(noisy, strength)).float()  # [2B, N, S]
         wanted = speakers[:, None].expand(-1, guessed.shape[1])
         guess = F.cross_entropy(guessed.transpose(1, 2), wanted, reduction="none")
-        return {
+        losses = {"keep": self._kept(content, batch)} if self._former else {}
+        return losses | {
             "phone": _mean(phone, trust),
             "describe": _mean(distance, present),
             "agree": _mean((first - second).square().mean(2), batch.present),
@@ -99,8 +112,15 @@ class EncoderLosses(nn.Module):
             "speaker_accuracy": _mean((guessed.argmax(2) == wanted).float(), present),
         }
 
+    def _kept(self, content: Tensor, batch: Batch) -> Tensor:
+        """Distance of both views' content [2B, N, D] to the earlier content of the unbent crops."""
+        with torch.no_grad():
+            wanted = self._former[0](batch.plain).repeat(2, 1, 1)
+        weights = batch.present * self._known.to(content.device)[batch.speakers][:, None]
+        return _mean((content - wanted).square().mean(2), weights.repeat(2, 1))
+
     def total(self, losses: dict[str, Tensor]) -> Tensor:
-        return sum(getattr(self.settings, name) * losses[name] for name in ("phone", "describe", "agree", "speaker"))
+        return sum(getattr(self.settings, name) * losses[name] for name in TRAINED if name in losses)
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:

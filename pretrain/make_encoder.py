@@ -1,10 +1,11 @@
 """Train the learned content encoder.
 
-    python -m pretrain.make_encoder DATA STATE [--minutes 120] [--steps 4000] [--device cuda]
+    python -m pretrain.make_encoder DATA STATE [--minutes 120] [--steps 4000] [--start FILE --new SPEAKERS] [--device cuda]
 
 DATA is the folder that pretrain.make_encoder_data filled; STATE a file that is written every two minutes: the
 same call goes on from there. The average of the weights over the last steps is written beside it, as
-STATE with the ending .safetensors, ready for svcnb.
+STATE with the ending .safetensors, ready for svcnb. --start goes on from such a file, and keeps near what it
+gives for all speakers but the new ones.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from pretrain.encoder_batches import Batch, BatchMaker, ClipStore, PerturbSettings
 from pretrain.encoder_losses import EncoderLosses, LossSettings, TrainingHeads
 from svcnb.checkpoint import atomic_path, read_checkpoint
-from svcnb.learned_units import save_network
+from svcnb.learned_units import load_network, save_network
 from svcnb.models.content_network import ContentNetwork, ContentNetworkSettings
 from svcnb.training_process import stop_requests
 
@@ -155,9 +156,11 @@ def main() -> None:
     parser.add_argument("state", type=Path)
     parser.add_argument("--minutes", type=float, default=120.0, help="of this call")
     parser.add_argument("--steps", type=int, default=4000, help="in all; the learning rate falls to 0 over the last third")
+    parser.add_argument("--start", type=Path, help="an earlier encoder to go on from, and to keep near")
+    parser.add_argument("--new", nargs="*", default=[], help="speakers that the earlier encoder need not be right about")
     parser.add_argument("--clips", type=int, default=6, help="per step; each is seen as two voices")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each")
-    parser.add_argument("--synthetic-share", type=float, default=0.4, help="of flite's speech in a batch")
+    parser.add_argument("--synthetic-share", type=float, default=0.4, help="of the synthesisers' speech in a batch")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     for name, default in asdict(LossSettings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
@@ -168,10 +171,14 @@ def main() -> None:
     torch.manual_seed(options.seed)
     store = ClipStore(options.data)
     print(f"{len(store.clips)} clips, {store.n_seconds.sum() / 60:.0f} minutes, {len(store.speakers)} speakers")
-    network = ContentNetwork(ContentNetworkSettings())
+    network = load_network(options.start) if options.start else ContentNetwork(ContentNetworkSettings())
     losses = LossSettings(**{name: getattr(options, name) for name in asdict(LossSettings())})
-    learn_average_reader(network, store)
+    if not options.start:
+        learn_average_reader(network, store)
     training = EncoderTraining(network, store.speakers, losses=losses, learning_rate=options.learning_rate, device=options.device)
+    if options.start:
+        known = torch.tensor([speaker not in options.new for speaker in store.speakers])
+        training.losses.hold_to(load_network(options.start).to(options.device), known)
     if options.state.exists():
         training.load(options.state)
     bands = ContentNetwork(network.settings).bands

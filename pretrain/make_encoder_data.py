@@ -4,8 +4,9 @@
 
 1. Every recording is understood and aligned by pocketsphinx (about 0.3 s per second of speech on one core);
    a label is trusted as far as the word's posterior probability goes.
-2. flite's voices rms, awb and kal16 speak what was understood and sentences of random words of pocketsphinx's
-   dictionary (about 0.02 s per second); slt is kept out, for measuring.
+2. flite's voices rms, awb and kal16 (men) and Pico's (women, American and British) speak what was understood and
+   sentences of random words of pocketsphinx's dictionary (about 0.04 s per second); flite's slt is kept out, for
+   measuring.
 
 Stopped and started again, it continues.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from pretrain.phones import SAMPLE_RATE_HZ, Aligner, LabelledClip, pieces, speak
+from pretrain.phones import SAMPLE_RATE_HZ, Aligner, LabelledClip, Pico, pieces, speak
 from svcnb import SvcError
 from svcnb.audio import find_audio_files, read_audio
 from svcnb.checkpoint import atomic_path
@@ -28,6 +29,9 @@ VOICES = ("rms", "awb", "kal16")
 WORDS_PER_SENTENCE = 12
 STRETCH = (0.75, 1.15)  # flite speaks slowly
 PITCH_HZ = (80.0, 280.0)
+PICO_LANGUAGES = ("en-US", "en-US", "en-GB")  # taking turns
+PICO_PACE = (0.8, 1.25)
+PICO_PITCH = (0.65, 1.3)
 
 
 def save_clip(clip: LabelledClip, path: Path) -> None:
@@ -82,14 +86,34 @@ def random_sentences(n: int, *, seed: int) -> list[str]:
 
 
 def speak_all(texts: list[str], folder: Path, *, seed: int) -> None:
-    """The voices take turns, each text at another pace and pitch."""
+    """flite's voices take turns, each text at another pace and pitch."""
     generator = np.random.default_rng(seed)
     for number, text in enumerate(tqdm(texts, desc="flite")):
         voice = VOICES[number % len(VOICES)]
-        stretch, pitch_hz = float(generator.uniform(*STRETCH)), float(np.exp(generator.uniform(*np.log(PITCH_HZ))))
+        stretch, pitch_hz = float(generator.uniform(*STRETCH)), _between(PITCH_HZ, generator)
         target = folder / "flite" / f"{number:05d}_{voice}.npz"
         if not target.exists():
             save_clip(speak(text, voice, stretch=stretch, pitch_hz=pitch_hz), target)
+
+
+def speak_pico(texts: list[str], folder: Path, *, seed: int) -> None:
+    """The same by Pico's voices; where pocketsphinx finds no way through the words, the text is left out."""
+    aligner = Aligner()
+    voices = {language: Pico(language, aligner) for language in PICO_LANGUAGES}
+    generator = np.random.default_rng(seed)
+    for number, text in enumerate(tqdm(texts, desc="Pico")):
+        language = PICO_LANGUAGES[number % len(PICO_LANGUAGES)]
+        pace, pitch = _between(PICO_PACE, generator), _between(PICO_PITCH, generator)
+        target = folder / "pico" / f"{number:05d}_{language}.npz"
+        if not target.exists():
+            clip = voices[language].speak(text, pace=pace, pitch=pitch)
+            if clip.phones:
+                save_clip(clip, target)
+
+
+def _between(limits: tuple[float, float], generator: np.random.Generator) -> float:
+    """Any ratio as likely as any other."""
+    return float(np.exp(generator.uniform(*np.log(limits))))
 
 
 def main() -> None:
@@ -105,6 +129,7 @@ def main() -> None:
         raise SvcError(f"no recordings in {', '.join(map(str, options.recordings))}, expected folders with audio files")
     texts = pieces(align_recordings(found, options.data), WORDS_PER_SENTENCE)
     speak_all([*random_sentences(options.n_random, seed=options.seed), *texts], options.data, seed=options.seed)
+    speak_pico([*random_sentences(options.n_random, seed=options.seed + 1), *texts], options.data, seed=options.seed)
 
 
 if __name__ == "__main__":

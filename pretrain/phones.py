@@ -1,6 +1,6 @@
-"""Speech with phone labels: flite's own timings, and pocketsphinx's alignment of what it understood.
+"""Speech with phone labels: flite's own timings, and pocketsphinx's alignment of what was said or understood.
 
-Both speak of American English, with the 39 phones of the CMU dictionary; silence is the fortieth. Labels
+All speak of American English, with the 39 phones of the CMU dictionary; silence is the fortieth. Labels
 are per frame of 20 ms, frame i centred on (i + 0.5) * 320 samples at 16 kHz, as the encoders count.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,10 @@ PHONES = tuple(
 )
 SILENCE = PHONES.index("SIL")
 # names beyond the 39: flite's schwa and pause, pocketsphinx's noises (breath, cough, other)
+VOWELS = frozenset("AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split())
+# The dictionary is American: of these phones of a British voice it only guesses.
+GUESSED = {"en-US": frozenset[str](), "en-GB": VOWELS | {"R"}}
+PICO_VOLUME = 40  # percent: at 100 it clips
 ALIASES = {"AX": "AH", "PAU": "SIL", "H#": "SIL", "BRTH": "SIL", "+SPN+": "SIL", "+NSN+": "SIL"}
 
 
@@ -94,6 +98,33 @@ def speak(text: str, voice: str, *, stretch: float = 1.0, pitch_hz: float | None
     return LabelledClip(text, f"flite-{voice}", samples, tuple(Phone(phone_index(name), float(end)) for name, end in pairs))
 
 
+class Pico:
+    """SVOX Pico, the women's voices that Android once spoke with; it tells no timings, so pocketsphinx aligns them.
+
+    Args:
+        language: en-US or en-GB.
+        aligner: shared by several voices.
+    """
+
+    def __init__(self, language: str, aligner: Aligner) -> None:
+        try:
+            from ttspico import TtsEngine
+        except ImportError as error:
+            raise SvcError("Pico's voices need the program's module: pip install ttspico") from error
+        self.speaker = f"pico-{language}"
+        self._engine = TtsEngine(language)
+        self._engine.volume = PICO_VOLUME
+        self._aligner, self._guessed = aligner, {PHONES.index(name) for name in GUESSED[language]}
+
+    def speak(self, text: str, *, pace: float = 1.0, pitch: float = 1.0) -> LabelledClip:
+        """A text at a pace (0.2 to 5) and a pitch (0.5 to 2), each relative to the voice's own."""
+        self._engine.rate, self._engine.pitch = round(100 * pace), round(100 * pitch)
+        samples = np.frombuffer(self._engine.speak(text), np.int16).astype(np.float32) / 32768
+        clip = self._aligner.align_text(self.speaker, samples, text)
+        phones = (replace(phone, trust=0.0) if phone.index in self._guessed else phone for phone in clip.phones)
+        return replace(clip, phones=tuple(phones))
+
+
 class Aligner:
     """pocketsphinx with the English model of its own package: what it understood, and where every phone lies."""
 
@@ -110,17 +141,43 @@ class Aligner:
         self._decode(samples)
         if decoder.hyp() is None:
             return LabelledClip("", speaker, samples, ())
-        trust = [segment.prob for segment in decoder.seg()]
+        trust = [float(min(1.0, segment.prob)) for segment in decoder.seg()]
         spoken = decoder.hyp().hypstr
+        return LabelledClip(spoken, speaker, samples, self._phones(samples, trust))
+
+    def align_text(self, speaker: str, samples: np.ndarray, text: str) -> LabelledClip:
+        """The clip with the phones of a known text, all trusted; none where sound and text do not go together.
+
+        Raises:
+            SvcError: a word that is not in pocketsphinx's dictionary.
+        """
+        words = text.lower().split()
+        unknown = [word for word in words if self._decoder.lookup_word(word) is None]
+        if unknown:
+            raise SvcError(f"{', '.join(unknown)}: not in pocketsphinx's dictionary, expected words of it without punctuation")
+        self._decoder.set_align_text(" ".join(words))
+        try:
+            self._decode(samples)
+            found = list(self._decoder.seg() or ())
+            complete = [plain for segment in found if (plain := segment.word.split("(")[0]) in words] == words
+            phones = self._phones(samples, [1.0] * len(found)) if complete else ()
+        except RuntimeError:  # no way through the phones to the end of the sound
+            phones = ()
+        self._decoder.activate_search("_default")
+        return LabelledClip(text, speaker, samples, phones)
+
+    def _phones(self, samples: np.ndarray, trust: list[float]) -> tuple[Phone, ...]:
+        """Of the words that the decoder just found, each with a trust."""
+        decoder = self._decoder
         decoder.set_alignment()
         self._decode(samples)
         phones: list[Phone] = []
         for word, word_trust in zip(decoder.get_alignment(), trust, strict=True):
             for phone in word:
                 end_s = (phone.start + phone.duration) * SPHINX_FRAME_S
-                phones.append(Phone(phone_index(phone.name), end_s, float(min(1.0, word_trust))))
+                phones.append(Phone(phone_index(phone.name), end_s, word_trust))
         decoder.activate_search("_default")
-        return LabelledClip(spoken, speaker, samples, tuple(phones))
+        return tuple(phones)
 
     def _decode(self, samples: np.ndarray) -> None:
         self._decoder.reinit_feat()  # forget the levels of the recording before

@@ -15,12 +15,15 @@ from pretrain.encoder_losses import LossSettings
 from pretrain.make_encoder import EncoderTraining, learn_average_reader, run
 from pretrain.make_encoder_data import save_clip
 from pretrain.measure_encoder import abx_error, linear_probe
-from pretrain.phones import PHONES, LabelledClip, Phone, phone_index, pieces
+from pretrain.phones import PHONES, SAMPLE_RATE_HZ, Aligner, LabelledClip, Phone, phone_index, pieces
 from svcnb import SvcError
+from svcnb.audio import read_audio
+from svcnb.evaluation_words import find_transcript
 from svcnb.learned_units import load_network
 from svcnb.models.content_network import ContentNetwork, ContentNetworkSettings
 from tests.unit.test_content import RATE_HZ, voice_like
 
+DEMO = Path(__file__).parents[2] / "data" / "demo"
 SMALL = ContentNetworkSettings(n_bands=20, channels=16, n_blocks=2, kernel_size=5, n_content=6)
 
 
@@ -51,6 +54,25 @@ def test_both_programs_phone_names_are_one_set() -> None:
 
 def test_texts_are_cut_into_pieces_of_some_words() -> None:
     assert pieces(["a b c d e", "f"], 2) == ["a b", "c d", "e", "f"]
+
+
+def test_a_word_that_the_dictionary_lacks_is_named() -> None:
+    pytest.importorskip("pocketsphinx")
+    with pytest.raises(SvcError, match="xyzzyq: not in pocketsphinx's dictionary"):
+        Aligner().align_text("x", voice_like(RATE_HZ, seed=1), "the xyzzyq")
+
+
+def test_a_known_text_gets_all_its_phones_and_a_sound_without_it_none() -> None:
+    pytest.importorskip("pocketsphinx")
+    recording = sorted((DEMO / "raw" / "ada").glob("*.flac"))[0]
+    text = "".join(c if c.isalpha() or c == "'" else " " for c in find_transcript(recording).lower())
+    samples = read_audio(recording, sample_rate_hz=SAMPLE_RATE_HZ).samples
+    aligner = Aligner()
+    clip = aligner.align_text("ada", samples, text)
+    assert {phone.trust for phone in clip.phones} == {1.0}
+    assert len(clip.phones) > 2 * len(text.split())
+    assert clip.phones[-1].end_s == pytest.approx(len(samples) / SAMPLE_RATE_HZ, abs=0.1)
+    assert aligner.align_text("ada", samples[: SAMPLE_RATE_HZ // 2], text).phones == ()
 
 
 # batches
@@ -96,11 +118,15 @@ def test_an_empty_folder_is_named_with_what_to_do(tmp_path: Path) -> None:
 # training
 
 
-def _train(store: ClipStore, state: Path, *, steps: int, stopped: bool = False) -> EncoderTraining:
+def _train(
+    store: ClipStore, state: Path, *, steps: int, stopped: bool = False, former: ContentNetwork | None = None
+) -> EncoderTraining:
     torch.manual_seed(0)
     network = ContentNetwork(SMALL)
     learn_average_reader(network, store)
-    training = EncoderTraining(network, store.speakers, losses=LossSettings(), learning_rate=3e-3, device="cpu")
+    training = EncoderTraining(network, store.speakers, losses=LossSettings(keep=10.0), learning_rate=3e-3, device="cpu")
+    if former:
+        training.losses.hold_to(former, torch.tensor([speaker.startswith("reader") for speaker in store.speakers]))
     if state.exists():
         training.load(state)
     maker = BatchMaker(store, network.bands, settings=PerturbSettings(), seed=training.step)
@@ -129,6 +155,20 @@ def test_training_learns_goes_on_where_it_stopped_and_writes_an_encoder(store: C
 def test_a_wish_to_stop_is_heard_before_the_next_step_and_saves_the_state(store: ClipStore, tmp_path: Path) -> None:
     _train(store, tmp_path / "state.pt", steps=3)
     assert _train(store, tmp_path / "state.pt", steps=40, stopped=True).step == 3
+
+
+def test_held_to_an_earlier_encoder_it_comes_near_it_for_the_speakers_that_one_knows(store: ClipStore, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    former = ContentNetwork(SMALL)
+    before = {name: value.clone() for name, value in former.state_dict().items()}
+    free = _train(store, tmp_path / "free.pt", steps=60)
+    held = _train(store, tmp_path / "held.pt", steps=60, former=former)
+    batch = BatchMaker(store, held.network.bands, settings=PerturbSettings(), seed=9).draw(4, 1.0, store.shares(0.0))
+    with torch.no_grad():
+        away = [float((t.network(batch.plain) - former(batch.plain)).square().mean()) for t in (free, held)]
+    assert away[1] < 0.6 * away[0]
+    for name, value in former.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
 # measures
