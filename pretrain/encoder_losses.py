@@ -18,7 +18,6 @@ from pretrain.phones import PHONES
 from svcnb.models.content_network import ContentNetwork
 from svcnb.models.frame_decoder import FrameBlock
 
-
 TRAINED = ("phone", "describe", "agree", "speaker", "keep")
 
 
@@ -79,12 +78,11 @@ class EncoderLosses(nn.Module):
     def __init__(self, network: ContentNetwork, heads: TrainingHeads, settings: LossSettings) -> None:
         super().__init__()
         self.network, self.heads, self.settings = network, heads, settings
-        self._former: list[ContentNetwork] = []  # not a part of this module: it does not learn
-        self._known = torch.zeros(0)
+        self._former: tuple[ContentNetwork, Tensor] | None = None  # in a tuple it is no part of this module: it does not learn
 
     def hold_to(self, former: ContentNetwork, known: Tensor) -> None:
         """Keep near an earlier encoder for the speakers it knows, bool [S]: only with them it is right."""
-        self._former, self._known = [former.requires_grad_(False)], known.float()
+        self._former = former.requires_grad_(False), known.float()
 
     def forward(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         s = self.settings
@@ -102,8 +100,8 @@ class EncoderLosses(nn.Module):
         guessed = self.heads.speaker(_Reverse.apply(noisy, strength)).float()  # [2B, N, S]
         wanted = speakers[:, None].expand(-1, guessed.shape[1])
         guess = F.cross_entropy(guessed.transpose(1, 2), wanted, reduction="none")
-        losses = {"keep": self._kept(content, batch)} if self._former else {}
-        return losses | {
+        kept = {"keep": self._kept(content, batch, *self._former)} if self._former else {}
+        return kept | {
             "phone": _mean(phone, trust),
             "describe": _mean(distance, present),
             "agree": _mean((first - second).square().mean(2), batch.present),
@@ -112,11 +110,12 @@ class EncoderLosses(nn.Module):
             "speaker_accuracy": _mean((guessed.argmax(2) == wanted).float(), present),
         }
 
-    def _kept(self, content: Tensor, batch: Batch) -> Tensor:
+    @staticmethod
+    def _kept(content: Tensor, batch: Batch, former: ContentNetwork, known: Tensor) -> Tensor:
         """Distance of both views' content [2B, N, D] to the earlier content of the unbent crops."""
         with torch.no_grad():
-            wanted = self._former[0](batch.plain).repeat(2, 1, 1)
-        weights = batch.present * self._known.to(content.device)[batch.speakers][:, None]
+            wanted = former(batch.plain).repeat(2, 1, 1)
+        weights = batch.present * known.to(content.device)[batch.speakers][:, None]
         return _mean((content - wanted).square().mean(2), weights.repeat(2, 1))
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:

@@ -171,10 +171,12 @@ def main() -> None:
     torch.manual_seed(options.seed)
     store = ClipStore(options.data)
     print(f"{len(store.clips)} clips, {store.n_seconds.sum() / 60:.0f} minutes, {len(store.speakers)} speakers")
-    network = load_network(options.start) if options.start else ContentNetwork(ContentNetworkSettings())
-    losses = LossSettings(**{name: getattr(options, name) for name in asdict(LossSettings())})
-    if not options.start:
+    if options.start:
+        network = load_network(options.start)
+    else:
+        network = ContentNetwork(ContentNetworkSettings())
         learn_average_reader(network, store)
+    losses = LossSettings(**{name: getattr(options, name) for name in asdict(LossSettings())})
     training = EncoderTraining(network, store.speakers, losses=losses, learning_rate=options.learning_rate, device=options.device)
     if options.start:
         known = torch.tensor([speaker not in options.new for speaker in store.speakers])

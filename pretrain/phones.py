@@ -24,11 +24,11 @@ PHONES = tuple(
     "SIL AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH".split()
 )
 SILENCE = PHONES.index("SIL")
-# names beyond the 39: flite's schwa and pause, pocketsphinx's noises (breath, cough, other)
 VOWELS = frozenset("AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split())
 # The dictionary is American: of these phones of a British voice it only guesses.
 GUESSED = {"en-US": frozenset[str](), "en-GB": VOWELS | {"R"}}
 PICO_VOLUME = 40  # percent: at 100 it clips
+# names beyond the 39: flite's schwa and pause, pocketsphinx's noises (breath, cough, other)
 ALIASES = {"AX": "AH", "PAU": "SIL", "H#": "SIL", "BRTH": "SIL", "+SPN+": "SIL", "+NSN+": "SIL"}
 
 
@@ -143,7 +143,9 @@ class Aligner:
             return LabelledClip("", speaker, samples, ())
         trust = [float(min(1.0, segment.prob)) for segment in decoder.seg()]
         spoken = decoder.hyp().hypstr
-        return LabelledClip(spoken, speaker, samples, self._phones(samples, trust))
+        phones = self._phones(samples, trust)
+        decoder.activate_search("_default")
+        return LabelledClip(spoken, speaker, samples, phones)
 
     def align_text(self, speaker: str, samples: np.ndarray, text: str) -> LabelledClip:
         """The clip with the phones of a known text, all trusted; none where sound and text do not go together.
@@ -176,7 +178,6 @@ class Aligner:
             for phone in word:
                 end_s = (phone.start + phone.duration) * SPHINX_FRAME_S
                 phones.append(Phone(phone_index(phone.name), end_s, word_trust))
-        decoder.activate_search("_default")
         return tuple(phones)
 
     def _decode(self, samples: np.ndarray) -> None:
