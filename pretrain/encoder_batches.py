@@ -46,13 +46,15 @@ class PerturbSettings:
 @dataclass(frozen=True)
 class Batch:
     """Levelled bands of both views [2B, 2N, M] (view 1 of all, then view 2) and of the unbent crops [B, 2N, M];
-    phone numbers, trust and presence (1 where there is sound) [B, N]; speaker numbers [B]."""
+    phone numbers, trust and presence (1 where there is sound) [B, N]; how a recogniser hears the frames [B, N, H],
+    of mean 0 and spread 1; speaker numbers [B]."""
 
     views: Tensor
     plain: Tensor
     labels: Tensor
     trust: Tensor
     present: Tensor
+    heard: Tensor
     speakers: Tensor
 
 
@@ -67,8 +69,10 @@ class ClipStore:
         for path in self.paths:
             with np.load(path) as stored:
                 if len(stored["samples"]) >= minimum_s * SAMPLE_RATE_HZ:
-                    self.clips.append({name: stored[name] for name in ("samples", "labels", "trust", "speaker")})
+                    self.clips.append({name: stored[name] for name in ("samples", "labels", "trust", "heard", "speaker")})
         self.speakers = sorted({str(clip["speaker"]) for clip in self.clips})
+        heard = np.concatenate([clip["heard"][::10] for clip in self.clips]).astype(np.float32)
+        self.heard_mean, self.heard_spread = heard.mean(0), heard.std(0).clip(1e-6)
         self.n_seconds = np.array([len(clip["samples"]) / SAMPLE_RATE_HZ for clip in self.clips])
 
     def shares(self, synthetic_share: float) -> np.ndarray:
@@ -94,16 +98,17 @@ class BatchMaker:
         n_frames = round(seconds * 50)
         chosen = [self.store.clips[i] for i in self.random.choice(len(shares), n_clips, p=shares)]
         crops = [self._crop(clip, n_frames) for clip in chosen]
-        samples, paces = torch.stack([c[0] for c in crops]), np.array([c[3] for c in crops])
+        samples, paces = torch.stack([c[0] for c in crops]), np.array([c[4] for c in crops])
         plain = self._power(samples, n_frames, pitch=np.ones(n_clips), warp=np.ones(n_clips), pace=paces)
         views = torch.cat([self._perturbed(samples, n_frames, paces) for _ in range(2)])
         levelled = [self.bands(power, self.bands.statistics(power)) for power in (views, plain)]
-        labels, trust = (torch.from_numpy(np.stack([c[i] for c in crops])) for i in (1, 2))
+        labels, trust, heard = (torch.from_numpy(np.stack([c[i] for c in crops])) for i in (1, 2, 3))
         speakers = torch.tensor([self.number[str(clip["speaker"])] for clip in chosen])
-        return Batch(self._masked(levelled[0]), levelled[1], labels.clamp_min(0), trust, (labels >= 0).float(), speakers)
+        present = (labels >= 0).float()
+        return Batch(self._masked(levelled[0]), levelled[1], labels.clamp_min(0), trust, present, heard, speakers)
 
-    def _crop(self, clip: dict[str, np.ndarray], n_frames: int) -> tuple[Tensor, np.ndarray, np.ndarray, float]:
-        """Samples with half a second around, labels (-1 beyond the clip) and trust at the crop's pace, and the pace."""
+    def _crop(self, clip: dict[str, np.ndarray], n_frames: int) -> tuple[Tensor, np.ndarray, np.ndarray, np.ndarray, float]:
+        """Samples with half a second around; labels (-1 beyond the clip), trust and hearing at the crop's pace; the pace."""
         pace = self._ratio(self.settings.pace_ratio)
         n_samples = round(n_frames * 320 * pace)
         start = int(self.random.integers(0, max(1, len(clip["samples"]) - n_samples)))
@@ -117,7 +122,9 @@ class BatchMaker:
         frame = np.minimum(at.astype(int), len(clip["labels"]) - 1)
         inside = at < len(clip["labels"])
         labels = np.where(inside, clip["labels"][frame].astype(np.int64), -1)
-        return torch.from_numpy(wave), labels, np.where(inside, clip["trust"][frame], 0).astype(np.float32), pace
+        trust = np.where(inside, clip["trust"][frame], 0).astype(np.float32)
+        heard = (clip["heard"][frame].astype(np.float32) - self.store.heard_mean) / self.store.heard_spread
+        return torch.from_numpy(wave), labels, trust, heard, pace
 
     def _power(self, samples: Tensor, n_frames: int, *, pitch: np.ndarray, warp: np.ndarray, pace: np.ndarray) -> Tensor:
         """Band powers [B, 2N, M] of crops [B, T] read at other speeds and with warped bands."""

@@ -1,7 +1,7 @@
 """What the learned encoder is trained for, and the layers that only its training needs.
 
-On the narrow, noisy content: name the phone; describe the unbent crop, given who speaks; be equal for
-both views; and do not let a classifier find the speaker. An encoder that goes on from an earlier one is also
+On the narrow, noisy content: name the phone; tell how a speech recogniser hears the unbent crop; describe that crop,
+given who speaks; be equal for both views; and do not let a classifier find the speaker. An encoder that goes on from an earlier one is also
 held to what that one gave for the unbent crop, so that voices trained on the earlier content understand the new.
 """
 
@@ -18,7 +18,7 @@ from pretrain.phones import PHONES
 from svcnb.models.content_network import ContentNetwork
 from svcnb.models.frame_decoder import FrameBlock
 
-TRAINED = ("phone", "describe", "agree", "speaker", "keep")
+TRAINED = ("phone", "hear", "describe", "agree", "speaker", "keep")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class LossSettings:
     """
 
     phone: float = 1.0
+    hear: float = 1.0
     describe: float = 1.0
     agree: float = 0.5
     speaker: float = 1.0
@@ -52,23 +53,35 @@ class _Reverse(torch.autograd.Function):
         return -context.strength * gradient, None
 
 
+class _OverTime(nn.Module):
+    """A block over [B, N, C] that looks at the frames around: a recogniser's frames are of another length."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.block = FrameBlock(width, kernel_size=5, expansion=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x.transpose(1, 2)).transpose(1, 2)
+
+
 class TrainingHeads(nn.Module):
     """Small networks over content [B, N, D]."""
 
-    def __init__(self, network: ContentNetwork, n_speakers: int, *, width: int = 192, n_voice: int = 32) -> None:
+    def __init__(self, network: ContentNetwork, n_speakers: int, n_heard: int, *, width: int = 192, n_voice: int = 32) -> None:
         super().__init__()
         s = network.settings
         self.phone = nn.Linear(s.n_content, len(PHONES))
+        self.hear = nn.Sequential(nn.Linear(s.n_content, width), _OverTime(width), nn.Linear(width, n_heard))
         self.voice = nn.Embedding(n_speakers, n_voice)
         self.enter = nn.Linear(s.n_content + n_voice, width)
-        self.mix = nn.Sequential(*(FrameBlock(width, kernel_size=5, expansion=2) for _ in range(2)))
+        self.mix = nn.Sequential(*(_OverTime(width) for _ in range(2)))
         self.describe = nn.Linear(width, 2 * s.n_bands)
         self.speaker = nn.Sequential(nn.Linear(s.n_content, 256), nn.GELU(), nn.Linear(256, n_speakers))
 
     def described(self, content: Tensor, speakers: Tensor) -> Tensor:
         """Levelled bands [B, 2N, M] of that voice saying this content."""
         voice = self.voice(speakers)[:, None].expand(-1, content.shape[1], -1)
-        x = self.mix(self.enter(torch.cat([content, voice], 2)).transpose(1, 2)).transpose(1, 2)
+        x = self.mix(self.enter(torch.cat([content, voice], 2)))
         return self.describe(x).reshape(content.shape[0], 2 * content.shape[1], -1)
 
 
@@ -89,8 +102,8 @@ class EncoderLosses(nn.Module):
         content = self.network(batch.views)  # [2B, N, D]
         noise = torch.randn(content.shape, generator=generator).to(content.device)
         noisy = content + s.noise * noise
-        present, trust, labels, speakers = (x.repeat(2, *[1] * (x.ndim - 1)) for x in (
-            batch.present, batch.trust, batch.labels, batch.speakers))  # fmt: skip
+        present, trust, labels, heard, speakers = (x.repeat(2, *[1] * (x.ndim - 1)) for x in (
+            batch.present, batch.trust, batch.labels, batch.heard, batch.speakers))  # fmt: skip
         named = self.heads.phone(noisy).float()  # [2B, N, K]
         phone = F.cross_entropy(named.transpose(1, 2), labels, reduction="none", label_smoothing=s.label_smoothing)
         described = self.heads.described(noisy, speakers).float()
@@ -103,6 +116,7 @@ class EncoderLosses(nn.Module):
         kept = {"keep": self._kept(content, batch, *self._former)} if self._former else {}
         return kept | {
             "phone": _mean(phone, trust),
+            "hear": _mean((self.heads.hear(noisy).float() - heard).square().mean(2), present),
             "describe": _mean(distance, present),
             "agree": _mean((first - second).square().mean(2), batch.present),
             "speaker": _mean(guess, present),

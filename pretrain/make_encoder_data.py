@@ -1,12 +1,14 @@
 """Collect what the learned encoder is trained on: labelled clips in one folder, one .npz each.
 
-    python -m pretrain.make_encoder_data DATA --recordings FOLDER [FOLDER ...] [--without 2033 3080]
+    python -m pretrain.make_encoder_data DATA --recordings FOLDER [FOLDER ...] [--without 2033 3080] --moonshine FOLDER
 
-1. Every recording is understood and aligned by pocketsphinx (about 0.3 s per second of speech on one core);
-   a label is trusted as far as the word's posterior probability goes.
+1. Every recording is understood by Moonshine and aligned by pocketsphinx. Where text and sound do not go together,
+   pocketsphinx aligns what it understood itself, and a label is trusted as far as the word's posterior goes.
 2. flite's voices rms, awb and kal16 (men) and Pico's (women, American and British) speak what was understood and
    sentences of random words of pocketsphinx's dictionary (about 0.04 s per second); flite's slt is kept out, for
    measuring.
+
+With every clip goes how Moonshine hears it, frame by frame.
 
 Stopped and started again, it continues.
 """
@@ -14,28 +16,30 @@ Stopped and started again, it continues.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 from tqdm.auto import tqdm
 
+from pretrain.moonshine import Moonshine
 from pretrain.phones import SAMPLE_RATE_HZ, Aligner, LabelledClip, Pico, pieces, speak
 from svcnb import SvcError
 from svcnb.audio import find_audio_files, read_audio
 from svcnb.checkpoint import atomic_path
 
-VOICES = ("rms", "awb", "kal16")
 WORDS_PER_SENTENCE = 12
-STRETCH = (0.75, 1.15)  # flite speaks slowly
-PITCH_HZ = (80.0, 280.0)
-PICO_LANGUAGES = ("en-US", "en-US", "en-GB")  # taking turns
+FLITE_VOICES = ("rms", "awb", "kal16")
+FLITE_STRETCH = (0.75, 1.15)  # it speaks slowly
+FLITE_PITCH_HZ = (80.0, 280.0)
 PICO_PACE = (0.8, 1.25)
 PICO_PITCH = (0.65, 1.3)
+Say = Callable[[str, np.random.Generator], LabelledClip]
 
 
-def save_clip(clip: LabelledClip, path: Path) -> None:
-    """samples int16 [T], labels uint8 [N], trust float16 [N], speaker, text."""
+def save_clip(clip: LabelledClip, heard: Tensor, path: Path) -> None:
+    """samples int16 [T], labels uint8 [N], trust float16 [N], heard float16 [N, H], speaker, text."""
     labels, trust = clip.frame_labels()
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -45,6 +49,7 @@ def save_clip(clip: LabelledClip, path: Path) -> None:
             samples=samples,
             labels=labels.astype(np.uint8),
             trust=trust.astype(np.float16),
+            heard=heard.numpy().astype(np.float16),
             speaker=np.array(clip.speaker),
             text=np.array(clip.text),
         )
@@ -62,15 +67,17 @@ def recordings(folders: list[Path], without: list[str]) -> Iterator[tuple[Path, 
                 yield path, speaker_of(path)
 
 
-def align_recordings(found: list[tuple[Path, str]], folder: Path) -> list[str]:
+def align_recordings(found: list[tuple[Path, str]], folder: Path, moonshine: Moonshine) -> list[str]:
     """Label each recording once; the texts that were understood."""
-    aligner, texts = None, []
-    for path, speaker in tqdm(found, desc="aligning"):
+    aligner, texts = Aligner(), []
+    for path, speaker in tqdm(found, desc="recordings"):
         target = folder / "speech" / f"{path.stem}.npz"
         if not target.exists():
-            aligner = aligner or Aligner()
             samples = read_audio(path, sample_rate_hz=SAMPLE_RATE_HZ).samples
-            save_clip(aligner.align(speaker, samples), target)
+            clip = aligner.align_text(speaker, samples, moonshine.transcribe(samples))
+            if not clip.phones:  # the text does not go through: pocketsphinx's own, trusted less
+                clip = aligner.align(speaker, samples)
+            save_clip(clip, moonshine.hear(samples), target)
         texts.append(str(np.load(target)["text"]))
     return texts
 
@@ -85,30 +92,37 @@ def random_sentences(n: int, *, seed: int) -> list[str]:
     return [" ".join(generator.choice(words, WORDS_PER_SENTENCE * 2 // 3)) for _ in range(n)]
 
 
-def speak_all(texts: list[str], folder: Path, *, seed: int) -> None:
-    """flite's voices take turns, each text at another pace and pitch."""
-    generator = np.random.default_rng(seed)
-    for number, text in enumerate(tqdm(texts, desc="flite")):
-        voice = VOICES[number % len(VOICES)]
-        stretch, pitch_hz = float(generator.uniform(*STRETCH)), _between(PITCH_HZ, generator)
-        target = folder / "flite" / f"{number:05d}_{voice}.npz"
+def speak_texts(texts: list[str], voices: dict[str, Say], folder: Path, moonshine: Moonshine, *, seed: int) -> None:
+    """Voices take turns; a text that one cannot speak so that its phones are known is left out."""
+    for number, text in enumerate(tqdm(texts, desc=folder.name)):
+        name = list(voices)[number % len(voices)]
+        target = folder / f"{number:05d}_{name}.npz"
         if not target.exists():
-            save_clip(speak(text, voice, stretch=stretch, pitch_hz=pitch_hz), target)
-
-
-def speak_pico(texts: list[str], folder: Path, *, seed: int) -> None:
-    """The same by Pico's voices; where pocketsphinx finds no way through the words, the text is left out."""
-    aligner = Aligner()
-    voices = {language: Pico(language, aligner) for language in PICO_LANGUAGES}
-    generator = np.random.default_rng(seed)
-    for number, text in enumerate(tqdm(texts, desc="Pico")):
-        language = PICO_LANGUAGES[number % len(PICO_LANGUAGES)]
-        pace, pitch = _between(PICO_PACE, generator), _between(PICO_PITCH, generator)
-        target = folder / "pico" / f"{number:05d}_{language}.npz"
-        if not target.exists():
-            clip = voices[language].speak(text, pace=pace, pitch=pitch)
+            clip = voices[name](text, np.random.default_rng([seed, number]))
             if clip.phones:
-                save_clip(clip, target)
+                save_clip(clip, moonshine.hear(clip.samples), target)
+
+
+def flite_voices() -> dict[str, Say]:
+    """Each text at another pace and pitch."""
+
+    def say(voice: str) -> Say:
+        return lambda text, generator: speak(
+            text, voice, stretch=_between(FLITE_STRETCH, generator), pitch_hz=_between(FLITE_PITCH_HZ, generator)
+        )
+
+    return {voice: say(voice) for voice in FLITE_VOICES}
+
+
+def pico_voices() -> dict[str, Say]:
+    """The same; of every three texts the American speaks two."""
+    aligner = Aligner()
+    us, gb = (Pico(language, aligner) for language in ("en-US", "en-GB"))
+
+    def say(voice: Pico) -> Say:
+        return lambda text, generator: voice.speak(text, pace=_between(PICO_PACE, generator), pitch=_between(PICO_PITCH, generator))
+
+    return {"us1": say(us), "us2": say(us), "gb": say(gb)}
 
 
 def _between(limits: tuple[float, float], generator: np.random.Generator) -> float:
@@ -121,15 +135,18 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder to fill")
     parser.add_argument("--recordings", type=Path, nargs="+", required=True, help="folders of read English")
     parser.add_argument("--without", nargs="*", default=[], help="readers to leave out")
+    parser.add_argument("--moonshine", type=Path, required=True, help="folder of its unpacked packages, see pretrain/moonshine.py")
     parser.add_argument("--n-random", type=int, default=500, help="sentences of random words")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     found = list(recordings(options.recordings, options.without))
     if not found:
         raise SvcError(f"no recordings in {', '.join(map(str, options.recordings))}, expected folders with audio files")
-    texts = pieces(align_recordings(found, options.data), WORDS_PER_SENTENCE)
-    speak_all([*random_sentences(options.n_random, seed=options.seed), *texts], options.data, seed=options.seed)
-    speak_pico([*random_sentences(options.n_random, seed=options.seed + 1), *texts], options.data, seed=options.seed)
+    moonshine = Moonshine(options.moonshine)
+    texts = pieces(align_recordings(found, options.data, moonshine), WORDS_PER_SENTENCE)
+    for name, voices in (("flite", flite_voices()), ("pico", pico_voices())):
+        said = [*random_sentences(options.n_random, seed=options.seed), *texts]
+        speak_texts(said, voices, options.data / name, moonshine, seed=options.seed)
 
 
 if __name__ == "__main__":

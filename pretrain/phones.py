@@ -88,14 +88,23 @@ def speak(text: str, voice: str, *, stretch: float = 1.0, pitch_hz: float | None
         manner = ["--setf", f"duration_stretch={stretch}"]
         if pitch_hz is not None:
             manner += ["--setf", f"int_f0_target_mean={pitch_hz}"]
-        command = ["flite", "-voice", voice, *manner, "-psdur", "-t", f"{text} ", "-o", str(path)]
-        try:
-            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        except FileNotFoundError as error:
-            raise SvcError("flite is not on this machine, expected the program in PATH: apt-get install flite") from error
+        printed = _flite("-voice", voice, *manner, "-psdur", "-t", f"{text} ", "-o", str(path))
         samples = read_audio(path, sample_rate_hz=SAMPLE_RATE_HZ).samples
     pairs = [word.rsplit(":", 1) for word in printed.split()]
     return LabelledClip(text, f"flite-{voice}", samples, tuple(Phone(phone_index(name), float(end)) for name, end in pairs))
+
+
+def pronounce(word: str) -> list[int]:
+    """The phones of a word, by flite's dictionary and its rules for words that are in none.
+
+    Raises:
+        SvcError: nothing that can be spoken.
+    """
+    printed = _flite("-voice", "kal", "-ps", "-t", word, "none")
+    phones = [index for name in printed.split() if (index := phone_index(name)) != SILENCE]
+    if not phones:
+        raise SvcError(f"{word!r} cannot be pronounced, expected a word of letters")
+    return phones
 
 
 class Pico:
@@ -150,13 +159,15 @@ class Aligner:
     def align_text(self, speaker: str, samples: np.ndarray, text: str) -> LabelledClip:
         """The clip with the phones of a known text, all trusted; none where sound and text do not go together.
 
+        Words that are not in pocketsphinx's dictionary are taken as flite pronounces them.
+
         Raises:
-            SvcError: a word that is not in pocketsphinx's dictionary.
+            SvcError: a word that flite cannot pronounce either.
         """
         words = text.lower().split()
-        unknown = [word for word in words if self._decoder.lookup_word(word) is None]
-        if unknown:
-            raise SvcError(f"{', '.join(unknown)}: not in pocketsphinx's dictionary, expected words of it without punctuation")
+        for word in words:
+            if self._decoder.lookup_word(word) is None:
+                self._decoder.add_word(word, " ".join(PHONES[index] for index in pronounce(word)), True)
         self._decoder.set_align_text(" ".join(words))
         try:
             self._decode(samples)
@@ -185,6 +196,14 @@ class Aligner:
         self._decoder.start_utt()
         self._decoder.process_raw((samples * 32767).astype(np.int16).tobytes(), full_utt=True)
         self._decoder.end_utt()
+
+
+def _flite(*arguments: str) -> str:
+    """What the program prints."""
+    try:
+        return subprocess.run(["flite", *arguments], check=True, capture_output=True, text=True).stdout
+    except FileNotFoundError as error:
+        raise SvcError("flite is not on this machine, expected the program in PATH: apt-get install flite") from error
 
 
 def pieces(texts: Sequence[str], n_words: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import threading
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from pretrain import phones
 from pretrain.encoder_batches import BatchMaker, ClipStore, PerturbSettings
 from pretrain.encoder_losses import LossSettings
 from pretrain.make_encoder import EncoderTraining, learn_average_reader, run
 from pretrain.make_encoder_data import save_clip
 from pretrain.measure_encoder import abx_error, linear_probe
-from pretrain.phones import PHONES, SAMPLE_RATE_HZ, Aligner, LabelledClip, Phone, phone_index, pieces
+from pretrain.moonshine import Moonshine, _vocabulary, plain_words
+from pretrain.phones import PHONES, SAMPLE_RATE_HZ, Aligner, LabelledClip, Phone, phone_index, pieces, pronounce
 from svcnb import SvcError
 from svcnb.audio import read_audio
 from svcnb.evaluation_words import find_transcript
@@ -25,15 +28,23 @@ from tests.unit.test_content import RATE_HZ, voice_like
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"
 SMALL = ContentNetworkSettings(n_bands=20, channels=16, n_blocks=2, kernel_size=5, n_content=6)
+N_HEARD = 7
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ClipStore:
-    phones = tuple(Phone(1 + i % 5, 0.1 * (i + 1), 0.8) for i in range(25))
+    spoken = tuple(Phone(1 + i % 5, 0.1 * (i + 1), 0.8) for i in range(25))
     for number in range(4):
         speaker = f"{'flite-x' if number % 2 else 'reader'}{number}"
-        save_clip(LabelledClip("some words", speaker, voice_like(3 * RATE_HZ, seed=number), phones), tmp_path / f"{number}.npz")
+        clip = LabelledClip("some words", speaker, voice_like(3 * RATE_HZ, seed=number), spoken)
+        heard = torch.nn.functional.one_hot(torch.from_numpy(clip.frame_labels()[0]), N_HEARD).float()
+        save_clip(clip, heard, tmp_path / f"{number}.npz")
     return ClipStore(tmp_path)
+
+
+def demo_sentence() -> tuple[Path, str]:
+    recording = sorted((DEMO / "raw" / "ada").glob("*.flac"))[0]
+    return recording, plain_words(find_transcript(recording))
 
 
 # labels
@@ -56,16 +67,54 @@ def test_texts_are_cut_into_pieces_of_some_words() -> None:
     assert pieces(["a b c d e", "f"], 2) == ["a b", "c d", "e", "f"]
 
 
-def test_a_word_that_the_dictionary_lacks_is_named() -> None:
+def test_a_word_is_pronounced_as_flite_prints_it_and_one_of_no_sounds_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = {"haps": "pau hh ae p s pau\n", "_": "pau pau"}
+    monkeypatch.setattr(phones, "_flite", lambda *arguments: printed[arguments[-2]])
+    assert [PHONES[index] for index in pronounce("haps")] == ["HH", "AE", "P", "S"]
+    with pytest.raises(SvcError, match="'_' cannot be pronounced"):
+        pronounce("_")
+
+
+def test_without_flite_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SvcError, match="apt-get install flite"):
+        pronounce("haps")
+
+
+def test_a_word_that_the_dictionary_lacks_is_aligned_as_flite_pronounces_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pocketsphinx")
-    with pytest.raises(SvcError, match="xyzzyq: not in pocketsphinx's dictionary"):
-        Aligner().align_text("x", voice_like(RATE_HZ, seed=1), "the xyzzyq")
+    recording, text = demo_sentence()
+    aligner = Aligner()
+    known = text.split()[2]
+    monkeypatch.setattr(phones, "_flite", lambda *arguments: aligner._decoder.lookup_word(known).lower())
+    samples = read_audio(recording, sample_rate_hz=SAMPLE_RATE_HZ).samples
+    found = [aligner.align_text("ada", samples, said).phones for said in (text, text.replace(known, "xyzzyq", 1))]
+    assert [phone.index for phone in found[1]] == [phone.index for phone in found[0]]
+
+
+def test_a_recognisers_text_becomes_plain_words() -> None:
+    text = " It\u2019s 10 or 45, \u2018we think\u2019: the Major-General's in 1890!"
+    assert plain_words(text) == "it's ten or forty five we think the major general's in 1890"
+
+
+def test_a_folder_without_moonshine_is_told_what_is_missing(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(SvcError, match="no tiny/quantized/encoder_model.onnx under"):
+        Moonshine(tmp_path)
+
+
+def test_a_vocabulary_is_read_from_the_tokenizers_script(tmp_path: Path) -> None:
+    script = tmp_path / "llama-tokenizer.js"
+    script.write_text('x;\nvar vocab_base64 = "' + base64.b64encode("<s>\n\u2581the\nn".encode()).decode() + '";')
+    assert _vocabulary(script) == ["<s>", "\u2581the", "n"]
+    script.write_text("nothing")
+    with pytest.raises(SvcError, match="has no vocabulary in it"):
+        _vocabulary(script)
 
 
 def test_a_known_text_gets_all_its_phones_and_a_sound_without_it_none() -> None:
     pytest.importorskip("pocketsphinx")
-    recording = sorted((DEMO / "raw" / "ada").glob("*.flac"))[0]
-    text = "".join(c if c.isalpha() or c == "'" else " " for c in find_transcript(recording).lower())
+    recording, text = demo_sentence()
     samples = read_audio(recording, sample_rate_hz=SAMPLE_RATE_HZ).samples
     aligner = Aligner()
     clip = aligner.align_text("ada", samples, text)
@@ -93,7 +142,7 @@ def test_an_unbent_crop_has_the_bands_and_labels_of_its_place(store: ClipStore) 
     """The same frames as an analysis of the whole recording gives, in spite of the other way there."""
     network = ContentNetwork(SMALL)
     maker = BatchMaker(store, network.bands, settings=PerturbSettings(pace_ratio=1.0), seed=3)
-    samples, labels, trust, pace = maker._crop(store.clips[0], 50)
+    samples, labels, trust, heard, pace = maker._crop(store.clips[0], 50)
     ours = maker._power(samples[None], 50, pitch=np.ones(1), warp=np.ones(1), pace=np.ones(1))[0]
     margin = RATE_HZ // 2
     whole = network.bands.power(samples[None, margin:])[0]
@@ -101,6 +150,9 @@ def test_an_unbent_crop_has_the_bands_and_labels_of_its_place(store: ClipStore) 
     torch.testing.assert_close(ours[2:98], whole[2:98], rtol=1e-3, atol=1e-9)
     assert set(labels.tolist()) <= {0, 1, 2, 3, 4, 5}
     assert set(np.round(trust.astype(float), 2).tolist()) <= {0.0, 0.8}
+    inside = labels >= 0
+    told = heard * store.heard_spread + store.heard_mean  # each frame's label, as a one among noughts
+    assert told[inside].argmax(1).tolist() == labels[inside].tolist()
 
 
 def test_the_synthetic_share_is_kept(store: ClipStore) -> None:
@@ -124,7 +176,7 @@ def _train(
     torch.manual_seed(0)
     network = ContentNetwork(SMALL)
     learn_average_reader(network, store)
-    training = EncoderTraining(network, store.speakers, losses=LossSettings(keep=10.0), learning_rate=3e-3, device="cpu")
+    training = EncoderTraining(network, store.speakers, N_HEARD, losses=LossSettings(keep=10.0), learning_rate=3e-3, device="cpu")
     if former:
         training.losses.hold_to(former, torch.tensor([speaker.startswith("reader") for speaker in store.speakers]))
     if state.exists():
@@ -148,6 +200,7 @@ def test_training_learns_goes_on_where_it_stopped_and_writes_an_encoder(store: C
         before, after = (t.losses(batch, 0, torch.Generator().manual_seed(0)) for t in (first, resumed))
     assert after["describe"] < before["describe"]
     assert after["phone"] < before["phone"]
+    assert after["hear"] < before["hear"]
     written = load_network(tmp_path / "state.safetensors")
     torch.testing.assert_close(written.narrow.weight, resumed.average["narrow.weight"], atol=1e-3, rtol=0)
 
@@ -169,6 +222,16 @@ def test_held_to_an_earlier_encoder_it_comes_near_it_for_the_speakers_that_one_k
     assert away[1] < 0.6 * away[0]
     for name, value in former.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+def test_what_is_written_lies_between_the_earlier_encoder_and_the_trained_one(store: ClipStore, tmp_path: Path) -> None:
+    training = _train(store, tmp_path / "state.pt", steps=3)
+    torch.manual_seed(5)
+    training.former, training.former_share = ContentNetwork(SMALL).state_dict(), 0.25
+    training.save(tmp_path / "state.pt", {})
+    written = load_network(tmp_path / "state.safetensors").narrow.weight
+    expected = 0.25 * training.former["narrow.weight"] + 0.75 * training.average["narrow.weight"]
+    torch.testing.assert_close(written, expected, atol=1e-3, rtol=0)
 
 
 # measures
