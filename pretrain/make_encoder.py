@@ -5,7 +5,7 @@
 DATA is the folder that pretrain.make_encoder_data filled; STATE a file that is written every two minutes: the
 same call goes on from there. The average of the weights over the last steps is written beside it, as
 STATE with the ending .safetensors, ready for svcnb. --start goes on from such a file, and keeps near what it
-gives for all speakers but the new ones.
+gives for all speakers but the new ones; what is written then is the mean of the earlier weights and the new.
 """
 
 from __future__ import annotations
@@ -44,11 +44,15 @@ class EncoderTraining:
         self.losses = EncoderLosses(network, self.heads, losses)
         self.learning_rate = learning_rate
         self.optimizer = torch.optim.AdamW(self.losses.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.02)
-        # Where the processor has no instructions for them, half-precision products take a hundred times as long.
-        self.halves = device != "cpu" or bool(torch.cpu.get_capabilities()["avx512_bf16"])
+        self.halves = _halves_are_quick(device)
         self.step = 0
         self.former: dict[str, torch.Tensor] = {}
         self.former_share = 0.0
+
+    def go_on_from(self, former: ContentNetwork, known: torch.Tensor, *, share: float) -> None:
+        """Keep near an earlier encoder for the speakers it knows, bool [S], and write weights that are `share` its own."""
+        self.losses.hold_to(former, known)
+        self.former, self.former_share = former.state_dict(), share
 
     def train_step(self, batch: Batch, n_steps: int) -> dict[str, float]:
         """One update; the loss terms."""
@@ -126,6 +130,12 @@ def learn_average_reader(network: ContentNetwork, store: ClipStore, *, n_clips: 
     network.bands.spread.copy_(spread)
 
 
+def _halves_are_quick(device: str) -> bool:
+    """Where a processor has no instructions for them, half-precision products take a hundred times as long."""
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    return device != "cpu" or bool(known.get("avx512_bf16"))
+
+
 def _moved(batch: Batch, device: str) -> Batch:
     return batch if device == "cpu" else Batch(**{name: value.to(device) for name, value in vars(batch).items()})
 
@@ -194,8 +204,7 @@ def main() -> None:
     training = EncoderTraining(network, store.speakers, len(store.heard_mean), losses=losses, learning_rate=options.learning_rate, device=options.device)
     if options.start:
         known = torch.tensor([speaker not in options.new for speaker in store.speakers])
-        training.losses.hold_to(former, known)
-        training.former, training.former_share = former.state_dict(), options.former_share
+        training.go_on_from(former, known, share=options.former_share)
     if options.state.exists():
         training.load(options.state)
     bands = ContentNetwork(network.settings).bands

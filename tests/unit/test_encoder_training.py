@@ -227,7 +227,7 @@ def test_held_to_an_earlier_encoder_it_comes_near_it_for_the_speakers_that_one_k
 def test_what_is_written_lies_between_the_earlier_encoder_and_the_trained_one(store: ClipStore, tmp_path: Path) -> None:
     training = _train(store, tmp_path / "state.pt", steps=3)
     torch.manual_seed(5)
-    training.former, training.former_share = ContentNetwork(SMALL).state_dict(), 0.25
+    training.go_on_from(ContentNetwork(SMALL), torch.ones(len(store.speakers), dtype=torch.bool), share=0.25)
     training.save(tmp_path / "state.pt", {})
     written = load_network(tmp_path / "state.safetensors").narrow.weight
     expected = 0.25 * training.former["narrow.weight"] + 0.75 * training.average["narrow.weight"]
