@@ -1,8 +1,9 @@
 """What the learned encoder is trained for, and the layers that only its training needs.
 
 On the narrow, noisy content: name the phone; tell how a speech recogniser hears the unbent crop; describe that crop,
-given who speaks; be equal for both views; and do not let a classifier find the speaker. An encoder that goes on from an earlier one is also
-held to what that one gave for the unbent crop, so that voices trained on the earlier content understand the new.
+given who speaks; be equal for both views; and do not let a classifier find the speaker. An encoder that goes on from
+an earlier one is also held to what that one gave for the unbent crop, so that voices trained on the earlier content
+understand the new.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from svcnb import SvcError
+from svcnb.evaluation_words import normalise_text
 
 SAMPLE_RATE_HZ = 16000
 N_LAYERS, N_HEADS, HEAD_WIDTH = 6, 8, 36
@@ -25,8 +26,6 @@ HOP_SAMPLES, OUR_HOP_SAMPLES = 384, 320
 HEARING = "/layers.4/Add_1_output_0"
 START, END = 1, 2
 TOKENS_PER_S = 6.5  # nobody speaks faster: what is longer has begun to repeat itself
-ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
-TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 
 class Moonshine:
@@ -61,7 +60,7 @@ class Moonshine:
         return torch.lerp(heard[:, before], heard[:, after], at - before).T.contiguous()
 
     def transcribe(self, samples: np.ndarray) -> str:
-        """What was said: lower-case words without punctuation, numbers below a hundred written out."""
+        """What was said: lower-case words without punctuation, numbers spelt out."""
         states = self._states(samples)[0]
         past = {
             f"past_key_values.{layer}.{side}.{kind}": np.zeros((0, N_HEADS, 1, HEAD_WIDTH), np.float32)
@@ -80,24 +79,11 @@ class Moonshine:
             for name in past:
                 if position == 0 or ".decoder." in name:
                     past[name] = found[name.replace("past_key_values", "present")]
-        return plain_words("".join(self._vocabulary[token] for token in tokens[1:] if token != END))
+        said = "".join(self._vocabulary[token] for token in tokens[1:] if token != END)
+        return normalise_text(said.replace("▁", " "))
 
     def _states(self, samples: np.ndarray) -> list[np.ndarray]:
         return self._encoder.run(["last_hidden_state", HEARING], {"input_values": samples[None].astype(np.float32)})
-
-
-def plain_words(text: str) -> str:
-    """Lower-case words of letters and apostrophes; numbers below a hundred as words, others as digits."""
-    text = text.replace("▁", " ").lower().replace("’", "'")
-    text = re.sub(r"\b\d\d?\b", lambda number: _spelled(int(number.group())), text)
-    return " ".join(word for part in re.findall(r"[\w']+", text) if (word := part.strip("'_")))
-
-
-def _spelled(number: int) -> str:
-    if number < len(ONES):
-        return ONES[number]
-    tens, ones = divmod(number, 10)
-    return f"{TENS[tens]} {ONES[ones]}" if ones else TENS[tens]
 
 
 def _vocabulary(path: Path) -> list[str]:

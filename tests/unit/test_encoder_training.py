@@ -17,11 +17,11 @@ from pretrain.encoder_losses import LossSettings
 from pretrain.make_encoder import EncoderTraining, learn_average_reader, run
 from pretrain.make_encoder_data import save_clip
 from pretrain.measure_encoder import abx_error, linear_probe
-from pretrain.moonshine import Moonshine, _vocabulary, plain_words
+from pretrain.moonshine import Moonshine, _vocabulary
 from pretrain.phones import PHONES, SAMPLE_RATE_HZ, Aligner, LabelledClip, Phone, phone_index, pieces, pronounce
 from svcnb import SvcError
 from svcnb.audio import read_audio
-from svcnb.evaluation_words import find_transcript
+from svcnb.evaluation_words import find_transcript, normalise_text
 from svcnb.learned_units import load_network
 from svcnb.models.content_network import ContentNetwork, ContentNetworkSettings
 from tests.unit.test_content import RATE_HZ, voice_like
@@ -44,7 +44,7 @@ def store(tmp_path: Path) -> ClipStore:
 
 def demo_sentence() -> tuple[Path, str]:
     recording = sorted((DEMO / "raw" / "ada").glob("*.flac"))[0]
-    return recording, plain_words(find_transcript(recording))
+    return recording, normalise_text(find_transcript(recording))
 
 
 # labels
@@ -90,11 +90,6 @@ def test_a_word_that_the_dictionary_lacks_is_aligned_as_flite_pronounces_it(monk
     samples = read_audio(recording, sample_rate_hz=SAMPLE_RATE_HZ).samples
     found = [aligner.align_text("ada", samples, said).phones for said in (text, text.replace(known, "xyzzyq", 1))]
     assert [phone.index for phone in found[1]] == [phone.index for phone in found[0]]
-
-
-def test_a_recognisers_text_becomes_plain_words() -> None:
-    text = " It\u2019s 10 or 45, \u2018we think\u2019: the Major-General's in 1890!"
-    assert plain_words(text) == "it's ten or forty five we think the major general's in 1890"
 
 
 def test_a_folder_without_moonshine_is_told_what_is_missing(tmp_path: Path) -> None:
