@@ -18,8 +18,10 @@ from pathlib import Path
 from torch import Tensor
 
 from pretrain.make_encoder_data import recordings
+from pretrain.moonshine_listener import Listeners, MoonshineListener
 from svcnb import SvcError
 from svcnb.checkpoint import read_sovits_checkpoint, write_own
+from svcnb.hearing import Hearing
 from svcnb.models.frame_decoder import SUBFRAMES
 from svcnb.recipes import sovits
 from svcnb.run_record import read_progress
@@ -50,6 +52,14 @@ def base_config(options: argparse.Namespace) -> sovits.Config:
         changes |= {"max_frames": options.crop_frames, "segment_size": segment_size}
     config.train = config.train.model_copy(update=changes)
     return config
+
+
+def choose_listener(moonshine: Path | None, sample_rate_hz: int) -> Listeners | None:
+    """The bundled encoder and Moonshine; without the latter's folder the training's own choice."""
+    if moonshine is None:
+        return None
+    own = Hearing.bundled(sample_rate_hz=sample_rate_hz)
+    return Listeners(own, MoonshineListener(moonshine, sample_rate_hz=sample_rate_hz))
 
 
 def extend_upwards(state: dict[str, Tensor], config: sovits.Config) -> dict[str, Tensor]:
@@ -88,6 +98,7 @@ def main() -> None:
     parser.add_argument("--crop_frames", type=int, help="longest crop; the decoder hears half of it (default: the size's)")
     parser.add_argument("--lr_decay", type=float, default=LR_DECAY, help="of the learning rate, per epoch")
     parser.add_argument("--encoder", default="svcnb-units")
+    parser.add_argument("--moonshine", type=Path, help="unpacked packages (see pretrain/moonshine.py): it listens, too")
     parser.add_argument("--attribution", default="", help="of the data, for the file's metadata")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
@@ -99,8 +110,9 @@ def main() -> None:
     print(sovits.prepare(config, work / "clips", work / "features", prepare))
     settings = TrainSettings(max_minutes=options.minutes, device=options.device, keep_checkpoints=2)
     report = sovits.train(
-        work / "features", work / "voice", settings, base=options.start, batch_size=options.batch_size
-    )
+        work / "features", work / "voice", settings, base=options.start, batch_size=options.batch_size,
+        listener=choose_listener(options.moonshine, config.data.sampling_rate),
+    )  # fmt: skip
     print(f"{report.step} steps: {write_base(work / 'voice', work / 'base_voice.safetensors', options.attribution)}")
 
 

@@ -42,13 +42,13 @@ class Moonshine:
             import onnxruntime
         except ImportError as error:
             raise SvcError('Moonshine needs the onnx extra: pip install "svcnb[onnx]"') from error
-        encoder = onnx.load(str(_only(folder, "tiny/quantized/encoder_model.onnx")))
+        encoder = onnx.load(str(find_only(folder, "tiny/quantized/encoder_model.onnx")))
         encoder.graph.output.append(onnx.ValueInfoProto(name=HEARING))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads
         self._encoder = onnxruntime.InferenceSession(encoder.SerializeToString(), options)
-        self._decoder = onnxruntime.InferenceSession(str(_only(folder, "tiny/quantized/decoder_model_merged.onnx")), options)
-        self._vocabulary = _vocabulary(_only(folder, "llama-tokenizer.js"))
+        self._decoder = onnxruntime.InferenceSession(str(find_only(folder, "tiny/quantized/decoder_model_merged.onnx")), options)
+        self._vocabulary = _vocabulary(find_only(folder, "llama-tokenizer.js"))
 
     def hear(self, samples: np.ndarray) -> Tensor:
         """How it hears float samples [T] at 16 kHz: float32 [N, 288], one row per 20 ms, between its own of 24 ms."""
@@ -94,7 +94,8 @@ def _vocabulary(path: Path) -> list[str]:
     return base64.b64decode(found.group(1)).decode("utf-8").split("\n")
 
 
-def _only(folder: Path, ending: str) -> Path:
+def find_only(folder: Path, ending: str) -> Path:
+    """The one file of the unpacked packages whose path ends so."""
     found = sorted(path for path in folder.rglob(Path(ending).name) if path.as_posix().endswith(ending))
     if not found:
         raise SvcError(f"no {ending} under {folder}, expected the packages named in pretrain/moonshine.py, unpacked there")

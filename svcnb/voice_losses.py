@@ -17,13 +17,28 @@ from svcnb.spectral import MelSpectrogram, Stft
 
 
 class LossWeights(Protocol):
-    """The weights in a config's train section; c_stft and c_prior are 0 in the families' own."""
+    """The weights in a config's train section; c_stft, c_hear and c_prior are 0 in the families' own."""
 
     c_mel: float
     c_kl: float
     c_stft: float
+    c_hear: float
     c_prior: float
     c_adversarial: float
+
+
+class Remembered(Protocol):
+    """Segments as they were heard."""
+
+    def distance(self, audio: Tensor) -> Tensor:
+        """How differently segments [B, 1, T] are heard, a scalar."""
+        ...
+
+
+class Listening(Protocol):
+    """Whoever hears segments [B, 1, T], such as a hearing.Listener."""
+
+    def remember(self, audio: Tensor) -> Remembered: ...
 
 
 class Rates(Protocol):
@@ -45,10 +60,12 @@ class Transforms(nn.Module):
     Args:
         data: sampling_rate, filter_length, hop_length, win_length, n_mel_channels, mel_fmin, mel_fmax.
         max_hz: spectral losses look below this; None = everywhere.
+        listener: hears segments as well (see hearing); None = nobody does.
     """
 
-    def __init__(self, data: Any, *, max_hz: float | None = None) -> None:
+    def __init__(self, data: Any, *, max_hz: float | None = None, listener: Listening | None = None) -> None:
         super().__init__()
+        self.listener = listener
         self.band = min(1.0, 2 * (max_hz or data.sampling_rate) / data.sampling_rate)
         self.stft = Stft(n_fft=data.filter_length, hop_samples=data.hop_length, win_samples=data.win_length)
         self.mel = MelSpectrogram(
@@ -70,6 +87,7 @@ class GeneratorPass:
     target_mel: Tensor  # [B, M, segment frames]
     fake_mel: Tensor
     band: float = 1.0  # part of the spectrum that the losses look at
+    heard: Remembered | None = None  # the target's segments, where someone listens
 
 
 def compared(out: Any, audio: Tensor, spec: Tensor, transforms: Transforms, segment_frames: int) -> GeneratorPass:
@@ -79,12 +97,14 @@ def compared(out: Any, audio: Tensor, spec: Tensor, transforms: Transforms, segm
         audio, spec: of the whole clips, [B, 1, N * hop] and [B, F, N].
     """
     hop = transforms.stft.hop_samples
+    target = slice_segments(audio, out.slice_start * hop, segment_frames * hop)
     return GeneratorPass(
         out=out,
-        target_audio=slice_segments(audio, out.slice_start * hop, segment_frames * hop),
+        target_audio=target,
         target_mel=slice_segments(transforms.mel.project(spec), out.slice_start, segment_frames),
         fake_mel=transforms.mel(out.audio.float()),
         band=transforms.band,
+        heard=transforms.listener.remember(target) if transforms.listener else None,
     )
 
 
@@ -96,6 +116,8 @@ def spectral_terms(
     if train.c_stft:
         mean_of_all = share.mean_of_all if share else None
         terms["stft"] = losses.stft_loss(audio, target.target_audio, mean_of_all=mean_of_all, band=target.band)
+    if target.heard is not None:
+        terms["hear"] = target.heard.distance(audio)
     return terms
 
 
@@ -126,7 +148,7 @@ def adversarial_terms(discriminator: nn.Module, result: GeneratorPass) -> dict[s
 
 def loss_weight(name: str, train: LossWeights) -> float:
     """Weight of a loss term in the generator's total."""
-    spectral = {"mel": train.c_mel, "stft": train.c_stft}
+    spectral = {"mel": train.c_mel, "stft": train.c_stft, "hear": train.c_hear}
     if name.startswith("prior_"):
         return train.c_prior * spectral[name.removeprefix("prior_")]
     weights = {"kl": train.c_kl, "lf0": 1.0, "gen": train.c_adversarial, "fm": train.c_adversarial}

@@ -93,13 +93,13 @@ def assert_trained_alike(one: Path, two: Path, *, step: int, rtol: float) -> Non
 
 
 def test_two_processes_train_as_one_with_the_same_whole_batch(features: Path, tmp_path: Path) -> None:
-    """Five steps of 4 and 3 clips; and one of all 7 with the spectral loss at several resolutions.
+    """Five steps of 4 and 3 clips; and one of all 7 with a listener and the spectral loss at several resolutions.
 
-    That loss is left out of the many steps because it cannot be followed far: the logarithm of an almost silent
+    These losses are left out of the many steps because they cannot be followed far: the logarithm of an almost silent
     bin turns rounding into a gradient. A change of 1e-7 in the weights grows to 0.1 within five steps of one process;
     within one step, gradients come out up to 1e-3 apart (AVX2 code; 1e-4 with AVX-512).
     """
-    long = with_losses(features, tmp_path / "long", c_stft=0.0)
+    long = with_losses(features, tmp_path / "long", c_stft=0.0, c_hear=0.0)
     short = with_losses(features, tmp_path / "short")
     five, once = (SETTINGS.model_copy(update={"max_steps": steps}) for steps in (5, 1))
     together = [(long, tmp_path / "long2", five, 2), (short, tmp_path / "short2", once, 4)]

@@ -30,7 +30,7 @@ LAYERS = {
     "evaluation_words evaluation_results evaluation_run evaluation_advice evaluation_plots evaluation_page report plots unit_plots tour_plots",
     2: "silence slicing clips pitch predictors network_predictors torchaudio_parts content soft_units learned_units "
     "encoder_input encoder_networks encoder_hubert encoder_whisper encoder_dphubert encoder_onnx "
-    "retrieval clustering index_files vocoder enhancer diffusion training training_state run_record "
+    "hearing retrieval clustering index_files vocoder enhancer diffusion training training_state run_record "
     "training_advice training_board training_checkpoints training_history training_process training_samples batch_probe "
     "processes launching dask_jobs voice_losses onnx_files",
     1: "disk audio audio_file memory allocation spectral losses checkpoint unpickling archives transfer weights_table downloads phonemes",

@@ -9,6 +9,7 @@ out of it (the voice) finds no room.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,10 +143,13 @@ class ContentNetwork(nn.Module):
         """Frames (of 20 ms) to either side that a frame's content depends on."""
         return self.settings.n_blocks * (self.settings.kernel_size // 2) + 1
 
+    def _enter(self, levelled: Tensor) -> Tensor:
+        x = self.stem(levelled.transpose(1, 2))  # [B, C, N]
+        return self.stem_norm(x.transpose(1, 2)).transpose(1, 2)
+
     def hidden(self, levelled: Tensor) -> Tensor:
         """What the last block gives, [B, N, C]."""
-        x = self.stem(levelled.transpose(1, 2))  # [B, C, N]
-        x = self.stem_norm(x.transpose(1, 2)).transpose(1, 2)
+        x = self._enter(levelled)
         for block in self.blocks:
             x = block(x)
         return self.norm(x.transpose(1, 2))
@@ -153,6 +157,16 @@ class ContentNetwork(nn.Module):
     def forward(self, levelled: Tensor) -> Tensor:
         content = self.narrow(self.hidden(levelled))
         return F.layer_norm(content.float(), content.shape[-1:])
+
+    def maps(self, levelled: Tensor, after: Sequence[int]) -> list[Tensor]:
+        """What enters the blocks, what comes after so many of them, each [B, N, C], and the content [B, N, D]."""
+        x = self._enter(levelled)
+        found = [x.transpose(1, 2)]
+        for number, block in enumerate(self.blocks, start=1):
+            x = block(x)
+            if number in after:
+                found.append(x.transpose(1, 2))
+        return [*found, self.narrow(self.norm(x.transpose(1, 2)))]
 
 
 def mel_filters(settings: ContentNetworkSettings, warp: float = 1.0) -> Tensor:

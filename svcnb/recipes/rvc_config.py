@@ -53,6 +53,7 @@ class TrainSection(Section):
     c_mel: int | float = 45
     c_kl: int | float = 1.0
     c_stft: float = Field(0.0, description="weight of the multi-resolution STFT loss")
+    c_hear: float = Field(0.0, description="weight of what the bundled content encoder hears differently")
     c_prior: float = Field(0.0, description="weight of the spectral losses on what the prior alone decodes to")
     c_adversarial: float = Field(1.0, description="weight of the discriminator's two losses; 0 trains without one")
     max_frames: int = Field(900, ge=20, description="longer clips are cropped to this, at random")
@@ -94,7 +95,7 @@ class ModelSection(Section):
 
 # What RVC's own files lack: written only where it differs from these defaults.
 OUR_KEYS = {
-    "train": ("c_stft", "c_prior", "c_adversarial", "max_frames"),
+    "train": ("c_stft", "c_hear", "c_prior", "c_adversarial", "max_frames"),
     "model": ("content_width", "speech_encoder", "vocoder_name", "use_depthwise_conv"),
 }
 

@@ -25,7 +25,7 @@ class Section(BaseModel):
 
 
 class TrainSection(Section):
-    """How to train. The last seven keys are ours; they are written only when they differ from the defaults."""
+    """How to train. The last eight keys are ours; they are written only when they differ from the defaults."""
 
     log_interval: int = Field(200, ge=1, description="steps between logged losses")
     eval_interval: int = Field(800, ge=1, description="steps between checkpoints")
@@ -50,6 +50,7 @@ class TrainSection(Section):
     all_in_mem: bool = False
     vol_aug: bool = False
     c_stft: float = Field(0.0, description="weight of the multi-resolution STFT loss")
+    c_hear: float = Field(0.0, description="weight of what the bundled content encoder hears differently")
     c_prior: float = Field(0.0, description="weight of the spectral losses on what the prior alone decodes to")
     c_adversarial: float = Field(1.0, description="weight of the discriminator's two losses; 0 trains without one")
     adversarial_after_steps: int = Field(0, ge=0, description="step from which the discriminator takes part")
@@ -104,7 +105,7 @@ class ModelSection(Section):
 
 
 OUR_TRAIN_KEYS = (
-    "c_stft", "c_prior", "c_adversarial", "adversarial_after_steps", "max_frames", "key_shift_semitones", "loss_max_hz",
+    "c_stft", "c_hear", "c_prior", "c_adversarial", "adversarial_after_steps", "max_frames", "key_shift_semitones", "loss_max_hz",
 )  # fmt: skip
 
 
@@ -137,7 +138,7 @@ class Config(BaseModel):
         return cls(
             train=TrainSection(
                 learning_rate=1e-3, batch_size=6, segment_size=64 * 256, eval_interval=500, log_interval=20,
-                c_mel=10, c_kl=0.2, c_stft=2.5, c_prior=1.0, c_adversarial=0.0, lr_decay=0.998, max_frames=128,
+                c_mel=10, c_kl=0.2, c_stft=2.5, c_hear=6.0, c_prior=1.0, c_adversarial=0.0, lr_decay=0.998, max_frames=128,
             ),
             data=DataSection(
                 sampling_rate=22050, filter_length=1024, hop_length=256, win_length=1024, mel_fmax=11025,

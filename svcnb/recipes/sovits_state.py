@@ -11,10 +11,12 @@ from svcnb.recipes.sovits_base import start_from
 from svcnb.recipes.sovits_config import Config
 from svcnb.recipes.sovits_step import StepParts, build
 from svcnb.training import TrainSettings, TrainState, assemble, make_accelerator
-from svcnb.voice_losses import optimizer_maker
+from svcnb.voice_losses import Listening, optimizer_maker
 
 
-def fresh_state(config: Config, settings: TrainSettings, *, base: Path | str | None = None) -> TrainState:
+def fresh_state(
+    config: Config, settings: TrainSettings, *, base: Path | str | None = None, listener: Listening | None = None
+) -> TrainState:
     """Networks of a config with the seed's weights, or with those of a base model (see `start_from`)."""
     accelerator = make_accelerator(settings)
     torch.manual_seed(settings.seed)
@@ -27,7 +29,7 @@ def fresh_state(config: Config, settings: TrainSettings, *, base: Path | str | N
         make_optimizer=optimizer_maker(config.train),
         lr_decay=config.train.lr_decay,
         accelerator=accelerator,
-        extras={"parts": StepParts(config).to(accelerator.device)},
+        extras={"parts": StepParts(config, listener=listener).to(accelerator.device)},
     )
 
 

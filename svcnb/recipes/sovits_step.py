@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from svcnb import losses
 from svcnb.dataset import Batch, pad
+from svcnb.hearing import Hearing
 from svcnb.models.discriminators import MultiPeriodDiscriminator
 from svcnb.models.layers import Noise, slice_segments
 from svcnb.models.sovits import SynthesizerTrn, TrainOutput
@@ -15,7 +16,7 @@ from svcnb.processes import Share
 from svcnb.recipes.sovits_config import Config, TrainSection
 from svcnb.training import TrainState
 from svcnb.voice_losses import (
-    GeneratorPass, Transforms, adversarial_terms, compared, discriminator_term, prior_terms, shared_total, variational_terms,
+    GeneratorPass, Listening, Transforms, adversarial_terms, compared, discriminator_term, prior_terms, shared_total, variational_terms,
 )  # fmt: skip
 
 
@@ -30,8 +31,10 @@ class Networks:
 class StepParts(Transforms):
     """What a training step needs beside the networks: the transforms of this config."""
 
-    def __init__(self, config: Config, *, noise: Noise | None = None) -> None:
-        super().__init__(config.data, max_hz=config.train.loss_max_hz)
+    def __init__(self, config: Config, *, noise: Noise | None = None, listener: Listening | None = None) -> None:
+        if config.train.c_hear > 0:
+            listener = listener or Hearing.bundled(sample_rate_hz=config.data.sampling_rate)
+        super().__init__(config.data, max_hz=config.train.loss_max_hz, listener=listener)
         self.config = config
         self.noise = noise
 

@@ -30,6 +30,7 @@ from svcnb.training import (
 )
 from svcnb.training_board import BOARD_FOLDER, TensorBoardLog
 from svcnb.training_samples import drop_later_samples
+from svcnb.voice_losses import Listening
 
 
 def train(
@@ -40,6 +41,7 @@ def train(
     resume: bool = True,
     base: Path | str | None = AUTO_BASE,
     batch_size: int | Literal["auto"] | None = None,
+    listener: Listening | None = None,
 ) -> TrainReport:
     """Train a voice on extracted features; the same call continues a run that was stopped.
 
@@ -58,6 +60,7 @@ def train(
             bundled base voice where the config is the small one with the bundled encoder; "none" (or None) starts from nothing.
         batch_size: clips per step and process, instead of the config's; "auto" tries out what fits a GPU. When
             memory runs out it is halved, and a resumed run goes on with the size it had.
+        listener: hears the voice instead of the bundled encoder, where the config's c_hear is above 0.
 
     Raises:
         SvcError: no features, a run of another configuration in the folder, a base that does not fit,
@@ -80,10 +83,10 @@ def train(
         check_devices(settings.n_processes, settings.device)
         check_parts(len(load_split(store, seed=config.train.seed).training), settings.n_processes)
         places = (features_folder, voice_folder, settings)
-        alike = partial(train, *places, resume=resume, base=base, batch_size=batch_size)
+        alike = partial(train, *places, resume=resume, base=base, batch_size=batch_size, listener=listener)
         return run_in_processes(alike, settings.n_processes)
     config.train = config.train.model_copy(update={"batch_size": batch_size})
-    state = fresh_state(config, settings, base=base)
+    state = fresh_state(config, settings, base=base, listener=listener)
     if record is not None:
         load_run(state, voice_folder, record.step)
         restore(state, record)

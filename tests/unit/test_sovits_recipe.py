@@ -57,7 +57,7 @@ def test_config_survives_a_round_trip_unchanged(tmp_path: Path) -> None:
 def test_full_config_is_written_with_the_familys_keys_only(tmp_path: Path) -> None:
     stored = json.loads(Config.full().save(tmp_path / "config.json").read_text())
     assert set(stored) == {"train", "data", "model", "spk"} and len(stored["train"]) == 22
-    assert not {"c_stft", "c_prior", "max_frames"} & set(stored["train"])
+    assert not {"c_stft", "c_hear", "c_prior", "max_frames"} & set(stored["train"])
 
 
 @pytest.mark.parametrize(
