@@ -12,7 +12,9 @@ the bands above is copied from the highest ones it has heard, which is nearer to
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shutil
 from pathlib import Path
 
 from torch import Tensor
@@ -20,10 +22,12 @@ from torch import Tensor
 from pretrain.make_encoder_data import recordings
 from pretrain.moonshine_listener import Listeners, MoonshineListener
 from svcnb import SvcError
-from svcnb.checkpoint import read_sovits_checkpoint, write_own
+from svcnb.checkpoint import read_safetensors, read_sovits_checkpoint, write_own
+from svcnb.disk import atomic_path
 from svcnb.hearing import Hearing
 from svcnb.models.frame_decoder import SUBFRAMES
 from svcnb.recipes import sovits
+from svcnb.recipes.sovits_base import choose_base
 from svcnb.run_record import read_progress
 from svcnb.slicing import CutSettings, cut_folder
 from svcnb.training import TrainSettings
@@ -46,12 +50,22 @@ def gather(folders: list[Path], without: list[str], raw: Path) -> None:
 
 def base_config(options: argparse.Namespace) -> sovits.Config:
     config = sovits.Config.small()
-    changes = {"loss_max_hz": HEARD_HZ, "lr_decay": options.lr_decay}
+    changes = {"loss_max_hz": HEARD_HZ, "lr_decay": options.lr_decay, "learning_rate": options.learning_rate}
     if options.crop_frames:
         segment_size = options.crop_frames // 2 * config.data.hop_length
         changes |= {"max_frames": options.crop_frames, "segment_size": segment_size}
     config.train = config.train.model_copy(update=changes)
     return config
+
+
+def copy_start(start: Path | None, path: Path) -> Path | None:
+    """A file of our own: what starts from the bundled base itself is trained as a new voice is."""
+    if start is None:
+        return None
+    if not path.is_file():
+        with atomic_path(path) as temporary:
+            shutil.copyfile(start, temporary)
+    return path
 
 
 def choose_listener(moonshine: Path | None, sample_rate_hz: int) -> Listeners | None:
@@ -77,12 +91,17 @@ def extend_upwards(state: dict[str, Tensor], config: sovits.Config) -> dict[str,
     return state | {"enc_q.pre.weight": posterior}
 
 
-def write_base(voice: Path, path: Path, attribution: str) -> Path:
-    """The newest checkpoint in half precision; config, time and the origin of the data are in its metadata."""
+def write_base(voice: Path, path: Path, attribution: str, *, start: Path | None = None) -> Path:
+    """The newest checkpoint in half precision; config, time and the origin of the data are in its metadata.
+
+    start: the base that it went on from, whose steps and minutes count as well.
+    """
     progress = read_progress(voice)
     config = sovits.Config.load(voice / "config.json")
     state = extend_upwards(read_sovits_checkpoint(voice / f"G_{progress.step}.pth").model, config)
-    about = {"kind": "base voice", "data": attribution, "steps": progress.step, "minutes": round(progress.seconds / 60)}
+    earlier = json.loads(read_safetensors(start)[1]["svcnb"]) if start else {"steps": 0, "minutes": 0}
+    steps, minutes = earlier["steps"] + progress.step, earlier["minutes"] + round(progress.seconds / 60)
+    about = {"kind": "base voice", "data": attribution, "steps": steps, "minutes": minutes}
     halved = {name: value.half() for name, value in state.items()}
     return write_own(path, halved, about | {"config": config.to_dict()})
 
@@ -93,9 +112,10 @@ def main() -> None:
     parser.add_argument("--recordings", type=Path, nargs="+", required=True, help="folders of read speech")
     parser.add_argument("--without", nargs="*", default=[], help="readers to leave out")
     parser.add_argument("--minutes", type=float, default=120.0, help="of training in all")
-    parser.add_argument("--start", default="none", help="weights to start from: a file, or auto for the bundled base")
+    parser.add_argument("--start", default="none", help="an earlier base voice's file, or auto for the bundled one")
     parser.add_argument("--batch_size", type=int, help="crops per step (default: the small size's)")
     parser.add_argument("--crop_frames", type=int, help="longest crop; the decoder hears half of it (default: the size's)")
+    parser.add_argument("--learning_rate", type=float, default=1e-3, help="at the start")
     parser.add_argument("--lr_decay", type=float, default=LR_DECAY, help="of the learning rate, per epoch")
     parser.add_argument("--encoder", default="svcnb-units")
     parser.add_argument("--moonshine", type=Path, help="unpacked packages (see pretrain/moonshine.py): it listens, too")
@@ -108,12 +128,14 @@ def main() -> None:
     cut_folder(work / "raw", work / "clips", CutSettings(sample_rate_hz=config.data.sampling_rate))
     prepare = sovits.PrepareSettings(encoder=options.encoder, device="cpu")
     print(sovits.prepare(config, work / "clips", work / "features", prepare))
+    start = copy_start(choose_base(options.start, config), work / "start.safetensors")
     settings = TrainSettings(max_minutes=options.minutes, device=options.device, keep_checkpoints=2)
     report = sovits.train(
-        work / "features", work / "voice", settings, base=options.start, batch_size=options.batch_size,
+        work / "features", work / "voice", settings, base=start, batch_size=options.batch_size,
         listener=choose_listener(options.moonshine, config.data.sampling_rate),
     )  # fmt: skip
-    print(f"{report.step} steps: {write_base(work / 'voice', work / 'base_voice.safetensors', options.attribution)}")
+    path = write_base(work / "voice", work / "base_voice.safetensors", options.attribution, start=start)
+    print(f"{report.step} steps: {path}")
 
 
 if __name__ == "__main__":

@@ -227,12 +227,16 @@ def write_checkpoint(path: str | Path, contents: Mapping[str, Any]) -> Path:
 
 @dataclass(frozen=True)
 class SovitsCheckpoint:
-    """A G_*.pth or D_*.pth: `iteration` is the epoch (so-vits-svc's meaning), the step is in the file name."""
+    """A G_*.pth or D_*.pth: `iteration` is the epoch (so-vits-svc's meaning), the step is in the file name.
+
+    trained: ours; the weights that training goes on with, by the network's own names, where `model` has others of them.
+    """
 
     model: dict[str, Tensor]
     iteration: int
     optimizer: dict[str, Any] | None
     learning_rate: float
+    trained: dict[str, Tensor] | None = None
 
 
 def save_sovits_checkpoint(
@@ -243,6 +247,7 @@ def save_sovits_checkpoint(
     learning_rate: float,
     optimizer_state: Mapping[str, Any] | None = None,
     whole_state: Mapping[str, Tensor] | None = None,
+    trained: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a file that so-vits-svc 4.0/4.1 reads: old weight-norm names, its four keys.
 
@@ -251,6 +256,7 @@ def save_sovits_checkpoint(
 
     Args:
         whole_state: the weights before some were left out; a fresh optimiser counts these, as the network has them.
+        trained: see SovitsCheckpoint; a key of our own, written where it is given.
     """
     model = to_plain_names(_each_once(model_state, lambda value: value.detach().cpu()))
     counted = model if whole_state is None else to_plain_names(whole_state)
@@ -260,6 +266,8 @@ def save_sovits_checkpoint(
         "optimizer": dict(optimizer_state) if optimizer_state else _fresh_optimizer_state(counted, learning_rate),
         "learning_rate": float(learning_rate),
     }
+    if trained:
+        contents["trained"] = {name: value.detach().cpu() for name, value in trained.items()}
     return write_checkpoint(path, contents)
 
 
@@ -294,6 +302,7 @@ def read_sovits_checkpoint(path: str | Path) -> SovitsCheckpoint:
         iteration=int(stored.get("iteration") or 0),
         optimizer=stored.get("optimizer"),
         learning_rate=float(stored.get("learning_rate") or 0.0),
+        trained=stored.get("trained"),
     )
 
 

@@ -25,7 +25,7 @@ class Section(BaseModel):
 
 
 class TrainSection(Section):
-    """How to train. The last eight keys are ours; they are written only when they differ from the defaults."""
+    """How to train. The last nine keys are ours; they are written only when they differ from the defaults."""
 
     log_interval: int = Field(200, ge=1, description="steps between logged losses")
     eval_interval: int = Field(800, ge=1, description="steps between checkpoints")
@@ -57,6 +57,7 @@ class TrainSection(Section):
     max_frames: int = Field(800, ge=20, description="longer clips are cropped to this, at random")
     key_shift_semitones: float = Field(0.0, ge=0, le=12, description="clips are moved by up to this, half of the time")
     loss_max_hz: float | None = Field(None, gt=0, description="spectral losses look below this: recordings end there")
+    base_share: float = Field(0.0, ge=0, lt=1, description="part of the base's weights in those that are saved")
 
 
 class DataSection(Section):
@@ -106,6 +107,7 @@ class ModelSection(Section):
 
 OUR_TRAIN_KEYS = (
     "c_stft", "c_hear", "c_prior", "c_adversarial", "adversarial_after_steps", "max_frames", "key_shift_semitones", "loss_max_hz",
+    "base_share",
 )  # fmt: skip
 
 

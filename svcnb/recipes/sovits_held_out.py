@@ -8,6 +8,7 @@ from svcnb.dataset import Batch, FeatureStore, Split
 from svcnb.held_out import ClipChoices, HeldOutClips
 from svcnb.models.layers import Noise
 from svcnb.recipes.sovits_config import Config
+from svcnb.recipes.sovits_state import as_saved
 from svcnb.training import TrainState
 from svcnb.training_board import TensorBoardLog
 
@@ -23,6 +24,7 @@ def held_out_clips(
 def speak(state: TrainState, batch: Batch, noise: Noise) -> Tensor:
     """Audio [B, 1, T] without the randomness of the prior."""
     generator = state.accelerator.unwrap_model(state.generator)
-    return generator.infer(
-        batch.content, batch.f0_hz, batch.voiced, batch.speaker, volume=batch.volume, noise_scale=0.0, noise=noise
-    ).audio
+    with as_saved(state):
+        return generator.infer(
+            batch.content, batch.f0_hz, batch.voiced, batch.speaker, volume=batch.volume, noise_scale=0.0, noise=noise
+        ).audio

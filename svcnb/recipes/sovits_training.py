@@ -12,7 +12,7 @@ from svcnb.augmentation import Augmentation
 from svcnb.dataset import FeatureStore, Part, Split, VoiceDataset, VoiceLoader, check_parts, load_split, loader
 from svcnb.launching import check_devices, is_launched, run_in_processes
 from svcnb.middle_pitch import write_middle_pitches
-from svcnb.recipes.sovits_base import AUTO_BASE, choose_base, use_fine_tuning
+from svcnb.recipes.sovits_base import AUTO_BASE, choose_base, keep_base, kept_base, use_fine_tuning
 from svcnb.recipes.sovits_batch import choose_batch_size
 from svcnb.recipes.sovits_config import Config
 from svcnb.recipes.sovits_held_out import held_out_clips
@@ -71,8 +71,7 @@ def train(
     voice_folder.mkdir(parents=True, exist_ok=True)
     record = read_progress(voice_folder)
     config = _config_of_run(features_folder, voice_folder, settings, record)
-    base = None if record is not None else choose_base(base, config)
-    use_fine_tuning(config, base)
+    base = _choose_start(base, voice_folder, config, record)
     _check_features(store, config)
     if record is not None:
         _check_same_run(voice_folder, config, resume=resume)
@@ -91,8 +90,18 @@ def train(
         load_run(state, voice_folder, record.step)
         restore(state, record)
     if state.processes.is_main:
+        keep_base(base, voice_folder, config)
         _write_beside(voice_folder, store, config, step=state.step)
     return _fit(state, store, config, settings, voice_folder)
+
+
+def _choose_start(base: Path | str | None, voice_folder: Path, config: Config, record: RunRecord | None) -> Path | None:
+    """The base of a new run, and with it the way it is trained; of a run that is continued, the base it is drawn back to."""
+    if record is not None:
+        return kept_base(voice_folder, config)
+    base = choose_base(base, config)
+    use_fine_tuning(config, base)
+    return base
 
 
 def _split_by_one(state: TrainState, store: FeatureStore, config: Config) -> Split:
@@ -145,7 +154,7 @@ def _config_of_run(
     own = Config.load(voice_folder / "config.json").train if record is not None else config.train
     wishes = {name: getattr(settings, name) for name in ("key_shift_semitones", "vol_aug")}
     varied = {name: getattr(own, name) if wish is None else wish for name, wish in wishes.items()}
-    varied["learning_rate"] = own.learning_rate  # of a base's fine-tuning, where the run started so
+    varied |= {name: getattr(own, name) for name in ("learning_rate", "base_share")}  # fine-tuning, where the run started so
     if varied["vol_aug"] and not config.model.vol_embedding:
         raise SvcError(f"vol_aug varies a loudness that the features in {features_folder} do not have: "
                        "extract them with the loudness (--vol_embedding), or switch vol_aug off")  # fmt: skip

@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from pretrain.make_base_voice import HEARD_HZ, extend_upwards, write_base
-from svcnb.checkpoint import read_safetensors, to_plain_names
+from svcnb import SvcError
+from svcnb.checkpoint import read_safetensors, read_sovits_checkpoint, to_plain_names
 from svcnb.models.frame_decoder import SUBFRAMES
 from svcnb.recipes import sovits, sovits_base
-from svcnb.recipes.sovits_base import choose_base, start_from, use_fine_tuning
+from svcnb.recipes.sovits_base import KEPT_BASE, choose_base, keep_base, kept_base, start_from, use_fine_tuning
+from svcnb.recipes.sovits_state import as_saved, fresh_state, load_run, save_run
 from svcnb.run_record import RunRecord, SavedCheckpoint
+from svcnb.training import TrainSettings, TrainState
 from tests.unit.toy_voice import write_voice
 
 
@@ -74,6 +77,12 @@ def test_the_written_base_says_where_it_comes_from(bundled: Path) -> None:
     assert config["model"]["speech_encoder"] == "svcnb-units" and sovits_base.bundled_config().to_dict() == config
 
 
+def test_a_base_that_has_gone_on_counts_what_came_before(bundled: Path, tmp_path: Path) -> None:
+    later = write_base(tmp_path / "voice", tmp_path / "later.safetensors", "nobody's data", start=bundled)
+    about = json.loads(read_safetensors(later)[1]["svcnb"])
+    assert (about["steps"], about["minutes"]) == (14, 4)
+
+
 def test_bands_that_the_readings_lack_start_as_the_highest_ones_they_have() -> None:
     config = sovits.Config.small()
     torch.manual_seed(0)
@@ -85,3 +94,53 @@ def test_bands_that_the_readings_lack_start_as_the_highest_ones_they_have() -> N
     assert torch.equal(new[:, :last], old[:, :last])
     torch.testing.assert_close(new[:, -1], old[:, first:last].mean(1))
     assert after["enc_q.pre.weight"][:, -100:].abs().max() == 0 < before["enc_q.pre.weight"][:, -100:].abs().max()
+
+
+def trained_a_little(base: Path) -> tuple[sovits.Config, TrainState]:
+    """A state whose every weight is 0.1 from the base's."""
+    config = sovits.Config.small()
+    use_fine_tuning(config, base)
+    state = fresh_state(config, TrainSettings(device="cpu"), base=base)
+    with torch.no_grad():
+        for parameter in state.generator.parameters():
+            parameter += 0.1
+    return config, state
+
+
+def test_a_fine_tuned_voice_is_saved_a_fifth_of_the_way_back_to_its_base(bundled: Path, tmp_path: Path) -> None:
+    config, state = trained_a_little(bundled)
+    save_run(state, tmp_path, config=config)
+    saved = read_sovits_checkpoint(tmp_path / "G_0.pth").model
+    start = read_safetensors(bundled)[0]
+    torch.testing.assert_close(saved["pre.weight"], start["pre.weight"].float() + 0.08)
+    speakers = start["emb_g.weight"].float().mean(0, keepdim=True)
+    torch.testing.assert_close(saved["emb_g.weight"], speakers + 0.1, msg="whose voice it is stays as it was learnt")
+
+
+def test_training_goes_on_with_its_own_weights_bit_by_bit(bundled: Path, tmp_path: Path) -> None:
+    config, state = trained_a_little(bundled)
+    before = {name: value.clone() for name, value in state.generator.state_dict().items()}
+    save_run(state, tmp_path, config=config)
+    resumed = fresh_state(config, TrainSettings(device="cpu"), base=bundled)
+    load_run(resumed, tmp_path, 0)
+    for network in (state.generator, resumed.generator):
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, before[name]), name
+
+
+def test_held_out_clips_are_spoken_with_the_weights_that_are_saved(bundled: Path) -> None:
+    _, state = trained_a_little(bundled)
+    own = state.generator.pre.weight.detach().clone()
+    with as_saved(state):
+        assert not torch.equal(state.generator.pre.weight, own)
+    assert torch.equal(state.generator.pre.weight, own)
+
+
+def test_a_run_whose_base_was_removed_says_so(bundled: Path, tmp_path: Path) -> None:
+    config = sovits.Config.small()
+    use_fine_tuning(config, bundled)
+    keep_base(bundled, tmp_path / "kept", config)
+    assert kept_base(tmp_path / "kept", config).read_bytes() == bundled.read_bytes()
+    (tmp_path / "kept" / KEPT_BASE).unlink()
+    with pytest.raises(SvcError, match="put the base voice"):
+        kept_base(tmp_path / "kept", config)
