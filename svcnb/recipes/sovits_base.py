@@ -26,7 +26,7 @@ KEPT_BASE = "base_voice.safetensors"  # in a voice's folder
 PER_SPEAKER = ("emb_g.",)
 MAY_MISS = ("enc_q.", "f0_decoder.", "emb_vol.")
 # Of small voices that start from the bundled base: learning rate, and part of the base's weights in what is saved.
-FINE_TUNING_RATE, FINE_TUNING_SHARE = 5e-4, 0.2
+FINE_TUNING_RATE, FINE_TUNING_SHARE = 5e-4, 0.15
 
 
 def choose_base(base: Path | str | None, config: Config) -> Path | None:
@@ -107,7 +107,7 @@ class DrawnBack:
     """The weights of a generator in training, part of the way back to where it started.
 
     Minutes of one person's recordings take a voice further from what all people have in common than its likeness needs:
-    with a fifth of the base's weights in it, strangers' words come out better. Training goes on with its own weights.
+    with some of the base's weights in it, strangers' words come out better. Training goes on with its own weights.
 
     Args:
         share: of the start's weights in the mean; tables with a row per speaker stay as they are.
