@@ -52,9 +52,10 @@ def _fits(config: Config, base: Config) -> bool:
 
 
 def use_fine_tuning(config: Config, base: Path | None) -> None:
-    """Train more carefully what does not start from nothing. Bases of the family keep the config's own rate."""
-    if base == BUNDLED_BASE:
-        config.train = config.train.model_copy(update={"learning_rate": FINE_TUNING_RATE, "base_share": FINE_TUNING_SHARE})
+    """Train more carefully what starts from the bundled base, and draw it back. Other bases keep the config's own rate."""
+    is_bundled = base == BUNDLED_BASE
+    changes = {"learning_rate": FINE_TUNING_RATE, "base_share": FINE_TUNING_SHARE} if is_bundled else {"base_share": 0.0}
+    config.train = config.train.model_copy(update=changes)
 
 
 def keep_base(base: Path | None, voice_folder: Path, config: Config) -> None:

@@ -32,8 +32,8 @@ class StepParts(Transforms):
     """What a training step needs beside the networks: the transforms of this config."""
 
     def __init__(self, config: Config, *, noise: Noise | None = None, listener: Listening | None = None) -> None:
-        if config.train.c_hear > 0:
-            listener = listener or Hearing.bundled(sample_rate_hz=config.data.sampling_rate)
+        hears = config.train.c_hear > 0
+        listener = (listener or Hearing.bundled(sample_rate_hz=config.data.sampling_rate)) if hears else None
         super().__init__(config.data, max_hz=config.train.loss_max_hz, listener=listener)
         self.config = config
         self.noise = noise

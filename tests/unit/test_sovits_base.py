@@ -54,10 +54,11 @@ def test_a_base_that_is_named_is_taken_whatever_it_is(bundled: Path, tmp_path: P
 
 
 def test_only_voices_from_the_bundled_base_are_fine_tuned(bundled: Path, tmp_path: Path) -> None:
-    for base, rate in ((bundled, sovits_base.FINE_TUNING_RATE), (tmp_path / "G_0.pth", 1e-3), (None, 1e-3)):
+    careful = (sovits_base.FINE_TUNING_RATE, FINE_TUNING_SHARE)
+    for base, expected in ((bundled, careful), (tmp_path / "G_0.pth", (1e-3, 0)), (None, (1e-3, 0))):
         config = sovits.Config.small()
         use_fine_tuning(config, base)
-        assert config.train.learning_rate == rate
+        assert (config.train.learning_rate, config.train.base_share) == expected
 
 
 def test_a_voice_that_knows_its_loudness_starts_from_a_base_that_does_not(bundled: Path) -> None:
