@@ -12,9 +12,7 @@ the bands above is copied from the highest ones it has heard, which is nearer to
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
 from pathlib import Path
 
 from torch import Tensor
@@ -22,12 +20,12 @@ from torch import Tensor
 from pretrain.make_encoder_data import recordings
 from pretrain.moonshine_listener import Listeners, MoonshineListener
 from svcnb import SvcError
-from svcnb.checkpoint import read_safetensors, read_sovits_checkpoint, write_own
-from svcnb.disk import atomic_path
+from svcnb.checkpoint import read_sovits_checkpoint, write_own
+from svcnb.disk import copy_file
 from svcnb.hearing import Hearing
 from svcnb.models.frame_decoder import SUBFRAMES
 from svcnb.recipes import sovits
-from svcnb.recipes.sovits_base import choose_base
+from svcnb.recipes.sovits_base import choose_base, read_about
 from svcnb.run_record import read_progress
 from svcnb.slicing import CutSettings, cut_folder
 from svcnb.training import TrainSettings
@@ -62,10 +60,7 @@ def copy_start(start: Path | None, path: Path) -> Path | None:
     """A file of our own: what starts from the bundled base itself is trained as a new voice is."""
     if start is None:
         return None
-    if not path.is_file():
-        with atomic_path(path) as temporary:
-            shutil.copyfile(start, temporary)
-    return path
+    return path if path.is_file() else copy_file(start, path)
 
 
 def choose_listener(moonshine: Path | None, sample_rate_hz: int) -> Listeners | None:
@@ -99,7 +94,7 @@ def write_base(voice: Path, path: Path, attribution: str, *, start: Path | None 
     progress = read_progress(voice)
     config = sovits.Config.load(voice / "config.json")
     state = extend_upwards(read_sovits_checkpoint(voice / f"G_{progress.step}.pth").model, config)
-    earlier = json.loads(read_safetensors(start)[1]["svcnb"]) if start else {"steps": 0, "minutes": 0}
+    earlier = read_about(start) if start else {"steps": 0, "minutes": 0}
     steps, minutes = earlier["steps"] + progress.step, earlier["minutes"] + round(progress.seconds / 60)
     about = {"kind": "base voice", "data": attribution, "steps": steps, "minutes": minutes}
     halved = {name: value.half() for name, value in state.items()}

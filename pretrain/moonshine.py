@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,18 +38,15 @@ class Moonshine:
     """
 
     def __init__(self, folder: Path, *, n_threads: int = 0) -> None:
-        try:
-            import onnx
-            import onnxruntime
-        except ImportError as error:
-            raise SvcError('Moonshine needs the onnx extra: pip install "svcnb[onnx]"') from error
-        encoder = onnx.load(str(find_only(folder, "tiny/quantized/encoder_model.onnx")))
-        encoder.graph.output.append(onnx.ValueInfoProto(name=HEARING))
+        encoder = read_encoder(folder)  # says what is missing
+        import onnxruntime
+
+        encoder.graph.output.add(name=HEARING)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads
         self._encoder = onnxruntime.InferenceSession(encoder.SerializeToString(), options)
-        self._decoder = onnxruntime.InferenceSession(str(find_only(folder, "tiny/quantized/decoder_model_merged.onnx")), options)
-        self._vocabulary = _vocabulary(find_only(folder, "llama-tokenizer.js"))
+        self._decoder = onnxruntime.InferenceSession(str(_only(folder, "tiny/quantized/decoder_model_merged.onnx")), options)
+        self._vocabulary = _vocabulary(_only(folder, "llama-tokenizer.js"))
 
     def hear(self, samples: np.ndarray) -> Tensor:
         """How it hears float samples [T] at 16 kHz: float32 [N, 288], one row per 20 ms, between its own of 24 ms."""
@@ -86,6 +84,16 @@ class Moonshine:
         return self._encoder.run(["last_hidden_state", HEARING], {"input_values": samples[None].astype(np.float32)})
 
 
+def read_encoder(folder: Path) -> Any:
+    """The encoder's onnx.ModelProto, from the folder where the packages were unpacked."""
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise SvcError('Moonshine needs the onnx extra: pip install "svcnb[onnx]"') from error
+    return onnx.load(str(_only(folder, "tiny/quantized/encoder_model.onnx")))
+
+
 def _vocabulary(path: Path) -> list[str]:
     """Of the tokenizer's script: one long base64 string, of lines."""
     found = re.search(r"vocab_base64\s*=\s*[\"'`]([A-Za-z0-9+/=]+)", path.read_text(encoding="utf-8"))
@@ -94,8 +102,7 @@ def _vocabulary(path: Path) -> list[str]:
     return base64.b64decode(found.group(1)).decode("utf-8").split("\n")
 
 
-def find_only(folder: Path, ending: str) -> Path:
-    """The one file of the unpacked packages whose path ends so."""
+def _only(folder: Path, ending: str) -> Path:
     found = sorted(path for path in folder.rglob(Path(ending).name) if path.as_posix().endswith(ending))
     if not found:
         raise SvcError(f"no {ending} under {folder}, expected the packages named in pretrain/moonshine.py, unpacked there")

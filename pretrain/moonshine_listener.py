@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain.moonshine import HEAD_WIDTH, N_HEADS, find_only
-from svcnb import SvcError
+from pretrain.moonshine import HEAD_WIDTH, N_HEADS, read_encoder
 from svcnb.hearing import Heard, Listener
 
 WIDTH = N_HEADS * HEAD_WIDTH
@@ -30,7 +29,7 @@ class MoonshineLayers(nn.Module):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        for name, values in _read(find_only(folder, "tiny/quantized/encoder_model.onnx")).items():
+        for name, values in _read_weights(folder).items():
             self.register_buffer(name, torch.from_numpy(np.array(values, dtype=np.float32)))
 
     def forward(self, waveform: Tensor) -> list[Tensor]:
@@ -68,14 +67,11 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([turning * cos + quarter * sin, rest], -1)
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _read_weights(folder: Path) -> dict[str, np.ndarray]:
     """Weights by name, with underscores for dots and slashes; those of 8 bits as the numbers that they stand for."""
-    try:
-        import onnx
-        from onnx import numpy_helper
-    except ImportError as error:
-        raise SvcError('Moonshine needs the onnx extra: pip install "svcnb[onnx]"') from error
-    graph = onnx.load(str(path)).graph
+    graph = read_encoder(folder).graph
+    from onnx import numpy_helper
+
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     found = {"frequencies": stored["/rotary_emb/Cast_1_output_0"].flatten()}
     found |= {f"group_{kind}": stored[name].flatten() for kind, name in (("weight", "onnx::Mul_1488"), ("bias", "onnx::Add_1489"))}

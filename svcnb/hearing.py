@@ -21,7 +21,7 @@ from svcnb.models.content_network import BandStatistics, ContentNetwork
 from svcnb.weights_table import BUNDLED_FOLDER
 
 BUNDLED_ENCODER = BUNDLED_FOLDER / "svcnb_units.safetensors"
-BLOCKS_HEARD = (3, 6, 9)  # after so many blocks the network is asked, beside before them and at its end
+BLOCKS_HEARD = (0, 3, 6, 9)  # after so many blocks the network is asked, beside at its end
 
 
 class Heard:

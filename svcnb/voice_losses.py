@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from svcnb import losses
+from svcnb.hearing import Hearing
 from svcnb.models.layers import slice_segments
 from svcnb.processes import Share
 from svcnb.spectral import MelSpectrogram, Stft
@@ -60,12 +61,12 @@ class Transforms(nn.Module):
     Args:
         data: sampling_rate, filter_length, hop_length, win_length, n_mel_channels, mel_fmin, mel_fmax.
         max_hz: spectral losses look below this; None = everywhere.
-        listener: hears segments as well (see hearing); None = nobody does.
+        hears: whether someone listens to segments as well: `listener`, or else the bundled encoder.
     """
 
-    def __init__(self, data: Any, *, max_hz: float | None = None, listener: Listening | None = None) -> None:
+    def __init__(self, data: Any, *, max_hz: float | None = None, hears: bool = False, listener: Listening | None = None) -> None:
         super().__init__()
-        self.listener = listener
+        self.listener = (listener or Hearing.bundled(sample_rate_hz=data.sampling_rate)) if hears else None
         self.band = min(1.0, 2 * (max_hz or data.sampling_rate) / data.sampling_rate)
         self.stft = Stft(n_fft=data.filter_length, hop_samples=data.hop_length, win_samples=data.win_length)
         self.mel = MelSpectrogram(

@@ -9,7 +9,7 @@ out of it (the voice) finds no room.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,30 +143,29 @@ class ContentNetwork(nn.Module):
         """Frames (of 20 ms) to either side that a frame's content depends on."""
         return self.settings.n_blocks * (self.settings.kernel_size // 2) + 1
 
-    def _enter(self, levelled: Tensor) -> Tensor:
-        x = self.stem(levelled.transpose(1, 2))  # [B, C, N]
-        return self.stem_norm(x.transpose(1, 2)).transpose(1, 2)
+    def _states(self, levelled: Tensor) -> Iterator[Tensor]:
+        """What enters the blocks and what each of them gives, [B, C, N]."""
+        x = self.stem(levelled.transpose(1, 2))
+        x = self.stem_norm(x.transpose(1, 2)).transpose(1, 2)
+        yield x
+        for block in self.blocks:
+            x = block(x)
+            yield x
 
     def hidden(self, levelled: Tensor) -> Tensor:
         """What the last block gives, [B, N, C]."""
-        x = self._enter(levelled)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x.transpose(1, 2))
+        for last in self._states(levelled):
+            pass
+        return self.norm(last.transpose(1, 2))
 
     def forward(self, levelled: Tensor) -> Tensor:
         content = self.narrow(self.hidden(levelled))
         return F.layer_norm(content.float(), content.shape[-1:])
 
     def maps(self, levelled: Tensor, after: Sequence[int]) -> list[Tensor]:
-        """What enters the blocks, what comes after so many of them, each [B, N, C], and the content [B, N, D]."""
-        x = self._enter(levelled)
-        found = [x.transpose(1, 2)]
-        for number, block in enumerate(self.blocks, start=1):
-            x = block(x)
-            if number in after:
-                found.append(x.transpose(1, 2))
-        return [*found, self.narrow(self.norm(x.transpose(1, 2)))]
+        """What there is after so many blocks, [B, N, C] each (0: what enters them), and the content [B, N, D]."""
+        states = [x.transpose(1, 2) for x in self._states(levelled)]
+        return [*(states[number] for number in after), self.narrow(self.norm(states[-1]))]
 
 
 def mel_filters(settings: ContentNetworkSettings, warp: float = 1.0) -> Tensor:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from svcnb.dataset import Batch
-from svcnb.hearing import Hearing
 from svcnb.models.discriminators import MultiPeriodDiscriminator
 from svcnb.models.layers import Noise, slice_segments
 from svcnb.models.rvc import PERIODS, RvcPass, RvcSynthesizer
@@ -60,8 +59,7 @@ class StepParts(Transforms):
     """What a training step needs beside the networks: the transforms of this config."""
 
     def __init__(self, config: Config, *, noise: Noise | None = None) -> None:
-        listener = Hearing.bundled(sample_rate_hz=config.data.sampling_rate) if config.train.c_hear > 0 else None
-        super().__init__(config.data, listener=listener)
+        super().__init__(config.data, hears=config.train.c_hear > 0)
         self.config, self.noise = config, noise
 
 

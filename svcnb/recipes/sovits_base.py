@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from svcnb import SvcError, checkpoint
-from svcnb.disk import atomic_path
+from svcnb.disk import copy_file
 from svcnb.recipes.sovits_config import Config
 from svcnb.weights_table import BUNDLED_FOLDER
 
@@ -42,7 +42,12 @@ def choose_base(base: Path | str | None, config: Config) -> Path | None:
 
 def bundled_config() -> Config:
     """What the bundled base was trained with."""
-    return Config.model_validate(json.loads(checkpoint.read_safetensors(BUNDLED_BASE)[1]["svcnb"])["config"])
+    return Config.model_validate(read_about(BUNDLED_BASE)["config"])
+
+
+def read_about(base: Path) -> dict[str, Any]:
+    """What a base voice's file says about itself: its data, steps and minutes, and the config it was trained with."""
+    return json.loads(checkpoint.read_safetensors(base)[1]["svcnb"])
 
 
 def _fits(config: Config, base: Config) -> bool:
@@ -62,8 +67,7 @@ def keep_base(base: Path | None, voice_folder: Path, config: Config) -> None:
     """A copy in the voice's folder, where the training will need it again."""
     kept = voice_folder / KEPT_BASE
     if base is not None and config.train.base_share > 0 and base != kept:
-        with atomic_path(kept) as path:
-            shutil.copyfile(base, path)
+        copy_file(base, kept)
 
 
 def kept_base(voice_folder: Path, config: Config) -> Path | None:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from svcnb import losses
 from svcnb.dataset import Batch, pad
-from svcnb.hearing import Hearing
 from svcnb.models.discriminators import MultiPeriodDiscriminator
 from svcnb.models.layers import Noise, slice_segments
 from svcnb.models.sovits import SynthesizerTrn, TrainOutput
@@ -32,9 +31,8 @@ class StepParts(Transforms):
     """What a training step needs beside the networks: the transforms of this config."""
 
     def __init__(self, config: Config, *, noise: Noise | None = None, listener: Listening | None = None) -> None:
-        hears = config.train.c_hear > 0
-        listener = (listener or Hearing.bundled(sample_rate_hz=config.data.sampling_rate)) if hears else None
-        super().__init__(config.data, max_hz=config.train.loss_max_hz, listener=listener)
+        train = config.train
+        super().__init__(config.data, max_hz=train.loss_max_hz, hears=train.c_hear > 0, listener=listener)
         self.config = config
         self.noise = noise
 
