@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from svcnb import SvcError
-from svcnb.models.content_network import SAMPLE_RATE_HZ, LevelledBands, mel_filters
+from svcnb.features.content.bundled import SAMPLE_RATE_HZ, LevelledBands, mel_filters
 
 N_WARPS = 41
 SYNTHESISERS = ("flite-", "pico-")  # how their speakers' names begin

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from pretrain.encoder_batches import Batch
 from pretrain.phones import PHONES
-from svcnb.models.content_network import ContentNetwork
-from svcnb.models.frame_decoder import FrameBlock
+from svcnb.features.content.bundled import ContentNetwork
+from svcnb.nn.frame_decoder import FrameBlock
 
 TRAINED = ("phone", "hear", "describe", "agree", "speaker", "keep")
 

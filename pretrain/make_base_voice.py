@@ -20,15 +20,16 @@ from torch import Tensor
 from pretrain.make_encoder_data import recordings
 from pretrain.moonshine_listener import Listeners, MoonshineListener
 from svcnb import SvcError
-from svcnb.checkpoint import read_sovits_checkpoint, write_own
-from svcnb.disk import copy_file
-from svcnb.hearing import Hearing
-from svcnb.models.frame_decoder import SUBFRAMES
-from svcnb.recipes import sovits
-from svcnb.recipes.sovits_base import choose_base, read_about
-from svcnb.run_record import read_progress
-from svcnb.slicing import CutSettings, cut_folder
-from svcnb.training import TrainSettings
+from svcnb.audio.slicing import CutSettings
+from svcnb.data.clips import cut_folder
+from svcnb.files.checkpoint import write_own
+from svcnb.files.disk import copy_file
+from svcnb.models import sovits
+from svcnb.models.sovits.checkpoint import choose_base, read_about, read_sovits_checkpoint
+from svcnb.nn.frame_decoder import SUBFRAMES
+from svcnb.training.checkpoints import read_progress
+from svcnb.training.perceptual import Hearing
+from svcnb.training.state import TrainSettings
 
 HEARD_HZ = 7600.0
 LIKE_HZ = 7000.0  # bands from here to HEARD_HZ speak for those above

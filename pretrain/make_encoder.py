@@ -23,10 +23,10 @@ import torch
 
 from pretrain.encoder_batches import Batch, BatchMaker, ClipStore, PerturbSettings
 from pretrain.encoder_losses import EncoderLosses, LossSettings, TrainingHeads
-from svcnb.checkpoint import atomic_path, read_checkpoint
-from svcnb.learned_units import load_network, save_network
-from svcnb.models.content_network import ContentNetwork, ContentNetworkSettings
-from svcnb.training_process import stop_requests
+from svcnb.features.content.bundled import ContentNetwork, ContentNetworkSettings, load_network, save_network
+from svcnb.files.checkpoint import read_checkpoint
+from svcnb.files.disk import atomic_path
+from svcnb.training.launch import stop_requests
 
 WARM_STEPS = 200
 COOL_SHARE = 0.3  # of all steps: the learning rate falls to 0

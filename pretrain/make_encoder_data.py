@@ -26,8 +26,8 @@ from tqdm.auto import tqdm
 from pretrain.moonshine import Moonshine
 from pretrain.phones import SAMPLE_RATE_HZ, Aligner, LabelledClip, Pico, pieces, speak
 from svcnb import SvcError
-from svcnb.audio import find_audio_files, read_audio
-from svcnb.checkpoint import atomic_path
+from svcnb.audio.audio import find_audio_files, read_audio
+from svcnb.files.disk import atomic_path
 
 WORDS_PER_SENTENCE = 12
 FLITE_VOICES = ("rms", "awb", "kal16")

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from svcnb.audio import find_audio_files, read_audio
-from svcnb.soft_units import SAMPLE_RATE_HZ, SoftUnitNetwork, SoftUnitSettings
+from svcnb.audio.audio import find_audio_files, read_audio
+from svcnb.features.content.soft_units import SoftUnitNetwork, SoftUnitSettings
+from svcnb.features.content.waveform import SAMPLE_RATE_HZ
 
 ATTRIBUTION = (
     "Centres learned from LibriSpeech train-clean-100 (251 readers, one sentence each), "

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from pretrain.phones import PHONES, SILENCE, LabelledClip, speak
 from pretrain.sentences import PROBE_SENTENCES, TEST_SENTENCES
-from svcnb.audio import find_audio_files, read_audio
-from svcnb.content import load_encoder
-from svcnb.learned_units import LearnedUnits, load_network
+from svcnb.audio.audio import find_audio_files, read_audio
+from svcnb.features.content.bundled import LearnedUnits, load_network
+from svcnb.features.content.encoders import load_encoder
 
 SAMPLE_RATE_HZ = 16000
 HOP_SAMPLES = 320

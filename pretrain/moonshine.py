@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from svcnb import SvcError
-from svcnb.evaluation_words import normalise_text
+from svcnb.evaluation.words import normalise_text
 
 SAMPLE_RATE_HZ = 16000
 N_LAYERS, N_HEADS, HEAD_WIDTH = 6, 8, 36

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.moonshine import HEAD_WIDTH, N_HEADS, read_encoder
-from svcnb.hearing import Heard, Listener
+from svcnb.training.perceptual import Heard, Listener
 
 WIDTH = N_HEADS * HEAD_WIDTH
 ROTATED = 32  # values of each head that turn with time

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from svcnb import SvcError
-from svcnb.audio import read_audio
+from svcnb.audio.audio import read_audio
 
 SAMPLE_RATE_HZ = 16000
 FRAME_S = 0.02

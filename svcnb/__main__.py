@@ -2,6 +2,6 @@
 
 import sys
 
-from svcnb.cli import main
+from svcnb.cli.main import main
 
 sys.exit(main())

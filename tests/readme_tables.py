@@ -6,7 +6,7 @@ import argparse
 import re
 import shlex
 
-from svcnb import cli
+from svcnb.cli import main as cli
 from tests.places import PROJECT
 
 CODE = re.compile(r"`([^`]+)`")

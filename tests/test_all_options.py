@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from svcnb.audio import Audio, read_audio, resample, write_audio
-from svcnb.checkpoint import save_sovits_checkpoint, to_plain_names
-from svcnb.conversion import ConversionSettings
-from svcnb.pitch import PitchEstimator
-from svcnb.recipes import sovits
-from svcnb.recipes.sovits_diffusion_files import CONFIG_NAME, DIFFUSION_FOLDER
-from svcnb.retrieval import FeatureIndex, SpeakerCentres, build_index
+from svcnb.audio.audio import Audio, read_audio, resample, write_audio
+from svcnb.conversion.settings import ConversionSettings
+from svcnb.features.content.clustering import build_index
+from svcnb.features.content.retrieval import FeatureIndex, SpeakerCentres
+from svcnb.features.pitch.estimator import PitchEstimator
+from svcnb.files.checkpoint import to_plain_names
+from svcnb.models import sovits
+from svcnb.models.diffusion.checkpoint import CONFIG_NAME, DIFFUSION_FOLDER
+from svcnb.models.diffusion.config import DiffusionConfig
+from svcnb.models.sovits.checkpoint import save_sovits_checkpoint
 from tests.covering import Row, all_pairs, covering_rows, pairs_of
 from tests.places import DEMO_VOICES
-from tests.small_voice import tiny_config
-from tests.unit.tiny_diffusion import write_model
+from tests.toys.small_voice import tiny_config
+from tests.toys.tiny_diffusion import write_model
 
 pytest.importorskip("pyworld")
 WIDTH = 96  # of svcnb-units, the bundled encoder
@@ -105,7 +108,7 @@ def write_voice(folder: Path, *, hears_loudness: bool, sampler: str) -> None:
     FeatureIndex({0: build_index(frames), 1: build_index(frames[:40])}).write(folder / "feature_and_index.pkl")
     write_model(folder, k_step_max=0)
     path = folder / DIFFUSION_FOLDER / CONFIG_NAME
-    diffusion = sovits.DiffusionConfig.load(path)
+    diffusion = DiffusionConfig.load(path)
     diffusion.infer = diffusion.infer.model_copy(update={"method": sampler, "speedup": 30})
     diffusion.save(path)
 

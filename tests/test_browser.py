@@ -24,7 +24,7 @@ import pytest
 import soundfile
 
 from tests.places import DEMO_VOICES, PROJECT
-from tests.small_voice import save_small_voice
+from tests.toys.small_voice import save_small_voice
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page

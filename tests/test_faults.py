@@ -12,16 +12,20 @@ import numpy as np
 import pytest
 import soundfile
 
-from svcnb import SvcError, cli
-from svcnb.audio import Audio, write_audio
-from svcnb.conversion import ConversionSettings
-from svcnb.feature_store import FeatureStore
-from svcnb.recipes import sovits
-from svcnb.recipes.sovits import PrepareSettings
-from svcnb.slicing import CutSettings, cut_folder
-from svcnb.training import TrainSettings
+from svcnb import SvcError
+from svcnb.audio.audio import Audio, write_audio
+from svcnb.audio.slicing import CutSettings
+from svcnb.cli import main as cli
+from svcnb.conversion.settings import ConversionSettings
+from svcnb.data.clips import cut_folder
+from svcnb.data.extraction import FeatureReport
+from svcnb.data.extractor import PrepareSettings
+from svcnb.data.feature_store import FeatureStore
+from svcnb.models import sovits
+from svcnb.models.sovits.clusters import ClusterSettings
+from svcnb.training.state import TrainSettings
 from tests.places import PROJECT
-from tests.small_voice import save_small_voice, tiny_config
+from tests.toys.small_voice import save_small_voice, tiny_config
 
 RATE_HZ = 22050
 HOP = 256
@@ -104,7 +108,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def prepared(mixed: Path) -> tuple[Path, sovits.FeatureReport]:
+def prepared(mixed: Path) -> tuple[Path, FeatureReport]:
     """Features of all of them, as if they were clips, and the report."""
     return mixed.parent / "features", sovits.prepare(tiny_config(), mixed, mixed.parent / "features", QUICK)
 
@@ -401,7 +405,7 @@ def test_weights_cut_at_any_length_are_named_and_nothing_is_written(keep_ratio: 
 @pytest.mark.parametrize("keep_ratio", [0.0, 0.5, 0.99])
 def test_cut_centres_are_named_and_nothing_is_written(keep_ratio: float, copied: Path, capsys) -> None:
     pytest.importorskip("faiss")
-    sovits.fit_voice_centres(copied / "features", copied / "voice", sovits.ClusterSettings(n_centres=4))
+    sovits.fit_voice_centres(copied / "features", copied / "voice", ClusterSettings(n_centres=4))
     (centres,) = (copied / "voice").glob("kmeans_*.pt")
     cut_file(centres, keep_ratio)
     song = write_tone(copied / "song.wav", 0.3)

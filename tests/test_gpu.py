@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from svcnb.audio import read_audio
+from svcnb.audio.audio import read_audio
 from tests.test_notebooks import read_history, start_run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here: GPU use is unproven by this run")

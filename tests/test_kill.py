@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from svcnb import cli
-from svcnb.audio import Audio, write_audio
-from svcnb.checkpoint import read_sovits_checkpoint
-from svcnb.disk import TEMPORARY_PATTERN
+from svcnb.audio.audio import Audio, write_audio
+from svcnb.cli import main as cli
+from svcnb.files.disk import TEMPORARY_PATTERN
+from svcnb.models.sovits.checkpoint import read_sovits_checkpoint
 from tests.places import PROJECT
-from tests.small_voice import tiny_config
+from tests.toys.small_voice import tiny_config
 
 RATE_HZ = 22050
 N_CLIPS, N_STEPS, SAVE_EVERY = 40, 14, 4

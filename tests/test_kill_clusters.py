@@ -11,21 +11,23 @@ from pathlib import Path
 
 import pytest
 
-from svcnb import clustering
-from svcnb.checkpoint import read_safetensors
-from svcnb.recipes import sovits, sovits_clusters
+from svcnb.features.content import clustering
+from svcnb.files.checkpoint import read_safetensors
+from svcnb.models import sovits
+from svcnb.models.sovits import clusters as sovits_clusters
+from svcnb.models.sovits.clusters import ClusterSettings
 from tests.places import PROJECT
-from tests.unit.toy_voice import write_features, write_voice
+from tests.toys.toy_voice import write_features, write_voice
 
 pytest.importorskip("faiss")
-SETTINGS = sovits.ClusterSettings(n_centres=100, n_rounds=4)
+SETTINGS = ClusterSettings(n_centres=100, n_rounds=4)
 N_STEPS = clustering.count_steps(SETTINGS.n_rounds)
 MOST_FRAMES, REDUCED = 900, 100  # for the index: the limit is over an hour otherwise
 
 SLOWLY = """
 import sys, time
-from svcnb import clustering
-from svcnb.recipes import sovits_clusters
+from svcnb.features.content import clustering
+from svcnb.models.sovits import clusters as sovits_clusters
 lloyd = clustering._lloyd
 clustering.SETTLED_RATIO = -1  # no speaker skips steps, so that they can be counted
 clustering._lloyd = lambda *arguments: time.sleep(0.15) or lloyd(*arguments)  # the same work, with time to be killed

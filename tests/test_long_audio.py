@@ -16,15 +16,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from svcnb import audio_file, silence
-from svcnb.audio import Audio, AudioError, read_audio, resample
-from svcnb.audio_file import open_audio
-from svcnb.conversion import ConversionSettings, PieceInput, convert_long, iter_converted
-from svcnb.disk import WriteError
-from svcnb.silence import SliceSettings, find_slices, find_slices_in
+from svcnb.audio import recording as audio_file
+from svcnb.audio import slicing as silence
+from svcnb.audio.audio import Audio, AudioError, read_audio, resample
+from svcnb.audio.recording import open_audio
+from svcnb.audio.slicing import SliceSettings, find_slices, find_slices_in
+from svcnb.conversion.long_audio import PieceInput, convert_long, iter_converted
+from svcnb.conversion.settings import ConversionSettings
+from svcnb.files.disk import WriteError
 from tests.covering import all_pairs, covering_rows, pairs_of
 from tests.places import PROJECT
-from tests.small_voice import save_small_voice
+from tests.toys.small_voice import save_small_voice
 
 RATE_HZ = 44100
 
@@ -49,7 +51,7 @@ def write_song(path: Path, minutes: float, *, rate_hz: int = RATE_HZ, n_channels
 CONVERSION = """
 import resource, sys
 from svcnb.conversion import ConversionSettings
-from svcnb.recipes import sovits
+from svcnb.models import sovits
 voice_folder, source, folder, extra = sys.argv[1:]
 voice = sovits.load_voice(voice_folder)
 settings = ConversionSettings(f0_method="dio", audio_format="wav", auto_predict_f0=extra == "automatic")
@@ -180,7 +182,7 @@ def test_reading_in_parts_has_the_errors_of_reading_at_once(tmp_path: Path) -> N
 def test_no_room_for_the_temporary_copy_is_told_with_its_folder_and_what_to_set(tmp_path: Path) -> None:
     path = write_song(tmp_path / "song.flac", 1 / 2)
     script = (
-        "import resource, sys; from svcnb.audio_file import open_audio; from svcnb import SvcError\n"
+        "import resource, sys; from svcnb.audio.recording import open_audio; from svcnb import SvcError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try:\n    open_audio(sys.argv[1]).__enter__()\n"
         "except SvcError as error:\n    print(type(error).__name__, error)"

@@ -14,24 +14,29 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from svcnb import SvcError, cli, disk
-from svcnb.audio import Audio, read_audio, write_audio
-from svcnb.conversion import ConversionSettings
-from svcnb.disk import WatchedFile, WriteError
-from svcnb.extraction import extract, scan_clips
-from svcnb.feature_store import FeatureStore
-from svcnb.recipes import sovits
-from svcnb.recipes.sovits import PrepareSettings
-from svcnb.slicing import CutSettings, cut_folder
-from svcnb.training import TrainSettings, read_progress
+from svcnb import SvcError
+from svcnb.audio.audio import Audio, read_audio, write_audio
+from svcnb.audio.slicing import CutSettings
+from svcnb.cli import main as cli
+from svcnb.conversion.settings import ConversionSettings
+from svcnb.data.clips import cut_folder
+from svcnb.data.extraction import extract, scan_clips
+from svcnb.data.extractor import PrepareSettings
+from svcnb.data.feature_store import FeatureStore
+from svcnb.files import disk
+from svcnb.files.disk import WatchedFile, WriteError
+from svcnb.models import sovits
+from svcnb.training.checkpoints import read_progress
+from svcnb.training.state import TrainSettings
 from tests.places import PROJECT
-from tests.small_voice import save_small_voice, tiny_config
-from tests.unit.toy_features import SETTINGS, ToyExtractor, make_toy, write_clips
+from tests.toys.small_voice import save_small_voice, tiny_config
+from tests.toys.toy_features import SETTINGS, ToyExtractor, make_toy, write_clips
 
 RATE_HZ = 22050
 CUT = CutSettings(sample_rate_hz=RATE_HZ)
@@ -117,7 +122,7 @@ def test_cutting_onto_a_full_disk_keeps_whole_clips_and_goes_on_when_there_is_ro
 def test_extracting_onto_a_full_disk_keeps_what_is_finished_and_goes_on_when_there_is_room(
     small_disk, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("svcnb.extraction.FLUSH_CLIPS", 4)
+    monkeypatch.setattr("svcnb.data.extraction.FLUSH_CLIPS", 4)
     clips = write_clips(tmp_path / "clips", 24)
     extract(clips, tmp_path / "expected", SETTINGS, make_extractor=make_toy)
     room = small_disk(100)
@@ -206,7 +211,7 @@ LIMITED_CHECKPOINT = """
 import resource, sys, torch
 from pathlib import Path
 from svcnb import SvcError
-from svcnb.checkpoint import save_sovits_checkpoint
+from svcnb.models.sovits.checkpoint import save_sovits_checkpoint
 path = Path(sys.argv[1])
 weights = {"a": torch.ones(50_000), "b": torch.ones(10_000)}
 save = lambda step: save_sovits_checkpoint(path, model_state=weights, iteration=step, learning_rate=1e-4)
@@ -234,9 +239,10 @@ LIMITED_DOORS = """
 import resource, sys
 from pathlib import Path
 from svcnb import SvcError
-from svcnb.extraction import extract, scan_clips
-from svcnb.slicing import CutSettings, cut_folder
-from tests.unit.toy_features import SETTINGS, make_toy
+from svcnb.data.extraction import extract, scan_clips
+from svcnb.audio.slicing import CutSettings
+from svcnb.data.clips import cut_folder
+from tests.toys.toy_features import SETTINGS, make_toy
 folder = Path(sys.argv[1])
 doors = {
     "clips": lambda: cut_folder(folder / "raw", folder / "clips", CutSettings(sample_rate_hz=22050)),
@@ -332,8 +338,8 @@ from pathlib import Path
 import numpy as np
 from svcnb import SvcError
 from svcnb.conversion import ConversionSettings
-from svcnb.pitch import F0Track
-from svcnb.recipes import sovits
+from svcnb.features.pitch.track import F0Track
+from svcnb.models import sovits
 voice = sovits.load_voice(sys.argv[1])
 settings, melody = ConversionSettings(audio_format="wav"), F0Track(np.full(3000, 150.0), 0.01)
 voice.convert_file(sys.argv[2], Path(sys.argv[3]) / "warm", settings, melody=melody)
@@ -412,7 +418,7 @@ def test_training_tells_what_to_make_smaller_when_no_batch_fits(tmp_path: Path, 
 
     write_audio(tmp_path / "clips/ada/a.wav", noise(1.2))
     sovits.prepare(tiny_config(), tmp_path / "clips", tmp_path / "features", PrepareSettings(f0_method="dio"))
-    monkeypatch.setattr("svcnb.recipes.sovits_training.train_step", exhausted)
+    monkeypatch.setattr(import_module("svcnb.models.sovits.train"), "train_step", exhausted)
     with pytest.raises(SvcError, match=r"memory ran out at step 1: halve batch_size \(now 1\), or max_frames") as caught:
         sovits.train(tmp_path / "features", tmp_path / "voice", TrainSettings(max_steps=1, device="cpu"))
     assert "\n" not in str(caught.value) and not list((tmp_path / "voice").glob("*.pth"))
@@ -423,7 +429,7 @@ def test_the_command_line_tells_missing_memory_in_one_line(error, monkeypatch, c
     def exhausted(*_arguments, **_options):
         raise error
 
-    monkeypatch.setattr("svcnb.slicing.cut_folder", exhausted)
+    monkeypatch.setattr("svcnb.data.clips.cut_folder", exhausted)
     assert cli.main(["slice", str(tmp_path), str(tmp_path / "clips")]) == cli.EXIT_USER_ERROR
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: memory ran out")

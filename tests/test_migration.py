@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from svcnb import cli
-from svcnb.conversion import ConversionSettings
+from svcnb.cli import main as cli
+from svcnb.conversion.settings import ConversionSettings
 from tests import readme_tables
 from tests.places import DEMO_VOICES, PROJECT
 from tests.readme_tables import CODE, FIELD, commands_in, parsed, read_section, sub_parsers
@@ -135,8 +135,8 @@ def test_the_web_page_has_no_field_that_conversion_lacks() -> None:
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder laid out as so-vits-svc wants it, in which every command of the scripts' table was run, in order."""
-    from tests.small_voice import tiny_config
-    from tests.unit.tiny_diffusion import write_vocoder
+    from tests.toys.small_voice import tiny_config
+    from tests.toys.tiny_diffusion import write_vocoder
 
     folder = tmp_path_factory.mktemp("so vits")
     recordings = sorted((DEMO_VOICES / "raw").rglob("ada*.flac"))[:3]
@@ -182,7 +182,7 @@ def test_resample_gives_clips_at_the_peak_as_theirs(moved: Path) -> None:
 
 
 def test_training_gives_their_files(moved: Path) -> None:
-    from svcnb.checkpoint import read_sovits_checkpoint
+    from svcnb.models.sovits.checkpoint import read_sovits_checkpoint
 
     voice = moved / "data" / "models" / "44k"
     assert (voice / "config.json").is_file() and list(voice.glob("tensorboard/*"))

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from svcnb import cli
-from svcnb.cli_rvc import RATES
-from svcnb.recipes import rvc
-from svcnb.recipes.rvc_files import RvcCheckpoint, write_rvc_checkpoint
-from svcnb.recipes.rvc_tree import DERIVED_FOLDERS, FILELIST, GT_FOLDER, WAV16_FOLDER
-from svcnb.weights_table import WEIGHTS
+from svcnb.cli import main as cli
+from svcnb.cli.rvc import RATES
+from svcnb.files.pretrained_table import WEIGHTS
+from svcnb.models import rvc
+from svcnb.models.rvc.checkpoint import RvcCheckpoint, read_small_model, write_rvc_checkpoint
+from svcnb.models.rvc.experiment import DERIVED_FOLDERS, FILELIST, GT_FOLDER, WAV16_FOLDER
 from tests import readme_tables
 from tests.places import PROJECT
 from tests.readme_tables import CODE, commands_in, parsed, read_section, sub_parsers
 from tests.sources import parameters
-from tests.unit.toy_rvc import tiny_rvc_config
+from tests.toys.toy_rvc import tiny_rvc_config
 
 SECTION = read_section("### Coming from RVC")
 BUTTONS, CONVERSION, FILES = "button or script", "`infer_cli.py`", "RVC's file"
@@ -108,4 +108,4 @@ def test_small_models_go_through_every_row_of_ckpt_processing(tmp_path: Path, mo
     assert "my voice" in capsys.readouterr().out
     shutil.copy("me.pth", "you.pth")
     assert cli.main(commands["merge"]) == 0
-    assert rvc.read_small_model(Path("both.pth")).info == "0.6 of me, rest you"
+    assert read_small_model(Path("both.pth")).info == "0.6 of me, rest you"

@@ -13,7 +13,7 @@ from typing import get_args
 
 import pytest
 
-from svcnb.weights_table import WEIGHTS
+from svcnb.files.pretrained_table import WEIGHTS
 from tests.places import PROJECT
 from tests.sources import NOTEBOOKS, code_cells, notebook, parameters, source, tagged
 
@@ -200,9 +200,9 @@ def dropdowns() -> dict[tuple[str, str], Callable[[], list]]:
 
         return options
 
-    conversion, training = "svcnb.conversion.ConversionSettings", "svcnb.training.TrainSettings"
+    conversion, training = "svcnb.conversion.settings.ConversionSettings", "svcnb.training.state.TrainSettings"
     return {
-        ("00_setup", "speech_encoder"): lambda: ["auto", *importlib.import_module("svcnb.content").ENCODERS],
+        ("00_setup", "speech_encoder"): lambda: ["auto", *importlib.import_module("svcnb.features.content.encoders").ENCODERS],
         ("00_setup", "f0_predictor"): literal(conversion, "f0_method"),
         ("01_slice", "level"): lambda: ["off", "peak", "lufs"],
         ("02_features", "f0_predictor"): literal(conversion, "f0_method"),
@@ -211,19 +211,19 @@ def dropdowns() -> dict[tuple[str, str], Callable[[], list]]:
         ("03_train", "precision"): literal(training, "precision"),
         ("03_train", "device"): literal(training, "device"),
         ("04_cluster", "device"): literal(training, "device"),
-        ("05_convert", "checkpoint"): lambda: list(importlib.import_module("svcnb.recipes.sovits_files").CHECKPOINTS),
+        ("05_convert", "checkpoint"): lambda: list(importlib.import_module("svcnb.models.sovits.files").CHECKPOINTS),
         ("05_convert", "f0_predictor"): literal(conversion, "f0_method"),
         ("05_convert", "wav_format"): literal(conversion, "audio_format"),
         ("05_convert", "device"): literal(training, "device"),
         ("06_evaluate", "device"): literal(training, "device"),
-        ("21_mix_and_export", "mode"): lambda: list(importlib.import_module("svcnb.recipes.sovits_release").MIX_MODES),
+        ("21_mix_and_export", "mode"): lambda: list(importlib.import_module("svcnb.models.sovits.release").MIX_MODES),
         ("20_shallow_diffusion", "precision"): literal(training, "precision"),
         ("20_shallow_diffusion", "device"): literal(training, "device"),
         ("30_rvc_train", "size"): lambda: ["small", "full"],
-        ("30_rvc_train", "version"): lambda: list(importlib.import_module("svcnb.recipes.rvc_config").CONTENT_WIDTHS),
-        ("30_rvc_train", "sample_rate"): lambda: list(importlib.import_module("svcnb.recipes.rvc_config").RATE_NAMES),
+        ("30_rvc_train", "version"): lambda: list(importlib.import_module("svcnb.models.rvc.network").CONTENT_WIDTHS),
+        ("30_rvc_train", "sample_rate"): lambda: list(importlib.import_module("svcnb.models.rvc.config").RATE_NAMES),
         ("30_rvc_train", "f0_method"): literal(conversion, "f0_method"),
-        ("30_rvc_train", "base"): lambda: list(importlib.import_module("svcnb.recipes.rvc_training").BASES),
+        ("30_rvc_train", "base"): lambda: list(importlib.import_module("svcnb.models.rvc.train").BASES),
         ("30_rvc_train", "precision"): literal(training, "precision"),
         ("30_rvc_train", "device"): literal(training, "device"),
         ("31_rvc_convert", "f0_method"): literal(conversion, "f0_method"),
@@ -252,7 +252,8 @@ def test_base_models_on_the_form_are_in_the_table_and_those_of_so_vits_are_all_t
 
 def test_levels_on_the_form_are_all_there_are() -> None:
     from svcnb import SvcError
-    from svcnb.audio import Audio, level
+    from svcnb.audio.audio import Audio
+    from svcnb.audio.loudness import level
 
     audio = Audio([0.1, -0.1], 16000)
     for mode in dropdowns()["01_slice", "level"]():

@@ -17,8 +17,8 @@ import pytest
 import soundfile
 
 from tests.places import DEMO_VOICES, PROJECT
-from tests.small_voice import save_small_voice
 from tests.sources import NOTEBOOKS, parameters
+from tests.toys.small_voice import save_small_voice
 
 pytest.importorskip("papermill")
 
@@ -144,7 +144,7 @@ def test_slice_makes_mono_clips_within_the_limits(run: Run) -> None:
 
 
 def test_features_are_stored_for_every_clip(run: Run) -> None:
-    from svcnb.dataset import FeatureStore
+    from svcnb.data.feature_store import FeatureStore
 
     store = FeatureStore.open(run.workspace / "data" / "features" / "me")
     clips = sorted((run.workspace / "data" / "clips").rglob("*.flac"))
@@ -177,8 +177,9 @@ def test_training_again_goes_on_instead_of_starting_over(run: Run) -> None:
 
 
 def test_clustering_writes_centres_and_an_index_of_the_training_clips(run: Run) -> None:
-    from svcnb.dataset import FeatureStore, load_split
-    from svcnb.retrieval import FeatureIndex, SpeakerCentres
+    from svcnb.data.dataset import load_split
+    from svcnb.data.feature_store import FeatureStore
+    from svcnb.features.content.retrieval import FeatureIndex, SpeakerCentres
 
     folder = run.workspace / "data" / "models" / "me"
     store = FeatureStore.open(run.workspace / "data" / "features" / "me")
@@ -214,9 +215,9 @@ def test_conversion_is_as_long_as_the_source_and_names_its_settings(run: Run) ->
 
 
 def check_melody(song: Path, result: Path, *, semitones: float) -> None:
-    from svcnb.audio import read_audio
-    from svcnb.evaluation import f0_correlation
-    from svcnb.pitch import PitchEstimator
+    from svcnb.audio.audio import read_audio
+    from svcnb.evaluation.metrics import f0_correlation
+    from svcnb.features.pitch.estimator import PitchEstimator
 
     estimate = PitchEstimator("fcpe", sample_rate_hz=22050, hop_samples=256)
     before, after = (estimate(read_audio(path, sample_rate_hz=22050).samples) for path in (song, result))
@@ -287,7 +288,7 @@ def test_the_tour_can_be_seen_and_heard(run: Run) -> None:
 
 
 def test_the_tour_leaves_a_voice_of_its_own_and_what_it_converted(run: Run) -> None:
-    from svcnb.run_record import read_progress
+    from svcnb.training.checkpoints import read_progress
 
     assert read_progress(run.workspace / "data" / "models" / "tour-me").step == N_TOUR_STEPS
     (result,) = (run.workspace / "data" / "tour" / "converted").iterdir()
@@ -300,10 +301,11 @@ def test_the_tour_leaves_a_voice_of_its_own_and_what_it_converted(run: Run) -> N
 
 
 def test_shallow_diffusion_leaves_a_model_that_converts(run: Run) -> None:
-    from svcnb.audio import read_audio
-    from svcnb.conversion import ConversionSettings
-    from svcnb.recipes.sovits import DiffusionConfig, load_voice
-    from svcnb.run_record import read_progress
+    from svcnb.audio.audio import read_audio
+    from svcnb.conversion.settings import ConversionSettings
+    from svcnb.models.diffusion.config import DiffusionConfig
+    from svcnb.models.sovits.voice import load_voice
+    from svcnb.training.checkpoints import read_progress
 
     voice = run.workspace / "data" / "models" / "me"
     assert read_progress(voice / "diffusion").step == N_DIFFUSION_STEPS
@@ -326,8 +328,8 @@ def test_shallow_diffusion_can_be_seen_heard_and_compared(run: Run) -> None:
 
 
 def test_mixing_writes_a_voice_a_release_file_and_an_exported_voice(run: Run) -> None:
-    from svcnb.checkpoint import read_checkpoint
-    from svcnb.speaker_mix import read_mix
+    from svcnb.conversion.speaker_mix import read_mix
+    from svcnb.files.checkpoint import read_checkpoint
 
     data = run.workspace / "data"
     one, two, mixed = (read_checkpoint(data / "models" / path)["model"] for path in
@@ -357,22 +359,23 @@ def test_mixes_can_be_seen_and_heard_and_the_export_is_checked(run: Run) -> None
 
 
 def test_rvc_training_leaves_a_voice_with_its_index_and_learns(run: Run) -> None:
-    from svcnb.recipes import rvc
-    from svcnb.run_record import read_progress
+    from svcnb.models.rvc.index import find_index
+    from svcnb.models.rvc.train import count_steps
+    from svcnb.training.checkpoints import read_progress
 
     voice = run.workspace / "data" / "models" / "my rvc"
-    assert read_progress(voice).step == N_RVC_EPOCHS * rvc.count_steps(voice)
-    assert rvc.find_index(voice, [voice]) is not None and list(voice.glob("G_*.pth"))
+    assert read_progress(voice).step == N_RVC_EPOCHS * count_steps(voice)
+    assert find_index(voice, [voice]) is not None and list(voice.glob("G_*.pth"))
     lines = [json.loads(line) for line in (voice / "history.jsonl").read_text(encoding="utf-8").splitlines()]
     mel = [line["losses"]["mel"] for line in lines if "losses" in line]
     assert mel[-1] < mel[0] and np.isfinite(mel).all()
     assert len(run.outputs("30_rvc_train", "image/png")) == 2
     table = next(page for page in run.outputs("30_rvc_train", "text/html") if "epochs" in page and "<table" in page)
-    assert all(f">{n * rvc.count_steps(voice)}<" in table for n in (20, 100, 200))
+    assert all(f">{n * count_steps(voice)}<" in table for n in (20, 100, 200))
 
 
 def test_rvc_conversion_keeps_length_and_melody(run: Run) -> None:
-    from svcnb.audio import read_audio
+    from svcnb.audio.audio import read_audio
 
     result = converted(run, "my rvc")
     assert read_audio(result).duration_s == pytest.approx(read_audio(run.song).duration_s, abs=1 / 40000)
@@ -385,7 +388,7 @@ def test_rvc_conversion_keeps_length_and_melody(run: Run) -> None:
 
 
 def test_evaluation_measures_the_source_and_a_copy_of_the_target(run: Run) -> None:
-    from svcnb.evaluation_results import VoiceEvaluation
+    from svcnb.evaluation.results import VoiceEvaluation
 
     found = VoiceEvaluation.load(run.workspace / "data" / "evaluation" / "me")
     assert not found.skipped and [source.name for source in found.sources] == [run.song.name]
@@ -419,8 +422,8 @@ def test_evaluation_can_be_seen_heard_and_read(run: Run) -> None:
 @pytest.fixture
 def panel(run: Run, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("ipywidgets")
-    from svcnb.widgets import ConversionPanel
-    from svcnb.workspace import open_workspace
+    from svcnb.notebook.panel import ConversionPanel
+    from svcnb.notebook.workspace import open_workspace
 
     monkeypatch.chdir(PROJECT)
     shutil.copy(run.song, run.workspace / "data" / "raw")

@@ -17,14 +17,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from svcnb import SvcError, launching
-from svcnb.checkpoint import read_sovits_checkpoint
-from svcnb.launching import check_devices, run_in_processes
-from svcnb.recipes import sovits
-from svcnb.training import TrainSettings, read_progress
+from svcnb import SvcError
+from svcnb.models import sovits
+from svcnb.models.sovits.checkpoint import read_sovits_checkpoint
+from svcnb.training import launch as launching
+from svcnb.training.checkpoints import read_progress
+from svcnb.training.launch import check_devices, run_in_processes
+from svcnb.training.loop import TrainReport
+from svcnb.training.state import TrainSettings
 from tests.places import PROJECT
-from tests.unit.tiny_voice import (
-    refuse_in_second, tiny_config, train_in_parts, train_steadily, train_until, write_features,
+from tests.toys.tiny_voice import (
+    refuse_in_second,
+    tiny_config,
+    train_in_parts,
+    train_steadily,
+    train_until,
+    write_features,
 )  # fmt: skip
 
 SETTINGS = TrainSettings(max_steps=4, save_every_steps=3, log_every_steps=1, device="cpu", n_processes=2)
@@ -37,7 +45,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def voice_of_two(features: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, sovits.TrainReport]:
+def voice_of_two(features: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainReport]:
     """What two processes train, by the call that everybody makes."""
     voice = tmp_path_factory.mktemp("two") / "voice"
     return voice, sovits.train(features, voice, SETTINGS)

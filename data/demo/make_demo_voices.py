@@ -22,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from svcnb.audio import Audio, level, read_audio, write_audio
+from svcnb.audio.audio import Audio, read_audio, write_audio
+from svcnb.audio.loudness import level
 
 RATE_HZ = 22050
 FRAME_S = 0.005

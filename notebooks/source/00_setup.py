@@ -56,7 +56,7 @@ show_facts({"put recordings into": raw_folder, "recordings there": len(list(raw_
 
 # %% demo
 from svcnb.audio import find_audio_files
-from svcnb.widgets import show_recordings
+from svcnb.notebook.display import show_recordings
 
 bundled = find_audio_files(work.find("data/demo"))
 show_recordings(bundled, work.project)
@@ -74,8 +74,9 @@ show_audio(bundled[0])
 # is here works without a network; the rest is optional and gets better results. Each has a licence of its own.
 
 # %% weights
-from svcnb.downloads import TABLE_HEADINGS, WEIGHTS, fetch, table_of, weights_for
-from svcnb.widgets import Table
+from svcnb.files.downloads import TABLE_HEADINGS, fetch, table_of, weights_for
+from svcnb.files.pretrained_table import WEIGHTS
+from svcnb.plots import Table
 
 Table(TABLE_HEADINGS, table_of(WEIGHTS.values()))
 

@@ -41,7 +41,8 @@ overwrite = False  #@param {"type": "boolean"}
 
 # %% recordings
 from svcnb.audio import find_audio_files, read_audio
-from svcnb.widgets import Table, show_recordings
+from svcnb.notebook.display import show_recordings
+from svcnb.plots import Table
 
 work = open_workspace(workspace)
 raw = work.find(raw_folder)
@@ -54,7 +55,8 @@ show_recordings(recordings, raw)
 # this can be stopped and run again. Recordings that give nothing are listed with the reason.
 
 # %% cut
-from svcnb.slicing import CutSettings, cut_folder
+from svcnb.audio.slicing import CutSettings
+from svcnb.data.clips import cut_folder
 
 settings = CutSettings(
     threshold_db=threshold_db, min_clip_s=min_clip_s, max_clip_s=max_clip_s,

@@ -42,7 +42,8 @@ overwrite = False  #@param {"type": "boolean"}
 # cell goes on where it stopped.
 
 # %% extract
-from svcnb.recipes.sovits import Config, PrepareSettings, prepare
+from svcnb.data.extractor import PrepareSettings
+from svcnb.models.sovits import Config, prepare
 
 work = open_workspace(workspace)
 clips, features = work.find(clips_folder), work.make(features_folder)
@@ -60,8 +61,9 @@ print(report)
 # it, and f0 is the pitch in Hz, 0 where there is none. This separation is what makes conversion possible.
 
 # %% stored
-from svcnb.dataset import FeatureStore, scan_clips
-from svcnb.widgets import Table
+from svcnb.data.extraction import scan_clips
+from svcnb.data.feature_store import FeatureStore
+from svcnb.plots import Table
 
 store = FeatureStore.open(features)
 first = next(clip for clip in scan_clips(clips) if clip.name in store.names())
@@ -75,7 +77,7 @@ Table(("array", "shape", "type"), [(k, str(v.shape), str(v.dtype)) for k, v in a
 
 # %% melody
 from svcnb.audio import read_audio
-from svcnb.pitch import F0Track
+from svcnb.features.pitch.track import F0Track
 from svcnb.plots import plot_f0_over_spectrogram
 
 clip = read_audio(first.path)
@@ -88,7 +90,7 @@ plot_f0_over_spectrogram(clip, track, title=first.name)
 # or creaky sounds, so look at where they differ, not at how much.
 
 # %% second
-from svcnb.pitch import PitchEstimator
+from svcnb.features.pitch.estimator import PitchEstimator
 
 hop_samples = round(track.hop_s * clip.sample_rate_hz)
 dio = PitchEstimator("dio", sample_rate_hz=clip.sample_rate_hz, hop_samples=hop_samples)

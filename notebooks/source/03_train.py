@@ -64,7 +64,7 @@ seed = 1234  #@param {"type": "integer"}
 # whether it has understood the voice or only its recordings.
 
 # %% data
-from svcnb.dataset import FeatureStore
+from svcnb.data.feature_store import FeatureStore
 
 work = open_workspace(workspace)
 features, voice_path = work.find(features_folder), work.make(voice_folder)
@@ -79,7 +79,7 @@ show_facts({"speakers": ", ".join(store.speakers()), "clips": len(store), "minut
 # unless you ask for them.
 
 # %% settings
-from svcnb.training import TrainSettings
+from svcnb.training.state import TrainSettings
 
 settings = TrainSettings(
     max_minutes=max_minutes or None, max_steps=max_steps or None, precision=precision, device=device,
@@ -98,7 +98,7 @@ show_facts(limits | {"precision": precision, "device": choose_device(device)})
 # `%tensorboard --logdir data/models` in a cell of your own show the curves and sounds while it trains.
 
 # %% train
-from svcnb.recipes.sovits import train
+from svcnb.models.sovits import train
 
 start = base if base in ("auto", "none") else work.find(base)
 n_clips = "auto" if batch_size < 0 else batch_size or None
@@ -126,7 +126,7 @@ plot_losses(report.history_path)
 # a judgement needs six of them at least.
 
 # %% advice
-from svcnb.training_advice import read_advice
+from svcnb.training.early_stopping import read_advice
 
 advice = read_advice(report.history_path)
 show_facts({"what to do": str(advice), "measurements": advice.n_measurements})
@@ -138,7 +138,7 @@ show_facts({"what to do": str(advice), "measurements": advice.n_measurements})
 # the best checkpoint unless your ears disagree; 05_convert does so by itself.
 
 # %% progress
-from svcnb.training_samples import read_samples
+from svcnb.training.validation import read_samples
 
 best_step = report.best.step if report.best else None
 heard = read_samples(voice_path).heard(best_step)
@@ -151,8 +151,8 @@ display(*[show_audio(audio, title) for title, audio in heard])
 # this is bad, features or training are to blame; if only other songs are, it is the conversion.
 
 # %% look
+from svcnb.models.sovits import load_voice
 from svcnb.plots import plot_comparison
-from svcnb.recipes.sovits import load_voice
 
 voice = load_voice(voice_path, device=choose_device(device))
 clip = read_samples(voice_path).reference()

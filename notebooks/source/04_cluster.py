@@ -44,7 +44,7 @@ seed = 0  #@param {"type": "integer"}
 # as well: the timbre comes closer, and the words may suffer where no fitting sound was recorded.
 
 # %% material
-from svcnb.dataset import FeatureStore
+from svcnb.data.feature_store import FeatureStore
 
 work = open_workspace(workspace)
 features, voice_path = work.find(features_folder), work.find(voice_folder)
@@ -60,7 +60,8 @@ show_facts(facts | {"encoder": store.settings.encoder})
 # whenever you like, the same cell goes on.
 
 # %% centres
-from svcnb.recipes.sovits import ClusterSettings, fit_voice_centres
+from svcnb.models.sovits import fit_voice_centres
+from svcnb.models.sovits.clusters import ClusterSettings
 
 fitting = ClusterSettings(n_centres=n_centres or None, seed=seed)
 print(fit_voice_centres(features, voice_path, fitting) if make_centres else "centres are kept")
@@ -71,7 +72,7 @@ print(fit_voice_centres(features, voice_path, fitting) if make_centres else "cen
 # centres do, and the file grows with the recordings.
 
 # %% index
-from svcnb.recipes.sovits import build_voice_index
+from svcnb.models.sovits import build_voice_index
 
 print(build_voice_index(features, voice_path, seed=seed) if make_index else "no index is built")
 
@@ -83,8 +84,8 @@ print(build_voice_index(features, voice_path, seed=seed) if make_index else "no 
 
 # %% map
 from svcnb.conversion import ConversionSettings
-from svcnb.recipes.sovits import load_voice
-from svcnb.unit_plots import plot_unit_map, read_units
+from svcnb.models.sovits import load_voice
+from svcnb.plots.content import plot_unit_map, read_units
 
 voice = load_voice(voice_path, device=choose_device(device))
 number, name = voice.speaker_id(speaker or None), voice.speaker_name(speaker or None)
@@ -98,7 +99,7 @@ plot_unit_map(read_units(store, name), centres.numpy(), title=f"the sounds of {n
 
 # %% distance
 from svcnb.audio import read_audio
-from svcnb.unit_plots import plot_unit_distances
+from svcnb.plots.content import plot_unit_distances
 
 source_path = work.find(wav)
 source = read_audio(source_path).slice_s(0, 10)

@@ -120,8 +120,8 @@ show_facts({"recording": source_path.name} | settings.model_dump(exclude_default
 # unknown speaker is told with the names there are, and a ratio or an enhancer without its file with what to do.
 
 # %% voice
-from svcnb.recipes.sovits import DiffusionFiles
-from svcnb.voices import load_any_voice
+from svcnb.models.auto import load_any_voice
+from svcnb.models.diffusion.checkpoint import DiffusionFiles
 
 centres = work.find(cluster_model) if cluster_model else None
 own_vocoder = work.find(vocoder) if vocoder else None
@@ -140,7 +140,7 @@ show_facts(facts | {"chosen": voice.speaker_name(settings.speaker), "files": voi
 
 # %% source
 from svcnb.audio import find_audio_files, read_audio
-from svcnb.pitch import F0Track
+from svcnb.features.pitch.track import F0Track
 from svcnb.plots import plot_f0_over_spectrogram
 
 sources = [source_path] if source_path.is_file() else find_audio_files(source_path)
@@ -185,7 +185,7 @@ plot_comparison(source, result, (melody, voice.estimate_f0(result, f0_predictor)
 # Colab and JupyterLab have; without it, change the parameters above and run again.
 
 # %% panel
-from svcnb.widgets import ConversionPanel
+from svcnb.notebook.panel import ConversionPanel
 
 ConversionPanel(work) if panel else None
 
@@ -194,7 +194,7 @@ ConversionPanel(work) if panel else None
 # With `download` ticked, Colab hands the first result to your browser.
 
 # %% files
-from svcnb.widgets import offer_download
+from svcnb.notebook.display import offer_download
 
 if download:
     print(offer_download(results[0]))

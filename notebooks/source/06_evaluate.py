@@ -49,7 +49,7 @@ device = "auto"  #@param ["auto", "cpu", "cuda"]
 
 # %% voice
 from svcnb.conversion import ConversionSettings
-from svcnb.recipes.sovits import load_voice
+from svcnb.models.sovits import load_voice
 
 work, instruments = open_workspace(workspace), install_missing(("evaluate",)) if on_colab() else []
 voice = load_voice(work.find(model), device=choose_device(device))
@@ -62,7 +62,7 @@ show_facts({"voice": voice.name, "speaker": chosen, "steps": voice.step})
 # is already measured with the same voice and settings is kept.
 
 # %% settings
-from svcnb.evaluation_run import EvaluationSettings, evaluate_voice, held_out_clips
+from svcnb.evaluation.run import EvaluationSettings, evaluate_voice, held_out_clips
 
 conversion = ConversionSettings(speaker=speaker or None, cluster_ratio=cluster_infer_ratio)
 settings = EvaluationSettings(conversion=conversion, most=most, n_copies=n_copies, words=words)
@@ -79,7 +79,7 @@ show_facts({"target": target, "sources": ", ".join(path.name for path in places)
 # the target's own recordings at 100.
 
 # %% measure
-from svcnb.widgets import Table
+from svcnb.plots import Table
 
 evaluation = evaluate_voice(voice, own, places, folder, settings, overwrite=overwrite)
 Table(*evaluation.table())
@@ -90,7 +90,7 @@ Table(*evaluation.table())
 # that could not be measured are listed with the reason.
 
 # %% advice
-from svcnb.evaluation_advice import advise
+from svcnb.evaluation.advice import advise
 
 rows = [(item.kind, item.text) for item in advise(evaluation)]
 rows += [("not measured", f"{item.name}: {item.reason}") for item in evaluation.skipped]
@@ -102,7 +102,7 @@ Table(("", "what the figures say"), rows)
 # nothing can be expected beyond it.
 
 # %% similarity
-from svcnb.evaluation_plots import plot_distance, plot_melodies, plot_overview, plot_similarity
+from svcnb.evaluation.plots import plot_distance, plot_melodies, plot_overview, plot_similarity
 
 plot_similarity(evaluation)
 
@@ -149,7 +149,7 @@ for rungs in evaluation.copies[:1]:
 # `evaluation.html` holds figures, pictures and players in one file; `evaluation.csv` opens in a spreadsheet.
 
 # %% files
-from svcnb.evaluation_page import write_page
+from svcnb.evaluation.page import write_page
 
 page = write_page(evaluation, folder, estimate_f0=voice.estimate_f0)
 show_files(folder)

@@ -42,7 +42,7 @@ pitch_shift = 5  #@param {"type": "slider", "min": -12, "max": 12, "step": 1}
 
 # %% sound
 from svcnb.audio import Audio, read_audio
-from svcnb.recipes.sovits import Config
+from svcnb.models.sovits import Config
 
 work = open_workspace(workspace)
 config = Config.load(work.find(voice_folder) / "config.json") if voice_folder else Config.small()
@@ -56,7 +56,7 @@ show_audio(whole, work.find(recording).name)
 # one opening of the vocal folds. *Try* `start_s=1.35`, a hissing sound (s): there nothing repeats.
 
 # %% zoom
-from svcnb.tour_plots import plot_zoom
+from svcnb.plots.tour import plot_zoom
 
 plot_zoom(whole, start_s=moment_s, length_s=0.03, title="the recording")
 
@@ -67,7 +67,7 @@ plot_zoom(whole, start_s=moment_s, length_s=0.03, title="the recording")
 
 # %% loudness
 import numpy as np
-from svcnb.spectral import frame_rms
+from svcnb.audio.loudness import frame_rms
 
 window, step = rate // 25, rate // 100
 padded = np.pad(whole.samples, window // 2)
@@ -81,7 +81,7 @@ print(f"{len(rms)} values, by hand differs by at most {np.abs(by_hand - rms).max
 # of the pressure. Below the threshold counts as silence.
 
 # %% level
-from svcnb.tour_plots import plot_curves
+from svcnb.plots.tour import plot_curves
 
 level_db = 20 * np.log10(np.maximum(rms, 1e-4))
 times_s = np.arange(len(rms)) * step / rate
@@ -93,8 +93,8 @@ plot_curves(times_s, curves, axes=("time (s)", "dB below full scale"))
 # too short is joined, what is too long is cut at its quietest spot. The first piece is our sentence from here on. *Try* `threshold_db=-20`.
 
 # %% cut
+from svcnb.audio.slicing import CutSettings, find_clips
 from svcnb.plots import plot_cuts
-from svcnb.silence import CutSettings, find_clips
 
 settings = CutSettings(sample_rate_hz=rate, threshold_db=-40, max_clip_s=5)
 cuts = find_clips(whole.samples, settings).clips
@@ -126,7 +126,7 @@ plot_curves(tones_hz[low], curve, axes=("frequency (Hz)", "strength (dB)"))
 # *frame*. This grid is the clock of everything that follows. The millionth that is added gives silence a logarithm, too.
 
 # %% stft
-from svcnb.spectral import Stft
+from svcnb.audio.spectral import Stft
 
 side = (n_fft - hop) // 2
 padded = torch.nn.functional.pad(wave, (side, side), mode="reflect")
@@ -142,8 +142,8 @@ print(f"by hand differs by at most {(by_hand - spec).abs().max():.1e}")
 # this form.
 
 # %% mel
-from svcnb.spectral import MelSpectrogram
-from svcnb.tour_plots import plot_features
+from svcnb.audio.spectral import MelSpectrogram
+from svcnb.plots.tour import plot_features
 
 to_mel = MelSpectrogram(sample_rate_hz=rate, n_fft=n_fft, hop_samples=hop, n_mels=80)
 mel = to_mel(wave)[0]  # [80, frames]
@@ -174,7 +174,7 @@ plot_curves(shifts_ms, {"likeness": likeness[:longest]}, axes=("shift (ms)", "li
 # Where the best likeness is small or the sound is quiet there is no pitch: the frame is *unvoiced* and gets 0.
 
 # %% tracker
-from svcnb.pitch import F0Track
+from svcnb.features.pitch.track import F0Track
 
 padded = torch.nn.functional.pad(wave, (n_fft // 2, n_fft // 2))
 frames = padded[0].unfold(0, n_fft, hop)[: clip.n_samples // hop]
@@ -190,7 +190,7 @@ print(f"{by_hand.n_frames} frames, {int(is_voiced.sum())} voiced, median {by_han
 # both lie on the lowest bright stripe. *Try* `longest = rate // 50` above and look for octave errors.
 
 # %% melody
-from svcnb.pitch import PitchEstimator
+from svcnb.features.pitch.estimator import PitchEstimator
 from svcnb.plots import plot_f0_over_spectrogram
 
 fcpe = PitchEstimator("fcpe", sample_rate_hz=rate, hop_samples=hop)
@@ -203,7 +203,7 @@ plot_f0_over_spectrogram(clip, track, other_tracks=[by_hand], labels=["FCPE", "b
 # with a flag beside it that says whether the frame was voiced.
 
 # %% cents
-from svcnb.evaluation import compare_pitch
+from svcnb.evaluation.metrics import compare_pitch
 
 both = track.voiced & by_hand.voiced
 cents = 1200 * np.log2(by_hand.f0_hz[both] / track.f0_hz[both])
@@ -220,7 +220,8 @@ print(f"filled melody differs by at most {np.abs(filled - track.interpolated()).
 
 # %% content
 from svcnb.audio import resample
-from svcnb.content import SAMPLE_RATE_HZ, load_encoder
+from svcnb.features.content.encoders import load_encoder
+from svcnb.features.content.waveform import SAMPLE_RATE_HZ
 
 encoder = load_encoder(config.model.speech_encoder or "auto", folder=work.project / "pretrain")
 encoder = encoder.for_recording(resample(whole, SAMPLE_RATE_HZ).samples)
@@ -234,7 +235,7 @@ plot_features({"content": content[:, order].T}, clip.duration_s, rows="typical s
 # and breath; we change the melody alone and put it together again.
 
 # %% shift
-from svcnb.predictors import import_optional
+from svcnb.files.optional_imports import import_optional
 
 world = import_optional("pyworld", "f0")
 parts = world.wav2world(whole.samples.astype(float), rate)
@@ -265,7 +266,7 @@ show_facts(found)
 # n times the ratio, rounded down, so that most moments fill two frames.
 
 # %% align
-from svcnb.content import align_to_frames
+from svcnb.features.content.encoders import align_to_frames
 
 n_frames = track.n_frames
 moment = torch.arange(n_frames) * len(content) // n_frames
@@ -282,7 +283,7 @@ print(f"{tuple(content.T.shape)} becomes {tuple(aligned.shape)}, by hand and pac
 # sines instead, with the same aim.)
 
 # %% tone
-from svcnb.models.frame_decoder import pulse_train
+from svcnb.nn.frame_decoder import pulse_train
 
 tone_hz = 200.0
 periods = torch.arange(1, 20 * hop + 1, dtype=torch.float64) * tone_hz / rate
@@ -296,7 +297,7 @@ print(f"by hand differs by at most {(by_hand - pulses).abs().max():.1e}")
 # are there, vowels and consonants are not. Those are the decoder's work.
 
 # %% source
-from svcnb.tour_plots import plot_waves
+from svcnb.plots.tour import plot_waves
 
 f0_hz = torch.from_numpy(track.f0_hz).float()[None]  # [1, frames]
 source = Audio(pulse_train(f0_hz, hop, rate)[0].numpy(), rate)
@@ -311,8 +312,8 @@ plot_waves(pair, start_s=start / rate, length_s=0.04)
 # dialects, and the *decoder* turns latents into sound. Only training needs the posterior.
 
 # %% network
-from svcnb.recipes.sovits import build
-from svcnb.widgets import Table
+from svcnb.models.sovits import build
+from svcnb.plots import Table
 
 torch.manual_seed(1)
 untrained = build(config).generator.eval()
@@ -344,8 +345,9 @@ show_audio(Audio(result.audio[0, 0].numpy(), rate), "before training")
 # is fast. Steps are kept small (3 clips of 64 frames), so that there are many of them within a minute.
 
 # %% prepare
-from svcnb.recipes.sovits import PrepareSettings, prepare
-from svcnb.slicing import cut_folder
+from svcnb.data.clips import cut_folder
+from svcnb.data.extractor import PrepareSettings
+from svcnb.models.sovits import prepare
 
 raw = work.find(voice_recordings)
 config.train.batch_size, config.train.max_frames, config.train.segment_size = 3, 64, 32 * hop
@@ -359,8 +361,9 @@ print(prepare(config, clips, features, how))
 # a part of them again.
 
 # %% batch
-from svcnb.dataset import FeatureStore, VoiceDataset, collate
-from svcnb.models.layers import slice_segments
+from svcnb.data.batches import collate
+from svcnb.data.dataset import VoiceDataset
+from svcnb.data.feature_store import FeatureStore
 
 store = FeatureStore.open(features)
 dataset = VoiceDataset(store, store.names()[:3], {store.speakers()[0]: 0}, max_frames=64)
@@ -370,7 +373,6 @@ inputs = (batch.content, batch.f0_hz, batch.voiced, spec_batch, batch.speaker, b
 torch.manual_seed(1)
 pupil = build(config).generator.eval()
 out = pupil(*inputs)
-target = slice_segments(batch.audio, out.slice_start * hop, out.audio.shape[-1])
 show_facts({"clips": list(batch.audio.shape), "said again": list(out.audio.shape)})
 
 # %% [markdown] losses-text
@@ -379,9 +381,11 @@ show_facts({"clips": list(batch.audio.shape), "said again": list(out.audio.shape
 # posterior's own vagueness? If it is small, the prior alone can do the job later, when there is no real sound to look at.
 
 # %% losses
-from svcnb import losses
+from svcnb.nn.layers import slice_segments
+from svcnb.training import losses
 from torch.distributions import Normal
 
+target = slice_segments(batch.audio, out.slice_start * hop, out.audio.shape[-1])
 mel_by_hand = (to_mel(target) - to_mel(out.audio)).abs().mean()
 mel_loss = losses.mel_loss(to_mel(target), to_mel(out.audio))
 print(f"mel {mel_by_hand:.4f} by hand, {mel_loss:.4f} by the package")
@@ -413,8 +417,8 @@ for attempt in range(5):
 # own. This is the minute to get a coffee. Run it again with more `max_steps`, and it goes on from here.
 
 # %% train
-from svcnb.recipes.sovits import load_voice, train
-from svcnb.training import TrainSettings
+from svcnb.models.sovits import load_voice, train
+from svcnb.training.state import TrainSettings
 
 voice_path = work.find(voice_folder) if voice_folder else work.make(f"data/models/tour-{raw.name}")
 if not voice_folder:
@@ -471,7 +475,7 @@ print(f"there and back they differ by at most {(back - z).abs().max():.1e}")
 # before and after training, and with the recording.
 
 # %% decode
-from svcnb.tour_plots import plot_spectrograms
+from svcnb.plots.tour import plot_spectrograms
 
 sounds = {"source": source}
 for name, network in (("before training", untrained), ("after training", net)):
@@ -525,7 +529,7 @@ plot_f0_over_spectrogram(other, moved, other_tracks=[other_track], labels=["to b
 # are equal.
 
 # %% hand
-from svcnb.models.layers import Noise
+from svcnb.nn.layers import Noise
 
 noise = Noise(torch.Generator().manual_seed(7))
 with torch.no_grad():
@@ -560,7 +564,7 @@ plot_spectrograms(pair, (other_track, fcpe(converted.samples)))
 
 # %% measure
 from svcnb.audio import find_audio_files
-from svcnb.evaluation import Melodies, evaluate_conversion
+from svcnb.evaluation.metrics import Melodies, evaluate_conversion
 
 installed = install_missing(("evaluate",)) if on_colab() else []
 melodies = Melodies(other_track, fcpe(converted.samples))
@@ -578,7 +582,8 @@ show_facts({
 # the voice, and less clear.
 
 # %% centres
-from svcnb.retrieval import SpeakerCentres, fit_centres
+from svcnb.features.content.clustering import fit_centres
+from svcnb.features.content.retrieval import SpeakerCentres
 
 known = torch.cat([torch.from_numpy(store.read(name)["content"]).float() for name in store.names()])
 centres = SpeakerCentres({raw.name: fit_centres(known, 50).centres})

@@ -62,8 +62,8 @@ device = "auto"  #@param ["auto", "cpu", "cuda"]
 # names the command.
 
 # %% material
-from svcnb.dataset import FeatureStore
-from svcnb.training import TrainSettings
+from svcnb.data.feature_store import FeatureStore
+from svcnb.training.state import TrainSettings
 
 installed = install_missing(("diffusion",)) if on_colab() else []
 work, limit = open_workspace(workspace), {"device": device, "log_every_steps": 20}
@@ -79,9 +79,9 @@ show_facts({"speakers": ", ".join(store.speakers()), "clips": len(store), "minut
 # same features.
 
 # %% vocoder
-from svcnb.recipes.sovits import load_voice
-from svcnb.recipes.vocoder import train as train_vocoder
-from svcnb.vocoder import find_vocoder, load_vocoder
+from svcnb.models.sovits import load_voice
+from svcnb.models.vocoder.files import find_vocoder, load_vocoder
+from svcnb.models.vocoder.train import train as train_vocoder
 
 own = work.find(vocoder) if vocoder else None
 mended = load_voice(voice_path) if mend_voice else None
@@ -102,9 +102,9 @@ show_facts({"vocoder": vocoder_path.name, "bands": len(mel.filters), "frame": me
 # %% lesson
 import torch
 from svcnb.audio import resample
-from svcnb.models.denoiser import linear_schedule
-from svcnb.tour_plots import plot_features
-from svcnb.training_samples import read_samples
+from svcnb.models.diffusion.network import linear_schedule
+from svcnb.plots.tour import plot_features
+from svcnb.training.validation import read_samples
 
 clip = read_samples(voice_path).reference()
 heard = torch.from_numpy(resample(clip, load_vocoder(vocoder_path).settings.sampling_rate).samples)[None]
@@ -120,7 +120,7 @@ plot_features(rows, clip.duration_s, rows="mel band")
 # base model that training starts from; it must have the size you chose.
 
 # %% train
-from svcnb.recipes.sovits import DiffusionChoices, train_diffusion
+from svcnb.models.diffusion.train import DiffusionChoices, train_diffusion
 
 until = {"max_minutes": max_minutes or None, "max_steps": max_steps or None, "precision": precision}
 choices = DiffusionChoices(
@@ -148,8 +148,8 @@ plot_losses(report.history_path)
 
 # %% copy
 from svcnb.conversion import ConversionSettings
-from svcnb.recipes.sovits import load_voice
-from svcnb.tour_plots import plot_spectrograms
+from svcnb.models.sovits import load_voice
+from svcnb.plots.tour import plot_spectrograms
 
 voice = load_voice(voice_path, device=choose_device(device), vocoder=own)
 shallow = ConversionSettings(shallow_diffusion=True, k_step=k_step, second_encoding=second_encoding)
@@ -165,8 +165,8 @@ plot_spectrograms(copies)
 # change little, many forget what the voice got right; where the first two rows are the lowest, train longer.
 
 # %% distance
-from svcnb.evaluation_distance import mel_cepstral_distance
-from svcnb.widgets import Table
+from svcnb.evaluation.mel_cepstral import mel_cepstral_distance
+from svcnb.plots import Table
 
 vocoder_alone = voice.convert(clip, ConversionSettings(enhance=True))
 tried = {"voice": copies["voice"], "vocoder alone": vocoder_alone}

@@ -44,7 +44,7 @@ name = "release"  #@param {"type": "string"}
 # configuration and content encoder, and what differs is told by name.
 
 # %% voices
-from svcnb.recipes.sovits_files import step_of
+from svcnb.models.sovits.files import step_of
 
 work = open_workspace(workspace)
 voice_path, source_path = work.find(voice_folder), work.find(wav)
@@ -60,7 +60,7 @@ show_facts({"first": first.name, "second": second.name, "checkpoints there": len
 # training state are kept, so the result can be converted with and trained on.
 
 # %% mix
-from svcnb.recipes.sovits import mix_voices
+from svcnb.models.sovits import mix_voices
 
 rates = [first_weight, 100 - first_weight]
 mixed_path = work.make(mixed_folder)
@@ -74,7 +74,7 @@ print(mix_voices([first, second], mixed_path, rates=rates, mode=mode))
 # %% listen
 from svcnb.audio import read_audio
 from svcnb.conversion import ConversionSettings
-from svcnb.recipes.sovits import load_voice
+from svcnb.models.sovits import load_voice
 
 source = read_audio(source_path).slice_s(0, 10)
 plain = ConversionSettings(transpose_semitones=trans)
@@ -87,8 +87,8 @@ display(*(show_audio(voice.convert(source, plain), path.name) for path, voice in
 # add up to 100 %. The curves are also written as a table beside the results: edit it and name it as `speaker_mix`.
 
 # %% timeline
+from svcnb.conversion import read_mix, write_mix
 from svcnb.plots import plot_speaker_mix
-from svcnb.speaker_mix import read_mix, write_mix
 
 voice = voices[first]
 one, other = [*voice.speakers, "another"][:2]
@@ -113,7 +113,7 @@ display(show_audio(result, " to ".join(mix) if can_mix else "one speaker: nothin
 # trained on, so keep the whole one.
 
 # %% compress
-from svcnb.recipes.sovits import compress_voice
+from svcnb.models.sovits.release import compress_voice
 
 released = work.make("data/released")
 print(compress_voice(first, released / f"{name}.pth", half=half))
@@ -125,7 +125,7 @@ print(compress_voice(first, released / f"{name}.pth", half=half))
 # gives the same sound.
 
 # %% export
-from svcnb.recipes.sovits import export_voice
+from svcnb.models.sovits import export_voice
 
 installed = install_missing(("onnx",)) if on_colab() else []
 exported = export_voice(first, released / f"{name}.onnx")
@@ -137,7 +137,7 @@ print(exported)
 # differences near one in a million are rounding.
 
 # %% check
-from svcnb.recipes.sovits import check_export
+from svcnb.models.sovits.export import check_export
 
 deviations = check_export(exported.path, first)
 show_facts({f"{n} frames": f"largest difference {most:.1e}" for n, most in deviations.items()})
@@ -148,8 +148,8 @@ show_facts({f"{n} frames": f"largest difference {most:.1e}" for n, most in devia
 # the file reads from a table instead of drawing it.
 
 # %% compare
+from svcnb.models.sovits.export import with_exported
 from svcnb.plots import plot_comparison
-from svcnb.recipes.sovits import with_exported
 
 pair = [singer.convert(source, plain) for singer in (voice, with_exported(voice, exported.path))]
 display(show_audio(pair[1], exported.path.name))

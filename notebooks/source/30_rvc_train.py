@@ -59,8 +59,8 @@ device = "auto"  #@param ["auto", "cpu", "cuda"]
 # its folder, so experiments do not get in each other's way.
 
 # %% choice
-import svcnb.recipes.rvc as rvc
-from svcnb.recipes.rvc_config import rate_of
+from svcnb.models import rvc
+from svcnb.models.rvc.config import rate_of
 
 work = open_workspace(workspace)
 folder, place = work.find(recordings), work.make(experiment)
@@ -96,9 +96,9 @@ print(report)
 # for the ear, from 50 to 1100 Hz, where step 1 means no pitch.
 
 # %% melody
+from svcnb.models.rvc.network import coarse_f0
+from svcnb.models.rvc.prepare import read_clip
 from svcnb.plots import plot_f0_over_spectrogram
-from svcnb.recipes.rvc_f0 import coarse_f0
-from svcnb.recipes.rvc_look import read_clip
 
 audio, track = read_clip(place)
 steps = coarse_f0(track.f0_hz[track.voiced])
@@ -111,7 +111,7 @@ plot_f0_over_spectrogram(audio, track, title=f"steps {steps.min()} to {steps.max
 # are steadier and quicker per clip, and take more memory: choose the largest that fits.
 
 # %% estimate
-from svcnb.widgets import Table
+from svcnb.plots import Table
 
 estimate = rvc.estimate_time(place, batch_size=batch_size or None, device=device, precision=precision)
 print(estimate)
@@ -124,7 +124,7 @@ Table(("epochs", "steps", "time"), estimate.table())
 # best checkpoint on held-out clips is kept.
 
 # %% train
-from svcnb.training import TrainSettings
+from svcnb.training.state import TrainSettings
 
 limits = TrainSettings(max_minutes=max_minutes or None, precision=precision, device=device)
 epochs = rvc.EpochChoices(total_epoch or None, save_every_epoch or None, latest_only=latest_only)
@@ -156,7 +156,7 @@ print(rvc.build_voice_index(place))
 # melody only, as in a conversion.
 
 # %% listen
-from svcnb.training_samples import read_samples
+from svcnb.training.validation import read_samples
 
 display(*[show_audio(sound, title) for title, sound in read_samples(place).heard()])
 

@@ -53,7 +53,7 @@ device = "auto"  #@param ["auto", "cpu", "cuda"]
 # missing encoder or index is told with what to do.
 
 # %% voice
-import svcnb.recipes.rvc as rvc
+from svcnb.models import rvc
 
 work = open_workspace(workspace)
 own_index = work.find(index) if index else None
@@ -125,7 +125,7 @@ plot_comparison(source, result, (melody, voice.estimate_f0(result, f0_method)))
 # With `download` ticked, Colab hands the first result to your browser.
 
 # %% files
-from svcnb.widgets import offer_download
+from svcnb.notebook.display import offer_download
 
 if download:
     print(offer_download(results[0]))

@@ -16,9 +16,11 @@ if root is None:
 os.chdir(root)
 os.environ.setdefault("GOMP_SPINCOUNT", "8000")  # waiting threads spin briefly, then sleep
 sys.path[:0] = [] if str(root) in sys.path else [str(root)]
-from svcnb.workspace import choose_device, describe_machine, install_missing, on_colab, open_workspace
+from svcnb.device import choose_device
+from svcnb.notebook.environment import describe_machine, install_missing, on_colab
+from svcnb.notebook.workspace import open_workspace
 
 installed = install_missing() if on_colab() else []
-from svcnb.widgets import show_audio, show_facts, show_files
+from svcnb.notebook.display import show_audio, show_facts, show_files
 
 show_facts(describe_machine())

@@ -1,1 +1,1 @@
-"""Networks: tensors in, tensors out. Imports torch and this folder only."""
+"""Model families, one package each, with the same verbs; `auto` loads a voice of any of them."""

@@ -23,7 +23,7 @@ def frames(size: Size) -> tuple[np.ndarray, int]:
 
 
 def our_centres(size: Size) -> Work:
-    from svcnb.clustering import fit_centres
+    from svcnb.features.content.clustering import fit_centres
 
     points, n_centres = frames(size)
     return lambda: {"mean_squared_distance": fit_centres(points, n_centres).mean_squared_distance}

@@ -25,7 +25,7 @@ QUICK_S = 1.0
 
 def clips(seconds: float, rate_hz: int) -> list[np.ndarray]:
     """The demo recordings end to end, repeated where they do not suffice, cut into clips of five seconds."""
-    from svcnb.audio import read_audio, resample
+    from svcnb.audio.audio import read_audio, resample
 
     n_wanted, found = round(seconds * rate_hz), []
     for path in sorted(places.DEMO_VOICES.rglob("*.flac")):
@@ -48,7 +48,8 @@ def plain_f0(size: Size, *, method: str, seconds: float = AUDIO_S) -> Work:
 
 
 def _f0_work(size: Size, method: str, seconds: float) -> tuple[list[np.ndarray], Callable]:
-    from svcnb.pitch import PitchEstimator, PitchSettings
+    from svcnb.features.pitch.classical import PitchSettings
+    from svcnb.features.pitch.estimator import PitchEstimator
 
     settings = PitchSettings(pretrain_folder=Path(tempfile.mkdtemp(dir=size.folder)))
     if method == "rmvpe":
@@ -61,7 +62,7 @@ def write_rmvpe(folder: Path) -> None:
     """RMVPE with random weights, as the published file holds them: the time is the same."""
     import torch
 
-    from svcnb.models.rmvpe import Rmvpe
+    from svcnb.features.pitch.rmvpe import Rmvpe
 
     torch.manual_seed(1)
     torch.save({"model": Rmvpe().state_dict()}, folder / "rmvpe.pt")
@@ -72,7 +73,7 @@ def _median_f0(tracks: list) -> dict[str, float]:
 
 
 def soft_units(size: Size) -> Work:
-    from svcnb.content import load_encoder
+    from svcnb.features.content.encoders import load_encoder
 
     return _encoding(load_encoder("soft-units", folder=places.PROJECT / "pretrain"), size)
 
@@ -81,8 +82,8 @@ def hubert(size: Size) -> Work:
     """HuBERT base with 12 layers (ContentVec's size) and random weights."""
     import torch
 
-    from svcnb.content import HubertEncoder, HubertNetwork
-    from svcnb.torchaudio_parts import ensure_torchaudio
+    from svcnb.features.content.hubert import HubertEncoder, HubertNetwork
+    from svcnb.files.optional_imports import ensure_torchaudio
 
     ensure_torchaudio()  # transformers imports it
     from transformers import HubertConfig, HubertModel

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from svcnb.audio import Audio, find_audio_files, read_audio, resample
-from svcnb.conversion import ConversionSettings
-from svcnb.evaluation import SpeakerSimilarity
-from svcnb.evaluation_distance import mel_cepstral_distance
-from svcnb.recipes.sovits import load_voice
-from svcnb.vocoder import find_vocoder, load_vocoder
+from svcnb.audio.audio import Audio, find_audio_files, read_audio, resample
+from svcnb.conversion.settings import ConversionSettings
+from svcnb.evaluation.mel_cepstral import mel_cepstral_distance
+from svcnb.evaluation.metrics import SpeakerSimilarity
+from svcnb.models.sovits.voice import load_voice
+from svcnb.models.vocoder.files import find_vocoder, load_vocoder
 from tests.benchmarks.measure_voices import N_REFERENCES
 
 

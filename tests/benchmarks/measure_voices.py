@@ -25,13 +25,13 @@ import numpy as np
 
 from pretrain.phones import SAMPLE_RATE_HZ, speak
 from pretrain.sentences import TEST_SENTENCES
-from svcnb.audio import Audio, find_audio_files, read_audio
-from svcnb.conversion import ConversionSettings
-from svcnb.evaluation import SpeakerSimilarity, compare_pitch
-from svcnb.evaluation_run import choose_transposition
-from svcnb.evaluation_words import WordRecogniser, find_transcript, total_errors
-from svcnb.loaded_voice import LoadedVoice
-from svcnb.voices import load_any_voice
+from svcnb.audio.audio import Audio, find_audio_files, read_audio
+from svcnb.conversion.settings import ConversionSettings
+from svcnb.conversion.voice import LoadedVoice
+from svcnb.evaluation.metrics import SpeakerSimilarity, compare_pitch
+from svcnb.evaluation.run import choose_transposition
+from svcnb.evaluation.words import WordRecogniser, find_transcript, total_errors
+from svcnb.models.auto import load_any_voice
 
 N_REFERENCES = 12
 FLITE_VOICES = ("slt", "rms")

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from svcnb.dataset import Batch
-from svcnb.models.convolutions import Conv1d
-from svcnb.recipes.sovits_step import StepParts, generator_terms, run_generator
-from svcnb.voice_losses import loss_weight
+from svcnb.data.batches import Batch
+from svcnb.models.sovits.step import StepParts, generator_terms, run_generator
+from svcnb.nn.convolutions import Conv1d
+from svcnb.training.losses import loss_weight
 
 PERIODS = (2, 3, 5, 7, 11)
 

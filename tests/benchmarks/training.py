@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from svcnb.allocation import freed_memory_kept
-from svcnb.dataset import Batch
-from svcnb.models import attention
-from svcnb.models.layers import Noise
-from svcnb.recipes.sovits_config import Config
-from svcnb.recipes.sovits_step import Networks, StepParts, build, train_step
-from svcnb.training import TrainSettings, TrainState, assemble, make_accelerator
-from svcnb.voice_losses import optimizer_maker
+from svcnb.data.batches import Batch
+from svcnb.device import freed_memory_kept
+from svcnb.models.sovits.config import Config
+from svcnb.models.sovits.step import Networks, StepParts, build, train_step
+from svcnb.nn import attention
+from svcnb.nn.layers import Noise
+from svcnb.training.losses import optimizer_maker
+from svcnb.training.state import TrainSettings, TrainState, assemble, make_accelerator
 from tests.benchmarks.plain_training import PlainDiscriminator, PlainStep, use_torch_convolutions
 from tests.benchmarks.sides import Size, Work
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svcnb.checkpoint import load_weights, read_checkpoint
-from svcnb.diffusion import SamplerSettings, sample
-from svcnb.models.denoiser import DenoiserSizes, Unit2Mel, linear_schedule
-from svcnb.models.layers import Noise
+from svcnb.files.checkpoint import load_weights, read_checkpoint
+from svcnb.models.diffusion.network import DenoiserSizes, Unit2Mel, linear_schedule
+from svcnb.models.diffusion.sampler import SamplerSettings, sample
+from svcnb.nn.layers import Noise
 from tests.parity_sets.registry import ReferenceSet, Row, check
 
 RELATIVE_ABOVE = 100.0  # random weights let full runs diverge in size; such arrays are compared as a share of it

@@ -13,8 +13,9 @@ import soundfile
 import torch
 from torch import Tensor
 
-from svcnb.slicing import SliceSettings, find_slices
-from svcnb.spectral import MelSpectrogram, SincResample, Stft, VocoderMel, match_loudness_envelope, volume_envelope
+from svcnb.audio.loudness import match_loudness_envelope, volume_envelope
+from svcnb.audio.slicing import SliceSettings, find_slices
+from svcnb.audio.spectral import MelSpectrogram, SincResample, Stft, VocoderMel
 from tests.parity_sets.registry import ReferenceSet, Row, check, difference
 from tests.parity_sets.signals import glide, silences
 
@@ -132,7 +133,7 @@ def _padding_rows(reference: ReferenceSet) -> Iterator[Row]:
     for name in reference.arrays:
         found = re.fullmatch(r"pad_array/(\d+)_to_(\d+)", name)
         if found:
-            from svcnb.conversion import pad_centred
+            from svcnb.conversion.long_audio import pad_centred
 
             ours = pad_centred(np.arange(1, int(found[1]) + 1), int(found[2]))
             yield reference.compare(name, ours, 0.0)
@@ -142,7 +143,7 @@ def _expansion_rows(reference: ReferenceSet) -> Iterator[Row]:
     for name in reference.arrays:
         found = re.fullmatch(r"repeat_expand/([a-z]+)_(\d+)_(\d+)", name)
         if found:
-            from svcnb.content import align_to_frames
+            from svcnb.features.content.encoders import align_to_frames
 
             places = torch.arange(int(found[2]), dtype=torch.float32)[None]  # a feature that tells its own place
             ours = align_to_frames(places, int(found[3]), mode=found[1])[0]

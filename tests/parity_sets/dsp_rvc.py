@@ -10,12 +10,13 @@ import numpy as np
 import soundfile
 import torch
 
-from svcnb.audio import resample_samples
-from svcnb.recipes import rvc_clips
-from svcnb.recipes.rvc_clips import RvcCutSettings
-from svcnb.recipes.rvc_f0 import RvcPitch, coarse_f0
-from svcnb.silence import SliceSettings, find_slices
-from svcnb.spectral import MelSpectrogram
+from svcnb.audio.audio import resample_samples
+from svcnb.audio.slicing import SliceSettings, find_slices
+from svcnb.audio.spectral import MelSpectrogram
+from svcnb.models.rvc import preprocess as rvc_clips
+from svcnb.models.rvc.network import coarse_f0
+from svcnb.models.rvc.pipeline import RvcPitch
+from svcnb.models.rvc.preprocess import RvcCutSettings
 from tests.parity_sets.registry import ReferenceSet, Row, check, difference, find_set
 from tests.parity_sets.rvc_pipeline import pipeline_rows
 from tests.parity_sets.signals import glide, silences

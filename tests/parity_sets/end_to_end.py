@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from svcnb.audio import read_audio
-from svcnb.content import align_to_frames
-from svcnb.conversion import ConversionSettings
-from svcnb.pitch import PitchEstimator
-from svcnb.recipes.sovits import Config, Voice
-from svcnb.spectral import SincResample
+from svcnb.audio.audio import read_audio
+from svcnb.audio.spectral import SincResample
+from svcnb.conversion.settings import ConversionSettings
+from svcnb.features.content.encoders import align_to_frames
+from svcnb.features.pitch.estimator import PitchEstimator
+from svcnb.models.sovits.config import Config
+from svcnb.models.sovits.voice import Voice
 from tests.parity_sets import formula
 from tests.parity_sets.registry import ReferenceSet, Row, find_set
 from tests.parity_sets.sovits import RecordedNoise, build_generator

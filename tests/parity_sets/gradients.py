@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from svcnb.checkpoint import to_plain_names
+from svcnb.files.checkpoint import to_plain_names
 from tests.parity_sets.registry import ReferenceSet, Row
 
 N_KINKS = 8  # other sides of kinks that are tried

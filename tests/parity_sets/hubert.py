@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
-from svcnb.checkpoint import read_checkpoint
-from svcnb.content import HubertEncoder, hubert_from_state, stored_heads
+from svcnb.features.content.hubert import HubertEncoder, hubert_from_state, stored_heads
+from svcnb.files.checkpoint import read_checkpoint
 from tests.parity_sets.registry import ReferenceSet, Row, check
 
 LAYER = re.compile(r"^(?P<clip>.+)/layer(?P<layer>\d+)(?P<projected>_final_proj)?$")

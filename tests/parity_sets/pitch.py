@@ -9,11 +9,13 @@ import numpy as np
 import soundfile
 import torch
 
-from svcnb.checkpoint import load_weights
-from svcnb.models.rmvpe import Rmvpe, RmvpeLayout, decode_salience
-from svcnb.network_predictors import RmvpeMel, load_rmvpe
-from svcnb.pitch import PitchEstimator, f0_to_coarse, fill_gaps
-from svcnb.predictors import FrameGrid, PitchSettings, WorldPredictor
+from svcnb.features.pitch.classical import FrameGrid, PitchSettings, WorldPredictor
+from svcnb.features.pitch.estimator import PitchEstimator
+from svcnb.features.pitch.neural import RmvpeMel, load_rmvpe
+from svcnb.features.pitch.rmvpe import Rmvpe, RmvpeLayout, decode_salience
+from svcnb.features.pitch.track import fill_gaps
+from svcnb.files.checkpoint import load_weights
+from svcnb.nn.layers import f0_to_coarse
 from tests.parity_sets.registry import ReferenceSet, Row, check, difference, find_set
 from tests.parity_sets.signals import glide
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from svcnb.retrieval import FeatureIndex, SpeakerCentres, count_lists
+from svcnb.features.content.clustering import count_lists
+from svcnb.features.content.retrieval import FeatureIndex, SpeakerCentres
 from tests.parity_sets.registry import ReferenceSet, Row, difference
 
 TOLERANCE = 1e-5  # float32 sums of eight vectors

@@ -8,12 +8,18 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from svcnb.checkpoint import load_weights, to_plain_names
-from svcnb.models.rvc import RvcSynthesizer
-from svcnb.recipes.rvc_config import Config
-from svcnb.recipes.rvc_files import read_small_model
-from svcnb.recipes.rvc_step import RvcBatch, RvcNetworks, StepParts, build, run_generator
-from svcnb.voice_losses import GeneratorPass, adversarial_terms, discriminator_term, loss_weight, variational_terms
+from svcnb.files.checkpoint import load_weights, to_plain_names
+from svcnb.models.rvc.checkpoint import read_small_model
+from svcnb.models.rvc.config import Config
+from svcnb.models.rvc.network import RvcSynthesizer
+from svcnb.models.rvc.step import RvcBatch, RvcNetworks, StepParts, build, run_generator
+from svcnb.training.losses import (
+    GeneratorPass,
+    adversarial_terms,
+    discriminator_term,
+    loss_weight,
+    variational_terms,
+)
 from tests.parity_sets.gradients import gradient_rows
 from tests.parity_sets.registry import ReferenceSet, Row, check
 from tests.parity_sets.sovits_training import summarise, total_norm

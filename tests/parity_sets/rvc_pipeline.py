@@ -8,12 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svcnb.models.rvc import RvcSynthesizer
-from svcnb.recipes.rvc_f0 import RvcPitch
-from svcnb.recipes.rvc_pipeline import (
-    PipelineParts, PipelineSettings, Windows, convert_recording, network_inputs, to_int16,
-)  # fmt: skip
-from svcnb.retrieval import FeatureIndex
+from svcnb.features.content.retrieval import FeatureIndex
+from svcnb.models.rvc.network import RvcSynthesizer
+from svcnb.models.rvc.pipeline import (
+    PipelineParts,
+    PipelineSettings,
+    RvcPitch,
+    Windows,
+    convert_recording,
+    network_inputs,
+    to_int16,
+)
 from tests.parity_sets import formula
 from tests.parity_sets.registry import ReferenceSet, Row, difference, find_set
 from tests.parity_sets.rvc import build_rvc

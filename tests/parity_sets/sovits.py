@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svcnb.checkpoint import load_weights, read_checkpoint
-from svcnb.models.layers import Noise, centre_log_f0, f0_to_coarse, f0_to_log, fold_weight_norm, log_to_f0
-from svcnb.models.sovits import InferOutput, PriorOutput, SynthesizerTrn
-from svcnb.vocoder import Vocoder, VocoderSettings
+from svcnb.files.checkpoint import load_weights, read_checkpoint
+from svcnb.models.sovits.network import InferOutput, PriorOutput, SynthesizerTrn
+from svcnb.models.vocoder.network import Vocoder, VocoderSettings
+from svcnb.nn.layers import Noise, centre_log_f0, f0_to_coarse, f0_to_log, fold_weight_norm, log_to_f0
 from tests.parity_sets.pitch import fork_pitch_rows
 from tests.parity_sets.registry import ReferenceSet, Row, check, difference, find_set
 from tests.parity_sets.sovits_training import training_rows

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svcnb.checkpoint import load_weights
-from svcnb.dataset import Batch
-from svcnb.models.discriminators import MultiPeriodDiscriminator
-from svcnb.models.sovits import SynthesizerTrn
-from svcnb.recipes.sovits import Config, StepParts, train_step
-from svcnb.recipes.sovits_step import generator_terms, run_generator
-from svcnb.training import TrainSettings, assemble, make_accelerator
-from svcnb.voice_losses import GeneratorPass, adversarial_terms, loss_weight
+from svcnb.data.batches import Batch
+from svcnb.files.checkpoint import load_weights
+from svcnb.models.sovits.config import Config
+from svcnb.models.sovits.network import SynthesizerTrn
+from svcnb.models.sovits.step import StepParts, generator_terms, run_generator, train_step
+from svcnb.nn.discriminators import MultiPeriodDiscriminator
+from svcnb.training.losses import GeneratorPass, adversarial_terms, loss_weight
+from svcnb.training.state import TrainSettings, assemble, make_accelerator
 from tests.parity_sets.gradients import gradient_rows
 from tests.parity_sets.registry import ReferenceSet, Row
 from tests.parity_sets.voices import RecordedNoise, formula_weights, has_predictor

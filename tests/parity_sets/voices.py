@@ -8,9 +8,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from svcnb.checkpoint import load_weights, read_sovits_checkpoint, to_plain_names
-from svcnb.models.layers import Noise
-from svcnb.models.sovits import SynthesizerTrn
+from svcnb.files.checkpoint import load_weights, to_plain_names
+from svcnb.models.sovits.checkpoint import read_sovits_checkpoint
+from svcnb.models.sovits.network import SynthesizerTrn
+from svcnb.nn.layers import Noise
 from tests.parity_sets.registry import ReferenceSet, Row
 
 

@@ -1,0 +1,117 @@
+"""Recordings read part by part, so that an hour of sound needs no more memory than a minute.
+
+A file is decoded once, into a temporary file of plain numbers: MP3 and Ogg cannot be read from the middle exactly.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from svcnb.audio.audio import Audio, decoding
+from svcnb.files.disk import WriteError
+
+BLOCK_SAMPLES = 2**18
+BYTES_PER_SAMPLE = 4
+
+
+class Recording(Protocol):
+    """One channel of sound, wherever it lies: `Audio` in memory or `AudioFile` on disk."""
+
+    @property
+    def sample_rate_hz(self) -> int: ...
+
+    @property
+    def n_samples(self) -> int: ...
+
+    @property
+    def duration_s(self) -> float: ...
+
+    def read(self, start: int, end: int) -> np.ndarray:
+        """Samples start..end (end excluded) as float32; what lies beyond the ends is left out."""
+
+    def slice_s(self, start_s: float, end_s: float) -> Audio:
+        """The part between two times, in memory."""
+
+    def resampled(self, sample_rate_hz: int) -> Recording:
+        """The same sound at another rate, round(T * new / old) samples long."""
+
+
+class AudioFile:
+    """A recording on disk; gives the samples that `read_audio` gives, to the bit. Made by `open_audio`."""
+
+    def __init__(self, name: str, sample_rate_hz: int, blocks: Iterable[np.ndarray], owner: ExitStack) -> None:
+        self.name = name
+        self.sample_rate_hz = sample_rate_hz
+        self.n_samples = 0
+        self._owner = owner
+        # Without a name in any folder: it is gone when the process ends, however it ends.
+        self._file = owner.enter_context(tempfile.TemporaryFile(buffering=0))
+        for block in blocks:
+            self._append(block)
+
+    @property
+    def duration_s(self) -> float:
+        return self.n_samples / self.sample_rate_hz
+
+    def read(self, start: int, end: int) -> np.ndarray:
+        start, end = max(0, start), min(end, self.n_samples)
+        samples = np.empty(max(0, end - start), np.float32)
+        self._file.seek(start * BYTES_PER_SAMPLE)
+        self._file.readinto(memoryview(samples).cast("B"))
+        return samples
+
+    def slice_s(self, start_s: float, end_s: float) -> Audio:
+        start, end = (round(max(0.0, t) * self.sample_rate_hz) for t in (start_s, end_s))
+        return Audio(self.read(start, end), self.sample_rate_hz)
+
+    def resampled(self, sample_rate_hz: int) -> AudioFile:
+        """The same sound at another rate, in a temporary file of its own; closed with this one."""
+        if sample_rate_hz == self.sample_rate_hz:
+            return self
+        return AudioFile(self.name, sample_rate_hz, _resampled_blocks(self, sample_rate_hz), self._owner)
+
+    def _append(self, samples: np.ndarray) -> None:
+        rest = memoryview(np.ascontiguousarray(samples, np.float32)).cast("B")
+        try:
+            while len(rest):
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            folder = tempfile.gettempdir()
+            free_mb = shutil.disk_usage(folder).free // 10**6
+            raise WriteError(f"{self.name} needs a temporary copy in {folder}, which has {free_mb} MB left "
+                             f"({error.strerror}): free some space, or set TMPDIR to another folder") from error  # fmt: skip
+        self.n_samples += len(samples)
+
+
+@contextmanager
+def open_audio(path: Path | str) -> Iterator[AudioFile]:
+    """A file of any kind that `read_audio` reads, with its errors; the temporary copies go when the block ends."""
+    with ExitStack() as owner, decoding(path) as (rate_hz, blocks):
+        yield AudioFile(str(path), rate_hz, blocks, owner)
+
+
+def blocks_of(recording: Recording, n_samples: int = BLOCK_SAMPLES) -> Iterator[np.ndarray]:
+    """All samples in order, at most `n_samples` at once."""
+    for start in range(0, recording.n_samples, n_samples):
+        yield recording.read(start, start + n_samples)
+
+
+def _resampled_blocks(recording: Recording, sample_rate_hz: int) -> Iterator[np.ndarray]:
+    """What `resample_samples` makes of the whole, in blocks."""
+    import soxr
+
+    stream = soxr.ResampleStream(recording.sample_rate_hz, sample_rate_hz, 1, dtype="float32", quality="VHQ")
+    missing = round(recording.n_samples * sample_rate_hz / recording.sample_rate_hz)
+    for block in blocks_of(recording):
+        part = stream.resample_chunk(block)[:missing]
+        missing -= len(part)
+        yield part
+    part = stream.resample_chunk(np.zeros(0, np.float32), last=True)[:missing]
+    yield np.pad(part, (0, missing - len(part)))

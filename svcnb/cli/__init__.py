@@ -1,0 +1,1 @@
+"""The command line: one sub-command per step, each over the functions that the notebooks call."""

@@ -1,0 +1,125 @@
+"""The centres and the index of a voice, found beside its checkpoint, as one function on its content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from svcnb import SvcError
+from svcnb.conversion.settings import ConversionSettings
+from svcnb.features.content.index_files import kind_of_file
+from svcnb.features.content.retrieval import INDEX_FILE, FeatureIndex, SpeakerCentres
+
+CENTRES_PATTERN = "kmeans*.pt"
+Stored = SpeakerCentres | FeatureIndex
+Pull = Callable[[Tensor], Tensor]  # content [N, D] at the voice's frame rate -> the same shape, nearer to the speaker
+
+
+class VoiceRetrieval:
+    """What pulls content towards a voice's speakers; files are read when first needed, once.
+
+    Attributes:
+        folder: where kmeans_<n>.pt and feature_and_index.pkl are looked for; None finds nothing.
+        named: a file to take instead (centres, an index, or RVC's added_*.index; its content tells which).
+        speakers: name -> id in the voice.
+        width: values per frame of the content that the voice hears.
+    """
+
+    def __init__(
+        self, folder: Path | None, *, speakers: Mapping[str, int], width: int, named: Path | None = None
+    ) -> None:
+        self.folder = folder
+        self.named = named
+        self.speakers = speakers
+        self.width = width
+        self._read: dict[tuple[Path, int | None], tuple[int, Stored]] = {}  # with the file's time
+        if named is not None:
+            kind_of_file(named)  # a missing file is told when the voice is loaded
+
+    def files(self) -> list[Path]:
+        """Everything that a pull may read."""
+        if self.named is not None or self.folder is None:
+            return [self.named] if self.named else []
+        return [path for pattern in (CENTRES_PATTERN, INDEX_FILE) for path in self.folder.glob(pattern)]
+
+    def pull(self, settings: ConversionSettings, speaker_id: int) -> Pull | None:
+        """What the settings ask for, as a function; None at a ratio of 0.
+
+        Source: so-vits-svc 4.1, which blends after the content was stretched to the voice's frames.
+
+        Raises:
+            SvcError: no file for it, a file of the other kind, one without this speaker (known ones named), or
+                one made from another encoder's content.
+        """
+        ratio = settings.cluster_ratio
+        if not ratio:
+            return None
+        if settings.feature_retrieval:
+            index = self.index(speaker_id)
+            return lambda content: index.blend(content, speaker_id, ratio)
+        centres, name = self.centres(speaker_id), self._name(speaker_id)
+        return lambda content: centres.blend(content, name, ratio)
+
+    def centres(self, speaker_id: int) -> SpeakerCentres:
+        """K-means centres, this speaker's among them.
+
+        Raises:
+            SvcError: as `pull`.
+        """
+        path = self._find(CENTRES_PATTERN, "svcnb cluster")
+        if kind_of_file(path) != "centres":
+            raise SvcError(f"{path} holds an index, not centres: switch feature_retrieval (-fr) on, "
+                           "or name a kmeans_*.pt (-cm)")  # fmt: skip
+        centres = self._once(path, None, lambda: SpeakerCentres.read(path))
+        self._check_speaker(path, self._name(speaker_id), centres.speakers)
+        self._check_width(path, centres.width(self._name(speaker_id)))
+        return centres
+
+    def index(self, speaker_id: int) -> FeatureIndex:
+        """The index with this speaker's frames; a plain index file is taken for any speaker's.
+
+        Raises:
+            SvcError: as `pull`.
+        """
+        path = self._find(INDEX_FILE, "svcnb index")
+        kind = kind_of_file(path)
+        if kind == "centres":
+            raise SvcError(f"{path} holds centres, not an index: switch feature_retrieval (-fr) off, "
+                           "or name an index (-cm)")  # fmt: skip
+        key = speaker_id if kind == "index" else None
+        index = self._once(path, key, lambda: FeatureIndex.read(path, speaker_id=speaker_id))
+        self._check_speaker(path, self._name(speaker_id), [self._name(number) for number in index.speaker_ids])
+        self._check_width(path, index.width(speaker_id))
+        return index
+
+    def _name(self, speaker_id: int) -> str:
+        return next((name for name, number in self.speakers.items() if number == speaker_id), str(speaker_id))
+
+    def _find(self, pattern: str, command: str) -> Path:
+        """The file that was named, else the one written last beside the voice."""
+        if self.named is not None:
+            return self.named
+        found = list(self.folder.glob(pattern)) if self.folder else []
+        if not found:
+            raise SvcError(f"a ratio above 0 (-cr) needs {pattern}, and {self.folder or 'this voice'} has none: make it "
+                           f"with `{command} FEATURES {self.folder or 'VOICE'}` or notebook 04_cluster, "
+                           "or name one (-cm)")  # fmt: skip
+        return max(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+    def _once(self, path: Path, key: int | None, read: Callable[[], Stored]) -> Stored:
+        changed_ns = path.stat().st_mtime_ns
+        if self._read.get((path, key), (0,))[0] != changed_ns:
+            self._read[path, key] = changed_ns, read()
+        return self._read[path, key][1]
+
+    def _check_speaker(self, path: Path, name: str, known: list[str]) -> None:
+        if name not in known:
+            raise SvcError(f"{path} has nothing for speaker {name!r}, only for {', '.join(known)}: "
+                           "choose one of them (-s), or make the file from features of this speaker")  # fmt: skip
+
+    def _check_width(self, path: Path, width: int) -> None:
+        if width != self.width:
+            raise SvcError(f"{path} is for content of {width} values per frame, this voice hears {self.width}: "
+                           "make it from the features that the voice was trained on")  # fmt: skip

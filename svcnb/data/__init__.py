@@ -1,0 +1,1 @@
+"""From recordings to batches: clips, features of the clips, datasets."""

@@ -1,0 +1,1 @@
+"""How good a voice is: metrics, a run over sources, advice, plots and a page."""

@@ -1,0 +1,356 @@
+"""How good is a voice? Converts recordings, measures the results, and says what to do next.
+
+    evaluation = evaluate_voice(voice, "recordings/target", ["recordings/others"], "data/evaluation/mine")
+    evaluation.table(); advise(evaluation)
+
+Works for any object that is an `EvaluatedVoice`. What was measured with the same voice and settings is
+not measured again. Everything works offline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from tqdm.auto import tqdm
+
+from svcnb import SvcError
+from svcnb.audio.audio import Audio, AudioError, find_audio_files, write_audio
+from svcnb.audio.recording import open_audio
+from svcnb.conversion.settings import ConversionSettings
+from svcnb.conversion.voice import distinct_names
+from svcnb.data.dataset import load_split
+from svcnb.data.feature_store import INT16_SCALE, FeatureStore
+from svcnb.evaluation.mel_cepstral import SpectralDistance, mel_cepstral_distance
+from svcnb.evaluation.metrics import SpeakerSimilarity, compare_pitch
+from svcnb.evaluation.results import CopyResult, Rung, Skipped, SourceResult, Target, VoiceEvaluation
+from svcnb.evaluation.words import WordErrors, WordRecogniser, find_transcript
+from svcnb.features.pitch.track import F0Track, looks_sung
+from svcnb.files.disk import WriteError
+
+MAX_SHIFT_SEMITONES = 24
+
+
+class EvaluatedVoice(Protocol):
+    """What a voice must be able to do, whatever its recipe."""
+
+    name: str
+    step: int | None  # of the training, where known
+    has_posterior: bool  # whether resynthesise works; False leaves the copies out
+
+    def fingerprint(self) -> str:
+        """Changes whenever the weights, or other files that conversions depend on, change."""
+
+    def speaker_name(self, speaker: str | int | None) -> str: ...
+
+    def estimate_f0(self, audio: Audio, method: str = "auto") -> F0Track: ...
+
+    def convert(self, audio: Audio, settings: ConversionSettings | None = None) -> Audio: ...
+
+    def resynthesise(self, audio: Audio, speaker: str | int | None = None) -> Audio: ...
+
+
+class EvaluationSettings(BaseModel):
+    """Every choice of an evaluation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    conversion: ConversionSettings = Field(default_factory=ConversionSettings, description="how recordings are converted")
+    transposition: Literal["auto", "semitones", "octaves", "none"] = Field(
+        "auto", description="move melodies near the target's middle pitch: by semitones, by octaves, or not at all; "
+        "auto takes octaves for songs and semitones for speech. Added to the conversion's own transposition"
+    )  # fmt: skip
+    n_references: int = Field(12, ge=1, description="recordings of the target to compare with, the last ones; more hardly "
+                              "move their mean")  # fmt: skip
+    n_copies: int = Field(3, ge=0, description="of these, recordings to copy and to convert into their own voice")
+    most: int = Field(10, ge=1, description="recordings per folder of sources, the first ones")
+    max_seconds: float = Field(60.0, ge=1, le=600, description="of each recording, from its start")
+    words: bool = Field(True, description="count word errors where a transcript is found (English; not in songs, which "
+                        "the recogniser does not understand)")  # fmt: skip
+    parallel: bool = Field(False, description="recordings of equal names in target and sources hold the same words: "
+                           "measure the mel-cepstral distance between them")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One recording to measure."""
+
+    key: str
+    name: str
+    measure: Callable[[], SourceResult | CopyResult]
+
+
+def evaluate_voice(
+    voice: EvaluatedVoice, target: Path | str | Sequence[Path], sources: Sequence[Path | str], folder: Path | str,
+    settings: EvaluationSettings | None = None, *, overwrite: bool = False,
+) -> VoiceEvaluation:  # fmt: skip
+    """Measure a voice on recordings of others and on the target's own; continues where an earlier call stopped.
+
+    Args:
+        target: recordings of the target voice (a folder or a list), best ones that it was not trained on.
+        sources: recordings to convert, or folders of them; a folder becomes a row of the table.
+        folder: gets converted/, copies/, evaluation.json and evaluation.csv (see evaluation_page for the web page).
+        overwrite: measure again what is there already.
+
+    Returns:
+        the figures; recordings that failed are listed in `skipped`.
+
+    Raises:
+        MissingExtra: Resemblyzer, or with transcripts pocketsphinx and jiwer, are not installed.
+        SvcError: nothing to compare with, no source found, or a full disk.
+    """
+    started = time.monotonic()
+    settings, folder = settings or EvaluationSettings(), Path(folder)
+    found = [(Path(source).stem, path) if Path(source).is_file() else (Path(source).name, path)
+             for source in sources for path in _recordings(source)[: settings.most]]  # fmt: skip
+    if not found and not settings.n_copies:
+        raise SvcError("nothing to measure: name recordings to convert, or allow copies of the target's own")
+    bench = _Bench(voice, settings, folder, _references(target, settings))
+    known = {} if overwrite else _known_results(folder)
+    if settings.words and any(find_transcript(path) for path in [*bench.references, *(path for _, path in found)]):
+        bench.recogniser = WordRecogniser()
+    jobs = [*bench.copy_jobs(), *bench.source_jobs(found)]
+    evaluation = VoiceEvaluation(voice.name, voice.speaker_name(settings.conversion.speaker), bench.target, voice.step)
+    evaluation = replace(evaluation, notes=bench.notes(), skipped=tuple(bench.skipped))
+    for job in tqdm(jobs, desc="evaluate", unit="recording", mininterval=0.5):
+        evaluation = _add(evaluation, job, known)
+        evaluation.save(folder)
+    return _finish(evaluation, folder, time.monotonic() - started)
+
+
+def _finish(evaluation: VoiceEvaluation, folder: Path, seconds: float) -> VoiceEvaluation:
+    evaluation = replace(evaluation, seconds=round(seconds, 1))
+    evaluation.save(folder)
+    return evaluation
+
+
+def _add(evaluation: VoiceEvaluation, job: _Job, known: dict[str, Any]) -> VoiceEvaluation:
+    """The evaluation with one more recording, known, measured or skipped."""
+    try:
+        result = known[job.key] if job.key in known else job.measure()
+    except WriteError:
+        raise  # a full disk would end every other recording in the same way
+    except SvcError as error:
+        return replace(evaluation, skipped=(*evaluation.skipped, Skipped(job.name, str(error))))
+    if isinstance(result, SourceResult):
+        return replace(evaluation, sources=(*evaluation.sources, result))
+    return replace(evaluation, copies=(*evaluation.copies, result))
+
+
+def _known_results(folder: Path) -> dict[str, Any]:
+    """Results of an earlier call by key, where their sounds are still there."""
+    if not (folder / "evaluation.json").is_file():
+        return {}
+    earlier = VoiceEvaluation.load(folder)
+    rungs = [(copy, [rung.file for rung in (copy.copy, copy.conversion) if rung]) for copy in earlier.copies]
+    files = [*rungs, *((source, [source.file]) for source in earlier.sources)]
+    return {result.key: result for result, names in files if all((folder / name).is_file() for name in names)}
+
+
+def _recordings(place: Path | str) -> list[Path]:
+    place = Path(place)
+    if place.is_file():
+        return [place]
+    found = find_audio_files(place)
+    if not found:
+        raise AudioError(f"{place}: no recordings in this folder")
+    return found
+
+
+def _references(target: Path | str | Sequence[Path], settings: EvaluationSettings) -> list[Path]:
+    paths = _recordings(target) if isinstance(target, Path | str) else [Path(path) for path in target]
+    if not paths:
+        raise SvcError("no recordings of the target to compare with: name at least one, better five")
+    return paths[-settings.n_references :]
+
+
+def held_out_clips(features: Path | str, folder: Path | str, *, speaker: str | None = None) -> list[Path]:
+    """The clips a voice was not trained on, as FLAC files in `folder`, ready to be the target of evaluate_voice.
+
+    Args:
+        features: the feature folder that the voice was trained from; its split says what was held out.
+        speaker: of whom; None takes everybody's.
+
+    Raises:
+        SvcError: no features, or no clip of this speaker is held out.
+    """
+    store, folder = FeatureStore.open(features), Path(folder)
+    names = [name for name in load_split(store).validation if speaker in (None, store.record(name).speaker)]
+    if not names:
+        whom = f"of {speaker} " if speaker else ""
+        raise SvcError(f"no clip {whom}in {features} is held out: name a folder with recordings of the target instead")
+    paths = [folder / Path(name).with_suffix(".flac").as_posix().replace("/", "_") for name in names]
+    for name, path in zip(names, paths, strict=True):
+        if not path.is_file():
+            samples = store.read(name)["audio"].astype(np.float32) / INT16_SCALE
+            write_audio(path, Audio(samples, store.settings.sample_rate_hz))
+    return paths
+
+
+def choose_transposition(suggested: int | None, *, sung: bool) -> float:
+    """Semitones to move: what is suggested, but whole octaves for songs, which keep their key."""
+    step = 12 if sung else 1
+    return float(np.clip(step * round((suggested or 0) / step), -MAX_SHIFT_SEMITONES, MAX_SHIFT_SEMITONES))
+
+
+class _Bench:
+    """The voice, the target's recordings and the measuring instruments, each loaded once."""
+
+    def __init__(self, voice: EvaluatedVoice, settings: EvaluationSettings, folder: Path, references: list[Path]) -> None:
+        self.voice, self.settings, self.folder = voice, settings, folder
+        self.similarity = SpeakerSimilarity()
+        self.recogniser: WordRecogniser | None = None
+        self.skipped: list[Skipped] = []
+        self.embeddings: dict[Path, np.ndarray] = {}
+        self.pitches: list[np.ndarray] = []
+        for path in tqdm(references, desc="target", unit="recording", mininterval=0.5, leave=False):
+            self._listen(path)
+        if not self.embeddings:
+            reasons = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in self.skipped[:3])
+            raise SvcError(f"none of the target's {len(references)} recordings can be used. {reasons}")
+        self.references = list(self.embeddings)
+        self.mean = self._mean_without(None)
+
+    def _listen(self, path: Path) -> None:
+        try:
+            audio = self.read(path)
+            self.embeddings[path] = self.similarity.embed(audio)
+        except SvcError as error:
+            self.skipped.append(Skipped(path.name, str(error)))
+            return
+        track = self.voice.estimate_f0(audio)
+        self.pitches.append(track.f0_hz[track.voiced])
+
+    def _mean_without(self, left_out: Path | None) -> np.ndarray:
+        """Unit vector of the target's voice, one recording left out where there are others."""
+        others = [vector for path, vector in self.embeddings.items() if path != left_out]
+        mean = np.mean(others or list(self.embeddings.values()), axis=0)
+        return mean / np.linalg.norm(mean)
+
+    @cached_property
+    def target(self) -> Target:
+        paths = self.references if len(self.references) > 1 else []
+        own = tuple(float(self.embeddings[path] @ self._mean_without(path)) for path in paths)
+        voiced = np.concatenate(self.pitches)
+        return Target(len(self.references), own, float(np.median(voiced)) if len(voiced) else 0.0)
+
+    def notes(self) -> tuple[str, ...]:
+        found = []
+        if self.recogniser is not None:
+            found.append("words were counted in English speech with a transcript; songs are not understood")
+        else:
+            reason = "no transcripts were found" if self.settings.words else "not asked for"
+            found.append(f"words were not counted: {reason}")
+        if self.settings.n_copies and not self.voice.has_posterior:
+            found.append("copies were left out: this is a release file, without the posterior that makes them")
+        if len(self.references) == 1:
+            found.append("one recording of the target only: its own spread, the ceiling for any conversion, is not known")
+        return tuple(found)
+
+    def read(self, path: Path) -> Audio:
+        with open_audio(path) as recording:
+            return recording.slice_s(0.0, self.settings.max_seconds)
+
+    # ------------------------------------------------------------------------------------------- jobs
+
+    def copy_jobs(self) -> list[_Job]:
+        paths = self.references[: self.settings.n_copies]
+        names = distinct_names([f"{path.stem}.flac" for path in paths])
+        return [self._job(path, path.name, lambda key, path=path, name=name: self.measure_copy(key, path, name))
+                for path, name in zip(paths, names, strict=True)]  # fmt: skip
+
+    def source_jobs(self, found: Sequence[tuple[str, Path]]) -> list[_Job]:
+        names = distinct_names([f"{group}_{path.stem}.flac" for group, path in found])
+        return [self._job(path, f"{group}/{path.name}",
+                          lambda key, group=group, path=path, name=name: self.measure_source(key, group, path, file=name))
+                for (group, path), name in zip(found, names, strict=True)]  # fmt: skip
+
+    def _job(self, path: Path, name: str, measure: Callable[[str], Any]) -> _Job:
+        key = self._key(path, name)
+        return _Job(key, name, lambda: measure(key))
+
+    def _key(self, path: Path, name: str) -> str:
+        """Equal for equal voice, settings, recording, transcript and references; file contents by size and time."""
+        relevant = self.settings.model_dump(mode="json", exclude={"most", "n_copies"})
+        stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in [path, *self.references]]
+        content = [self._fingerprint, relevant, stats, name, self.voice.has_posterior, self.recogniser and find_transcript(path)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return self.voice.fingerprint()
+
+    # ------------------------------------------------------------------------------------------- measuring
+
+    def measure_source(self, key: str, group: str, path: Path, *, file: str) -> SourceResult:
+        source = self.read(path)
+        melody = self.voice.estimate_f0(source, self.settings.conversion.f0_method)
+        shift, sung = self._choose_shift(melody), looks_sung(melody)
+        result = self.voice.convert(source, self.settings.conversion.model_copy(update={"transpose_semitones": shift}))
+        write_audio(self.folder / "converted" / file, result)
+        sung_melody = self.voice.estimate_f0(result, self.settings.conversion.f0_method)
+        return SourceResult(
+            key=key,
+            name=path.name,
+            group=group,
+            recording=str(path),
+            file=f"converted/{file}",
+            seconds=round(source.duration_s, 3),
+            sung=sung,
+            transpose_semitones=shift,
+            similarity_source=float(self.similarity.embed(source) @ self.mean),
+            similarity_result=float(self.similarity.embed(result) @ self.mean),
+            pitch=compare_pitch(melody.transposed(shift), sung_melody),
+            words_source=None if sung else self._words(path, source),
+            words_result=None if sung else self._words(path, result),
+            distance_source=self._parallel_distance(path, source),
+            distance_result=self._parallel_distance(path, result),
+        )
+
+    def measure_copy(self, key: str, path: Path, file: str) -> CopyResult:
+        recording = self.read(path)
+        settings = self.settings.conversion.model_copy(update={"transpose_semitones": 0.0})
+        copied = None
+        if self.voice.has_posterior:
+            copied = self._rung(path, recording, self.voice.resynthesise(recording, settings.speaker), f"copies/copy_{file}")
+        converted = self._rung(path, recording, self.voice.convert(recording, settings), f"copies/converted_{file}")
+        alone = len(self.references) == 1
+        similarity = float("nan") if alone else float(self.embeddings[path] @ self._mean_without(path))
+        return CopyResult(key, path.name, str(path), similarity, converted, copied, self._words(path, recording))
+
+    def _rung(self, path: Path, recording: Audio, remade: Audio, file: str) -> Rung:
+        write_audio(self.folder / file, remade)
+        return Rung(
+            file=file,
+            similarity=float(self.similarity.embed(remade) @ self._mean_without(path)),
+            distance=mel_cepstral_distance(recording, remade, align=False),
+            pitch=compare_pitch(*(self.voice.estimate_f0(audio) for audio in (recording, remade))),
+            words=self._words(path, remade),
+        )
+
+    def _choose_shift(self, melody: F0Track) -> float:
+        base, way = self.settings.conversion.transpose_semitones, self.settings.transposition
+        target_hz, source_hz = self.target.middle_pitch_hz, melody.median_hz()
+        if way == "none" or not (target_hz > 0 and source_hz > 0):
+            return base
+        octaves = way == "octaves" or (way == "auto" and looks_sung(melody))
+        return base + choose_transposition(round(12 * np.log2(target_hz / source_hz)), sung=octaves)
+
+    def _words(self, path: Path, audio: Audio) -> WordErrors | None:
+        """Word errors; None without a transcript, or where only the recording's beginning is evaluated."""
+        if self.recogniser is None or audio.duration_s > self.settings.max_seconds - 0.05:
+            return None
+        transcript = find_transcript(path)
+        return self.recogniser.count_errors(audio, transcript) if transcript else None
+
+    def _parallel_distance(self, path: Path, audio: Audio) -> SpectralDistance | None:
+        same = [own for own in self.references if own.stem == path.stem] if self.settings.parallel else []
+        return mel_cepstral_distance(self.read(same[0]), audio) if same else None

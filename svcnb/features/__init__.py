@@ -1,0 +1,1 @@
+"""What is computed from audio: content features and f0."""

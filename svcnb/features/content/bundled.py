@@ -1,0 +1,252 @@
+"""The bundled learned content encoder: a small network over levelled mel bands (see models.content_network)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svcnb.features.content.waveform import as_waveform
+from svcnb.files.checkpoint import load_weights, read_own, write_own
+from svcnb.nn.frame_decoder import FrameBlock
+
+FILE_VERSION = 1
+KIND = "svcnb-units"
+SAMPLE_RATE_HZ = 16000
+BLOCK_FRAMES = 16384  # frames analysed at once: bounds memory on long recordings
+MOST_FRAMES = 100_000  # that statistics look at
+PRIOR_FRAMES = 50.0  # a recording's statistics start from half a second of the average reader's
+LOUD_SHARE = 0.98
+SILENCE_POWER = 1e-9  # about one step of 16 bits: digital silence is not amplified
+FAINTEST_BAND = 1e-6
+SMALLEST_SPREAD = 0.3  # of the average reader's: a held note is no reason to amplify noise
+LARGEST_DEVIATION = 5.0
+
+
+class LearnedUnits:
+    """Encoder over a `ContentNetwork`; bind it to a voice with `for_recording` for the best units."""
+
+    name = "svcnb-units"
+
+    def __init__(self, network: ContentNetwork, *, statistics: BandStatistics | None = None) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.statistics = statistics
+        self.width = network.settings.n_content
+        self.hop_samples = 2 * network.settings.hop_samples
+
+    @torch.no_grad()
+    def for_recording(self, *clips: Tensor | np.ndarray) -> LearnedUnits:
+        """The encoder with the statistics of one voice: all its clips, or the whole recording to convert."""
+        bands = self.network.bands
+        power = torch.cat([bands.power(self._waveform(clip)) for clip in clips], dim=1)
+        return LearnedUnits(self.network, statistics=bands.statistics(power))
+
+    @torch.no_grad()
+    def encode(self, samples: Tensor | np.ndarray) -> Tensor:
+        """float32 [N, D], N = T // 320, at least 1; mean 0 and variance 1 in each frame.
+
+        Unbound, the clip's own statistics are used.
+        """
+        bands = self.network.bands
+        power = bands.power(self._waveform(samples))
+        levelled = bands(power, self.statistics or bands.statistics(power))
+        return torch.cat([self.network(piece)[0, first:last] for piece, first, last in _overlapping(levelled, self.network.reach)])
+
+    def _waveform(self, samples: Tensor | np.ndarray) -> Tensor:
+        return as_waveform(samples, self.network.narrow.weight.device)[None]
+
+
+def _overlapping(levelled: Tensor, reach: int) -> list[tuple[Tensor, int, int]]:
+    """Pieces of levelled bands [1, 2N, M] with `reach` frames around, and which of their frames to keep."""
+    n_frames = levelled.shape[1] // 2
+    pieces = []
+    for start in range(0, n_frames, READ_FRAMES):
+        first, end = max(0, start - reach), min(n_frames, start + READ_FRAMES)
+        piece = levelled[:, 2 * first : 2 * min(n_frames, end + reach)]
+        pieces.append((piece, start - first, end - first))
+    return pieces
+
+
+def save_network(network: ContentNetwork, path: str | Path, *, metadata: dict[str, object]) -> Path:
+    """Write the weights in half precision (the front end in single), with the settings."""
+    about = {**metadata, "kind": KIND, "version": FILE_VERSION, "settings": asdict(network.settings)}
+    halved = {n: v if n.startswith("bands.") else v.half() for n, v in network.state_dict().items()}
+    return write_own(path, halved, about)
+
+
+def load_network(path: str | Path) -> ContentNetwork:
+    """The network of such a file, single precision.
+
+    Raises:
+        CheckpointError: another kind of file, or another version.
+    """
+    tensors, about = read_own(path, kind=KIND, version=FILE_VERSION)
+    network = ContentNetwork(ContentNetworkSettings(**about["settings"]))
+    load_weights(network, {name: value.float() for name, value in tensors.items()})
+    return network.eval()
+
+
+@dataclass(frozen=True)
+class ContentNetworkSettings:
+    """Sizes. The defaults are those of the bundled file.
+
+    smallest_half_width_hz: of a band; wide enough that single harmonics (the pitch) hardly show.
+    power_floor: relative to the loud frames of each band: noise below it does not count.
+    n_content: values per frame that leave the network.
+    """
+
+    n_bands: int = 60
+    window_samples: int = 400
+    hop_samples: int = 160
+    n_fft: int = 512
+    fmin_hz: float = 60.0
+    fmax_hz: float = 7600.0
+    smallest_half_width_hz: float = 180.0
+    power_floor: float = 1e-4
+    active_range_db: float = 30.0
+    channels: int = 256
+    n_blocks: int = 9
+    kernel_size: int = 9
+    expansion: int = 3
+    n_content: int = 96
+
+
+@dataclass(frozen=True)
+class BandStatistics:
+    """Of B recordings: gains that level their bands; mean and spread of the log bands over active frames; each [B, M]."""
+
+    gain: Tensor
+    mean: Tensor
+    spread: Tensor
+
+
+class LevelledBands(nn.Module):
+    """Waveform to mel bands at 100 frames a second, in units of the recording's own statistics."""
+
+    def __init__(self, settings: ContentNetworkSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.register_buffer("window", torch.hann_window(settings.window_samples))
+        self.register_buffer("filters", mel_filters(settings))  # [M, F]
+        self.register_buffer("mean", torch.zeros(settings.n_bands))  # of the average reader
+        self.register_buffer("spread", torch.ones(settings.n_bands))
+
+    def power(self, waveform: Tensor) -> Tensor:
+        """Band powers [B, 2N, M] of [B, T], N = T // 320 (at least 1); frame j is centred on sample (j + 0.5) * 160.
+
+        The mean square of white noise is its power in every band.
+        """
+        s = self.settings
+        n_frames = 2 * max(1, waveform.shape[-1] // (2 * s.hop_samples))
+        margin = (s.window_samples - s.hop_samples) // 2
+        missing = max(0, n_frames * s.hop_samples - waveform.shape[-1])
+        frames = F.pad(waveform, (margin, margin + missing)).unfold(1, s.window_samples, s.hop_samples)[:, :n_frames]
+        return torch.cat([self.filtered(self.spectrum(block)) for block in frames.split(BLOCK_FRAMES, dim=1)], dim=1)
+
+    def spectrum(self, frames: Tensor) -> Tensor:
+        """Power spectra [..., F] of frames [..., window]."""
+        return torch.fft.rfft(frames * self.window, self.settings.n_fft).abs().square() / self.window.square().sum()
+
+    def filtered(self, spectrum: Tensor) -> Tensor:
+        return spectrum @ self.filters.T
+
+    def statistics(self, power: Tensor) -> BandStatistics:
+        """Of each item of [B, N, M], drawn towards the average reader where there is little.
+
+        Frames more than `active_range_db` below the loud ones do not count. A band that is 60 dB below the
+        loudest holds no speech, and is not raised further.
+        """
+        s = self.settings
+        power = power[:, :: 1 + power.shape[1] // MOST_FRAMES]
+        loud = torch.quantile(power, LOUD_SHARE, dim=1)
+        gain = 1 / torch.maximum(loud, loud.amax(1, keepdim=True) * FAINTEST_BAND).clamp_min(SILENCE_POWER)
+        logs = torch.log(power * gain[:, None] + s.power_floor)
+        level = logs.mean(2)  # [B, N], mean log power of the bands
+        loud_level = torch.quantile(level, LOUD_SHARE, dim=1, keepdim=True)
+        heard = loud_level > math.log(s.power_floor) + 1.0  # not only digital silence
+        active = (heard & (level >= loud_level - s.active_range_db / 10 * math.log(10))).float()[..., None]  # [B, N, 1]
+        n_active = active.sum(1)  # [B, 1]
+        mean = (logs * active).sum(1) / n_active.clamp_min(1)
+        variance = ((logs - mean[:, None]).square() * active).sum(1) / n_active.clamp_min(1)
+        own = n_active / (n_active + PRIOR_FRAMES)
+        mean = own * mean + (1 - own) * self.mean
+        spread = (own * variance + (1 - own) * self.spread.square()).sqrt()
+        return BandStatistics(gain, mean, torch.maximum(spread, SMALLEST_SPREAD * self.spread))
+
+    def forward(self, power: Tensor, statistics: BandStatistics) -> Tensor:
+        """[B, N, M], mostly between -2 and 2."""
+        logs = torch.log(power * statistics.gain[:, None] + self.settings.power_floor)
+        levelled = (logs - statistics.mean[:, None]) / statistics.spread[:, None]
+        return levelled.clamp(-LARGEST_DEVIATION, LARGEST_DEVIATION)
+
+
+class ContentNetwork(nn.Module):
+    """Levelled bands [B, 2N, M] -> content [B, N, D]."""
+
+    def __init__(self, settings: ContentNetworkSettings) -> None:
+        super().__init__()
+        self.settings = s = settings
+        self.bands = LevelledBands(s)
+        self.stem = nn.Conv1d(s.n_bands, s.channels, 4, stride=2, padding=1)
+        self.stem_norm = nn.LayerNorm(s.channels)
+        block = {"kernel_size": s.kernel_size, "expansion": s.expansion}
+        self.blocks = nn.ModuleList(FrameBlock(s.channels, **block) for _ in range(s.n_blocks))
+        self.norm = nn.LayerNorm(s.channels)
+        self.narrow = nn.Linear(s.channels, s.n_content)
+
+    @property
+    def reach(self) -> int:
+        """Frames (of 20 ms) to either side that a frame's content depends on."""
+        return self.settings.n_blocks * (self.settings.kernel_size // 2) + 1
+
+    def _states(self, levelled: Tensor) -> Iterator[Tensor]:
+        """What enters the blocks and what each of them gives, [B, C, N]."""
+        x = self.stem(levelled.transpose(1, 2))
+        x = self.stem_norm(x.transpose(1, 2)).transpose(1, 2)
+        yield x
+        for block in self.blocks:
+            x = block(x)
+            yield x
+
+    def hidden(self, levelled: Tensor) -> Tensor:
+        """What the last block gives, [B, N, C]."""
+        for last in self._states(levelled):
+            pass
+        return self.norm(last.transpose(1, 2))
+
+    def forward(self, levelled: Tensor) -> Tensor:
+        content = self.narrow(self.hidden(levelled))
+        return F.layer_norm(content.float(), content.shape[-1:])
+
+    def maps(self, levelled: Tensor, after: Sequence[int]) -> list[Tensor]:
+        """What there is after so many blocks, [B, N, C] each (0: what enters them), and the content [B, N, D]."""
+        states = [x.transpose(1, 2) for x in self._states(levelled)]
+        return [*(states[number] for number in after), self.narrow(self.norm(states[-1]))]
+
+
+def mel_filters(settings: ContentNetworkSettings, warp: float = 1.0) -> Tensor:
+    """Triangles [M, F] centred on the mel scale, at least `smallest_half_width_hz` to either side, sum 1.
+
+    warp: sound at f lands where f * warp would be: above 1 the voice seems to have a shorter throat. Above
+    6 kHz (before or after) the scale bends so that half the sample rate stays in its place.
+    """
+    edges_mel = 2595 * np.log10(1 + np.array([settings.fmin_hz, settings.fmax_hz]) / 700)
+    points_hz = 700 * (10 ** (np.linspace(*edges_mel, settings.n_bands + 2) / 2595) - 1)
+    nyquist_hz = SAMPLE_RATE_HZ / 2
+    bins_hz = np.linspace(0, nyquist_hz, settings.n_fft // 2 + 1)
+    knee_hz = 6000.0 / max(1.0, warp)
+    bins_hz = np.interp(bins_hz, [0, knee_hz, nyquist_hz], [0, knee_hz * warp, nyquist_hz])
+    centre = points_hz[1:-1, None]
+    low = np.minimum(points_hz[:-2, None], centre - settings.smallest_half_width_hz)
+    high = np.maximum(points_hz[2:, None], centre + settings.smallest_half_width_hz)
+    triangles = np.maximum(0, np.minimum((bins_hz - low) / (centre - low), (high - bins_hz) / (high - centre)))
+    return torch.from_numpy(triangles / triangles.sum(1, keepdims=True).clip(1e-9)).float()
+
+
+READ_FRAMES = 3000  # a minute at once: bounds memory on long recordings

@@ -1,0 +1,282 @@
+"""Pull content towards the target voice: k-means centres per speaker, or nearest neighbours in an index.
+
+Both leak timbre into the content on purpose: a higher ratio sounds more like the target, and less clear.
+Reads and writes so-vits-svc's kmeans_*.pt and feature_and_index.pkl, and RVC's added_*.index.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svcnb.features.content.clustering import RetrievalError, as_matrix, import_faiss
+from svcnb.features.content.index_files import check_index_bytes, stored_indexes
+from svcnb.files.checkpoint import read_checkpoint, read_safetensors, write_safetensors
+from svcnb.files.disk import atomic_path
+
+INDEX_FILE = "feature_and_index.pkl"  # as so-vits-svc calls it
+KIND = "svcnb speaker centres"
+FRAMES_PER_BLOCK = 1024  # bounds the memory of a search: 40 MB for 10 000 centres
+SOVITS_THREADS = 4  # what so-vits-svc writes; scikit-learn wants some number there
+
+
+# Centres -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SpeakerCentres:
+    """K-means centres of the content of each speaker: float32 [K, D] by speaker name."""
+
+    centres: Mapping[str, Tensor]
+
+    @property
+    def speakers(self) -> list[str]:
+        return list(self.centres)
+
+    @classmethod
+    def read(cls, path: str | Path) -> SpeakerCentres:
+        """Read a kmeans_*.pt of so-vits-svc 4.0/4.1, or our own .safetensors; nothing in the file is run.
+
+        Raises:
+            UnsafePickle: the file asks for more than arrays. CheckpointError: missing or damaged.
+            RetrievalError: it holds something else than centres.
+        """
+        path = Path(path)
+        if path.suffix == ".safetensors":
+            stored, metadata = read_safetensors(path)
+            if metadata.get("kind") != KIND:
+                raise RetrievalError(f"{path} says it is {metadata.get('kind', 'nothing')!r}, expected {KIND!r}: another file?")
+        else:
+            stored = {str(speaker): _stored_centres(path, speaker, entry) for speaker, entry in read_checkpoint(path).items()}
+        return cls({speaker: as_matrix(centres, f"{path}, speaker {speaker!r}") for speaker, centres in stored.items()})
+
+    def write(self, path: str | Path) -> Path:
+        """Write all speakers: .safetensors, or .pt as so-vits-svc 4.0/4.1 reads it."""
+        path = Path(path)
+        if path.suffix == ".safetensors":
+            return write_safetensors(path, self.centres, {"kind": KIND, "version": "1"})
+        if path.suffix != ".pt":
+            raise RetrievalError(f"{path} ends in {path.suffix!r}: write centres as .safetensors, or as .pt for so-vits-svc")
+        contents = {
+            speaker: {
+                "n_features_in_": centres.shape[1],
+                "_n_threads": SOVITS_THREADS,
+                "cluster_centers_": centres.cpu().numpy(),
+            }
+            for speaker, centres in self.centres.items()
+        }
+        memory = io.BytesIO()  # torch writes a file's name into it: the same centres would give other bytes
+        torch.save(contents, memory, pickle_module=SimpleNamespace(__name__="pickle", Pickler=_PortableArrays))
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(memory.getvalue())
+        return path
+
+    def width(self, speaker: str) -> int:
+        """Values per frame of the speaker's centres.
+
+        Raises:
+            RetrievalError: unknown speaker (the known ones are named).
+        """
+        if speaker not in self.centres:
+            raise RetrievalError(f"no k-means centres for speaker {speaker!r}, there are some for {_listed(self.speakers)}.")
+        return self.centres[speaker].shape[1]
+
+    def nearest(self, content: Tensor, speaker: str) -> Tensor:
+        """The centre closest to each frame (Euclidean).
+
+        Args:
+            content: float [N, D] on any device.
+            speaker: a name of `speakers`.
+
+        Returns:
+            Same shape, dtype and device as `content`.
+
+        Raises:
+            RetrievalError: unknown speaker (the known ones are named), or content of another encoder.
+        """
+        _check_content(content, self.width(speaker), f"the centres of {speaker!r}")
+        centres = self.centres[speaker].to(content.device)
+        half_squares = centres.square().sum(dim=1) / 2  # [K]; |x - c|² / 2 without the term that is equal for all c
+        blocks = content.float().split(FRAMES_PER_BLOCK)
+        places = torch.cat([(half_squares - block @ centres.T).argmin(dim=1) for block in blocks])  # [N]
+        return centres[places].to(content.dtype)
+
+    def blend(self, content: Tensor, speaker: str, ratio: float) -> Tensor:
+        """ratio * nearest centre + (1 - ratio) * content, for content [N, D] and a ratio of 0..1.
+
+        Source: so-vits-svc, --cluster_infer_ratio.
+        """
+        nearest = self.nearest(content, speaker)
+        return _mixed(content, nearest, ratio)
+
+
+def _stored_centres(path: Path, speaker: Any, entry: Any) -> Any:
+    if not isinstance(entry, dict) or "cluster_centers_" not in entry:
+        found = f"the keys {sorted(map(str, entry))[:4]}" if isinstance(entry, dict) else f"a {type(entry).__name__}"
+        raise RetrievalError(f"{path} holds {found} under {speaker!r}, expected cluster_centers_ as in a kmeans_*.pt: another file?")
+    return entry["cluster_centers_"]
+
+
+class _PortableArrays(pickle.Pickler):
+    """Arrays as `numpy.ndarray(shape, dtype, buffer)`: numpy 2's own pickles cannot be read by numpy 1."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return np.ndarray, (value.shape, value.dtype, bytearray(value.tobytes()))
+        return NotImplemented
+
+
+# Index ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The k nearest stored vectors of each frame, nearest first.
+
+    Attributes:
+        distances: float32 [N, k], squared Euclidean.
+        ids: int64 [N, k], numbers in the index; -1 where fewer were found.
+        vectors: float32 [N, k, D]; undefined where the id is -1.
+    """
+
+    distances: np.ndarray
+    ids: np.ndarray
+    vectors: np.ndarray
+
+    def mean(self) -> np.ndarray:
+        """float32 [N, D], weighted by (1 / distance)², normalised; an exact hit is that vector itself.
+
+        Source: so-vits-svc 4.1 and RVC, which divide by zero at an exact hit.
+        """
+        closest = self.distances[:, :1]
+        # Relative to the closest: the same weights after normalising, and no division by zero.
+        closeness = np.divide(closest, self.distances, out=np.ones_like(self.distances), where=self.distances > 0)
+        found = self.ids >= 0
+        weights = np.where(found, closeness**2, 0).astype(np.float32)
+        weights /= weights.sum(axis=1, keepdims=True)
+        return np.einsum("nk,nkd->nd", weights, np.where(found[..., None], self.vectors, 0))
+
+
+class FeatureIndex:
+    """Content vectors of each speaker, by speaker id, in a faiss index (IVF,Flat or Flat, L2)."""
+
+    def __init__(self, indexes: Mapping[int, Any]) -> None:
+        self.indexes = dict(indexes)
+        empty = [speaker_id for speaker_id, index in self.indexes.items() if not index.ntotal]
+        if empty or not self.indexes:
+            raise RetrievalError(f"no vectors in the index of speaker {empty}: RVC's trained_*.index is empty, take the added_*.index")
+
+    @property
+    def speaker_ids(self) -> list[int]:
+        return list(self.indexes)
+
+    def __str__(self) -> str:
+        sizes = (f"speaker {speaker_id}: {index.ntotal} x {index.d}" for speaker_id, index in self.indexes.items())
+        return f"index of {', '.join(sizes)}"
+
+    @classmethod
+    def read(cls, path: str | Path, *, speaker_id: int = 0) -> FeatureIndex:
+        """Read a feature_and_index.pkl, or a plain index file, which then is the one of `speaker_id`.
+
+        Which of both it is, the content tells. Of a pickle only the indexes' bytes are taken; nothing is run.
+
+        Raises:
+            UnsafePickle: the pickle asks for anything but indexes. CheckpointError: missing or damaged.
+        """
+        faiss = import_faiss()
+        indexes = {}
+        for number, stored in stored_indexes(path, speaker_id=speaker_id).items():
+            check_index_bytes(stored, f"{path}, speaker {number}")
+            indexes[number] = faiss.deserialize_index(np.frombuffer(stored, dtype=np.uint8))
+        return cls(indexes)
+
+    def write(self, path: str | Path) -> Path:
+        """Write .pkl (all speakers, for so-vits-svc) or .index (one speaker, as for RVC).
+
+        The pickle names faiss' module for this machine's CPU, as so-vits-svc's own does: its reader needs a
+        faiss that has the same. `read` takes any.
+        """
+        path = Path(path)
+        faiss = import_faiss()
+        if path.suffix == ".pkl":
+            contents = pickle.dumps(self.indexes)
+        elif path.suffix != ".index":
+            raise RetrievalError(f"{path} ends in {path.suffix!r}, expected .pkl (all speakers) or .index (one speaker)")
+        elif len(self.indexes) != 1:
+            raise RetrievalError(f"{path} can hold one speaker, not {len(self.indexes)}: write a .pkl")
+        else:
+            contents = faiss.serialize_index(next(iter(self.indexes.values()))).tobytes()
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(contents)
+        return path
+
+    def width(self, speaker_id: int) -> int:
+        """Values per frame of the speaker's vectors.
+
+        Raises:
+            RetrievalError: unknown speaker (the known ones are named).
+        """
+        if speaker_id not in self.indexes:
+            raise RetrievalError(f"no index for speaker id {speaker_id!r}, there are some for {_listed(self.speaker_ids)}.")
+        return self.indexes[speaker_id].d
+
+    def neighbours(self, content: Tensor, speaker_id: int, *, n_neighbours: int = 8) -> Neighbours:
+        """Search with as many lists as the file says (1 from both families), in all where those are empty.
+
+        Raises:
+            RetrievalError: unknown speaker (the known ones are named), or content of another encoder.
+        """
+        _check_content(content, self.width(speaker_id), f"the index of speaker {speaker_id}")
+        index = self.indexes[speaker_id]
+        queries = np.ascontiguousarray(content.detach().float().cpu().numpy())
+        distances, ids, vectors = index.search_and_reconstruct(queries, n_neighbours)
+        alone = ids[:, 0] < 0
+        if alone.any():
+            everywhere = import_faiss().SearchParametersIVF(nprobe=index.nlist)
+            found = index.search_and_reconstruct(queries[alone], n_neighbours, params=everywhere)
+            distances[alone], ids[alone], vectors[alone] = found
+        return Neighbours(np.maximum(distances, 0), ids, vectors)  # rounding can give less than 0
+
+    def blend(self, content: Tensor, speaker_id: int, ratio: float, *, n_neighbours: int = 8) -> Tensor:
+        """ratio * weighted mean of the nearest vectors + (1 - ratio) * content.
+
+        Args:
+            content: float [N, D] on any device.
+            speaker_id: one of `speaker_ids`.
+            ratio: 0..1; 0 gives the content itself.
+
+        Returns:
+            Same shape, dtype and device as `content`; finite where the content is.
+        """
+        blocks = content.split(FRAMES_PER_BLOCK)
+        means = [self.neighbours(block, speaker_id, n_neighbours=n_neighbours).mean() for block in blocks]
+        return _mixed(content, torch.from_numpy(np.concatenate(means)).to(content), ratio)
+
+
+def _mixed(content: Tensor, target: Tensor, ratio: float) -> Tensor:
+    if not 0 <= ratio <= 1:
+        raise RetrievalError(f"the ratio is {ratio}, expected 0 (content as it is) to 1 (target only)")
+    return ratio * target + (1 - ratio) * content
+
+
+def _check_content(content: Tensor, width: int, what: str) -> None:
+    if content.ndim != 2 or content.shape[1] != width:
+        raise RetrievalError(
+            f"the content has shape {tuple(content.shape)}, {what} is for [frames, {width}]. "
+            "Make it from features of the encoder that the voice was trained with."
+        )
+    if not content.isfinite().all():
+        raise RetrievalError("some of the content's numbers are not finite: is the recording readable?")
+
+
+def _listed(known: list) -> str:
+    return ", ".join(map(str, known)) or "nobody"

@@ -1,0 +1,1 @@
+"""f0: estimators, tracks, and the networks behind them."""

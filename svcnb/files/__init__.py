@@ -1,0 +1,1 @@
+"""Files: atomic writes, archives, checkpoints read without running code in them, downloads."""

@@ -1,0 +1,35 @@
+"""A voice of any family, by what its folder or file holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svcnb import SvcError
+
+if TYPE_CHECKING:
+    from svcnb.conversion.voice import LoadedVoice
+
+ONLY_SOVITS = {"vocoder": "--vocoder", "diffusion": "-dm"}
+
+
+def load_any_voice(source: Path | str, *, cluster_model: Path | str | None = None, **parts: Any) -> LoadedVoice:
+    """Load a so-vits or an RVC voice from its folder, a file or (so-vits) a zip file.
+
+    Args:
+        cluster_model: centres or an index to take instead of those beside the voice.
+        parts: as the families' own load_voice; None stands for "as it is found".
+
+    Raises:
+        SvcError: as the families' own load_voice; parts that the family does not have.
+    """
+    from svcnb.models import rvc, sovits
+    from svcnb.models.rvc.voice import is_rvc_voice
+
+    if not is_rvc_voice(source):
+        return sovits.load_voice(source, cluster_model=cluster_model, **parts)
+    wrong = [flag for name, flag in ONLY_SOVITS.items() if parts.pop(name, None)]
+    if wrong:
+        raise SvcError(f"{source} is an RVC voice, which has no use for {' and '.join(wrong)}: leave it out")
+    parts.pop("config", None)  # RVC's lies beside the weights, or inside a small model
+    return rvc.load_voice(source, index=cluster_model, **parts)

@@ -1,0 +1,102 @@
+"""Where a voice's diffusion model lies, and its model_*.pt as the family writes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from svcnb import SvcError
+from svcnb.files.checkpoint import read_checkpoint, write_checkpoint
+from svcnb.files.unpickling import CheckpointError
+from svcnb.training.checkpoints import best_step
+
+DIFFUSION_FOLDER, CONFIG_NAME = "diffusion", "config.yaml"
+MODEL_NAME = re.compile(r"^model_(?P<step>\d+)\.pt$")
+
+
+@dataclass(frozen=True)
+class DiffusionFiles:
+    """A diffusion model's files as far as a user named them (-dm, -dc)."""
+
+    model: Path | None = None
+    config: Path | None = None
+
+
+NOTHING_NAMED = DiffusionFiles()
+
+
+@dataclass(frozen=True)
+class DiffusionCheckpoint:
+    """A model_*.pt: the steps trained, the weights, and the optimiser where it was saved too."""
+
+    global_step: int
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any] | None = None
+
+
+def read_diffusion_checkpoint(path: Path | str) -> DiffusionCheckpoint:
+    """Read a model_*.pt of so-vits-svc 4.1, Diffusion-SVC or ours, without running anything in it.
+
+    Raises:
+        CheckpointError: missing, broken, no diffusion model, or a file that asks for code to be run.
+    """
+    stored = read_checkpoint(path)
+    model = stored.get("model")
+    if not isinstance(model, dict) or not any(name.startswith("decoder.denoise_fn.") for name in map(str, model)):
+        found = sorted(map(str, model if isinstance(model, dict) else stored))[:4]
+        raise CheckpointError(f"{path} is no diffusion model: its entries begin {found}, expected decoder.denoise_fn. "
+                              "Give a model_*.pt of so-vits-svc's diffusion (-dm)")  # fmt: skip
+    optimizer = stored.get("optimizer")
+    return DiffusionCheckpoint(int(stored.get("global_step") or 0), model, optimizer or None)
+
+
+def save_diffusion_checkpoint(
+    path: Path | str, *, model_state: Mapping[str, Tensor], global_step: int,
+    optimizer_state: Mapping[str, Any] | None = None,
+) -> Path:  # fmt: skip
+    """Write a model_*.pt that so-vits-svc 4.1 reads."""
+    contents: dict[str, Any] = {"global_step": int(global_step), "model": dict(model_state)}
+    if optimizer_state:
+        contents["optimizer"] = dict(optimizer_state)
+    return write_checkpoint(path, contents)
+
+
+def newest_model(folder: Path) -> Path | None:
+    """The model_*.pt of the largest step; None where there is none."""
+    numbered = {int(match["step"]): path for path in folder.glob("model_*.pt") if (match := MODEL_NAME.match(path.name))}
+    return numbered[max(numbered)] if numbered else None
+
+
+def find_model(voice_folder: Path | None, named: DiffusionFiles = NOTHING_NAMED) -> tuple[Path, Path]:
+    """The files of a voice's diffusion model: weights and config.
+
+    Args:
+        voice_folder: its folder diffusion/ is searched; of a training with held-out clips the best checkpoint is taken,
+            else the newest.
+        named: by the user, looked at first; a config that is not named lies beside the model.
+
+    Raises:
+        SvcError: a file is missing; says what to put where.
+    """
+    model, config = named.model, named.config
+    if model is None:
+        if voice_folder is None:
+            raise SvcError("this voice has no folder to look for a diffusion model in: name the model with -dm")
+        folder = voice_folder / DIFFUSION_FOLDER
+        best = folder / f"model_{best_step(folder)}.pt"
+        model = best if best.is_file() else newest_model(folder)
+        if model is None:
+            raise SvcError(f"there is no diffusion model in {folder}: put model_*.pt and config.yaml there, name them with "
+                           "-dm and -dc, or train one with svcnb diffusion")  # fmt: skip
+    elif not model.is_file():
+        raise SvcError(f"{model}: no such diffusion model (-dm); expected a model_*.pt")
+    config = config or model.parent / CONFIG_NAME
+    if not config.is_file():
+        raise SvcError(f"{config}: no such file; the diffusion model {model.name} needs its config.yaml: put it beside the "
+                       "model, or name it with -dc")  # fmt: skip
+    return model, config

@@ -1,0 +1,218 @@
+"""Take noise out of mel spectra: where to start, which steps to take, and a library's solvers for each of them.
+
+Sampling evaluates the network at a few of the noise steps it learnt, from the one it starts at down to the first.
+Where these steps lie is decided here, as the original programs do; how to get from one to the next is the work of
+diffusers' schedulers. All of them are given the stored schedule, not one computed again. Only the plain run over
+every step is written out: its scheduler there draws its own random numbers, and a run must be repeatable.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svcnb import MissingExtra, SvcError
+from svcnb.models.diffusion.network import GaussianDiffusion, Unit2Mel
+from svcnb.nn.layers import Noise
+
+Method = Literal["ddim", "pndm", "dpm-solver", "dpm-solver++", "unipc"]
+METHODS: tuple[str, ...] = get_args(Method)
+FEWEST_STEPS = 2  # the solvers of second order need one step to begin and one to use it
+LOW_ORDER_BELOW_STEPS = 10  # with fewer steps the last one of a DPM-Solver is of first order
+
+
+class DiffusionError(SvcError):
+    """What was asked for is beyond this diffusion model."""
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How to remove noise.
+
+    Attributes:
+        method: one of METHODS; with a speedup of 1 every step is taken, whatever the method.
+        speedup: how many of the learnt noise steps one evaluation replaces.
+        from_below: ddim and pndm begin up to `speedup` steps below the noise they are given, as the original
+            programs do; it leaves that noise in the result.
+    """
+
+    method: Method = "dpm-solver++"
+    speedup: int = 10
+    from_below: bool = False
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise DiffusionError(f"sampler {self.method!r} is not known: choose one of {', '.join(METHODS)}")
+        if self.speedup < 1:
+            raise DiffusionError(f"the sampler's speedup is {self.speedup}: give 1 (every step) or more")
+
+
+PredictNoise = Callable[[Tensor, float], Tensor]
+# scheduler, and the noise steps at which the network is asked, first to last
+Plan = tuple[Any, list[float]]
+
+
+def check_steps(model: Unit2Mel, k_step: int | None) -> int:
+    """The noise steps to remove, if this model has learnt them; None asks for all, from noise alone.
+
+    Raises:
+        DiffusionError: more steps than it has learnt, or a shallow model that is asked to start from noise.
+    """
+    learnt, all_steps = model.k_step_max, model.decoder.timesteps
+    if k_step is None:
+        if not model.is_full:
+            raise DiffusionError(
+                f"this diffusion model is a shallow one: it removes at most {learnt} of {all_steps} noise steps and "
+                "cannot convert on its own. Use it as shallow diffusion (-shd), or train one with k_step_max 0"
+            )
+        return all_steps
+    if not 1 <= k_step <= learnt:
+        raise DiffusionError(f"k_step (-ks) is {k_step}: this diffusion model removes 1 to {learnt} noise steps")
+    return k_step
+
+
+@torch.inference_mode()
+def sample(
+    model: Unit2Mel,
+    condition: Tensor,
+    settings: SamplerSettings,
+    *,
+    start_mel: Tensor | None = None,
+    k_step: int | None = None,
+    noise: Noise | None = None,
+) -> Tensor:
+    """A log mel spectrum from a condition.
+
+    Args:
+        condition: [B, N, H], see Unit2Mel.condition.
+        start_mel: log mel [B, N, M] that is blurred by `k_step` noise steps first; None starts from noise alone.
+        k_step: noise steps to remove; with None all that the model has learnt.
+        noise: where random numbers come from.
+
+    Returns:
+        log mel [B, N, M].
+
+    Raises:
+        DiffusionError: as check_steps. MissingExtra: diffusers is not installed.
+    """
+    decoder, noise = model.decoder, noise or Noise()
+    n_steps = check_steps(model, None if start_mel is None else k_step or model.k_step_max)
+    n_mels = decoder.denoise_fn.output_projection.out_channels
+    drawn = noise.normal((len(condition), 1, n_mels, condition.shape[1]), like=condition)
+    x = drawn
+    if start_mel is not None:
+        last = torch.full((len(condition),), n_steps - 1, device=condition.device)
+        x = decoder.add_noise(decoder.normalise(start_mel), last, drawn)
+    heard = condition.transpose(1, 2)  # [B, H, N]
+
+    def predict_noise(noisy: Tensor, step: float) -> Tensor:
+        return decoder.denoise_fn(noisy, torch.full((len(noisy),), step, device=noisy.device), heard)
+
+    return decoder.denormalise(remove_noise(x, predict_noise, decoder, n_steps=n_steps, settings=settings, noise=noise))
+
+
+def remove_noise(
+    x: Tensor,
+    predict_noise: PredictNoise,
+    schedule: GaussianDiffusion,
+    *,
+    n_steps: int,
+    settings: SamplerSettings,
+    noise: Noise,
+) -> Tensor:
+    """Bring `x`, which holds noise of step `n_steps - 1`, to step 0.
+
+    Args:
+        predict_noise: the noise in a tensor like `x`, given the noise step (whole for ddim and pndm).
+        schedule: whose arrays describe the noise; its denoiser is not used.
+    """
+    n_evaluations = max(FEWEST_STEPS, n_steps // settings.speedup)
+    if settings.speedup == 1 or n_evaluations >= n_steps:
+        return _take_every_step(x, predict_noise, schedule, n_steps=n_steps, noise=noise)
+    if settings.method in ("ddim", "pndm"):
+        scheduler, steps = _plan_whole_steps(schedule, n_steps, settings)
+    else:
+        scheduler, steps = _plan_even_steps(schedule, n_steps, n_evaluations, settings.method)
+    for asked, step in zip(scheduler.timesteps, steps, strict=True):
+        x = scheduler.step(predict_noise(x, step), asked, x).prev_sample
+    return x
+
+
+def _take_every_step(
+    x: Tensor, predict_noise: PredictNoise, schedule: GaussianDiffusion, *, n_steps: int, noise: Noise
+) -> Tensor:
+    """DDPM (Ho et al. 2020, algorithm 2), what it aims at kept within the range of the training data."""
+    for step in range(n_steps - 1, -1, -1):
+        predicted = predict_noise(x, float(step))
+        aim = schedule.sqrt_recip_alphas_cumprod[step] * x - schedule.sqrt_recipm1_alphas_cumprod[step] * predicted
+        x = schedule.posterior_mean_coef1[step] * aim.clamp(-1, 1) + schedule.posterior_mean_coef2[step] * x
+        if step:
+            deviation = (0.5 * schedule.posterior_log_variance_clipped[step]).exp()
+            x = x + deviation * noise.normal(x.shape, like=x)
+    return x
+
+
+def _plan_whole_steps(schedule: GaussianDiffusion, n_steps: int, settings: SamplerSettings) -> Plan:
+    """DDIM and PNDM: every `stride`-th of the learnt steps, down to step 0.
+
+    The schedulers derive the stride as trained steps / evaluations, which the numbers below make come out even.
+    """
+    stride = min(settings.speedup, math.ceil(n_steps / FEWEST_STEPS))
+    steps = list(range(n_steps - 1, 0, -stride))  # step 0 itself is where the last of them leads
+    if settings.from_below:
+        steps = list(range(0, n_steps, stride))[::-1]
+    options = {"set_alpha_to_one": False}
+    options |= {"clip_sample": False} if settings.method == "ddim" else {"skip_prk_steps": True}
+    scheduler = _make("DDIMScheduler" if settings.method == "ddim" else "PNDMScheduler", schedule, stride, **options)
+    scheduler.set_timesteps(1)
+    if settings.method == "pndm" and len(steps) > 1:
+        steps.insert(1, steps[1])  # its first step is taken twice: on trial, then with the mean of both slopes
+    scheduler.timesteps = torch.tensor(steps)
+    return scheduler, [float(step) for step in steps]
+
+
+def _plan_even_steps(schedule: GaussianDiffusion, n_steps: int, n_evaluations: int, method: str) -> Plan:
+    """DPM-Solver(++) and UniPC: evenly spaced, between the learnt steps where it must be, as the original's time.
+
+    The schedulers round these steps to whole ones; their own tables are replaced by the noise levels in between.
+    """
+    low_order_last = method == "unipc" or n_evaluations < LOW_ORDER_BELOW_STEPS
+    options = {"solver_order": 2, "lower_order_final": low_order_last, "final_sigmas_type": "sigma_min"}
+    if method == "unipc":
+        options |= {"solver_type": "bh2", "predict_x0": True}
+    else:
+        options |= {"solver_type": "midpoint", "algorithm_type": method.replace("-", "")}
+    name = "UniPCMultistepScheduler" if method == "unipc" else "DPMSolverMultistepScheduler"
+    scheduler = _make(name, schedule, n_steps, **options)
+    scheduler.set_timesteps(n_evaluations)
+    places = np.linspace(n_steps - 1, 0, n_evaluations + 1)
+    log_kept = 0.5 * schedule.alphas_cumprod[:n_steps].double().log().cpu().numpy()
+    kept = np.exp(np.interp(places, np.arange(n_steps), log_kept))
+    scheduler.sigmas = torch.from_numpy(np.sqrt(1 - kept**2) / kept).float()
+    scheduler.timesteps = torch.from_numpy(places[:-1])
+    scheduler.set_begin_index(0)
+    return scheduler, places[:-1].tolist()
+
+
+def _make(name: str, schedule: GaussianDiffusion, n_trained_steps: int, **options: Any) -> Any:
+    try:
+        import diffusers
+    except ImportError as error:
+        raise MissingExtra('diffusion needs diffusers: pip install "svcnb[diffusion]"') from error
+    # DPM-Solver and UniPC take the number of their steps from the noise variances, the others by name.
+    length = n_trained_steps if "Multistep" in name else len(schedule.betas)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # plain dpm-solver is said to leave the library one day
+        scheduler = getattr(diffusers, name)(
+            num_train_timesteps=n_trained_steps, trained_betas=schedule.betas[:length].cpu().numpy(), **options
+        )
+    scheduler.alphas_cumprod = schedule.alphas_cumprod[:length].cpu().float()
+    scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]
+    return scheduler

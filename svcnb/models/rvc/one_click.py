@@ -1,0 +1,163 @@
+"""RVC's one-click training: cut, extract, train, index; every step is checked, and what is done already is kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from svcnb.data.dataset import load_split
+from svcnb.data.extraction import FeatureReport
+from svcnb.data.extractor import PrepareSettings
+from svcnb.device import peak_memory_bytes
+from svcnb.models.rvc.config import Config
+from svcnb.models.rvc.index import IndexReport, write_index
+from svcnb.models.rvc.prepare import open_features, prepare, sounding
+from svcnb.models.rvc.preprocess import RvcCutReport, RvcCutSettings, cut_recordings
+from svcnb.models.rvc.step import train_step
+from svcnb.models.rvc.train import AUTO_BASE, EpochChoices, fresh_state, train, training_batches
+from svcnb.training.loop import TrainReport
+from svcnb.training.state import TrainSettings
+
+N_WARM_STEPS, N_TIMED_STEPS = 1, 3
+
+
+@dataclass(frozen=True)
+class OneClickSettings:
+    """Every choice of the four steps.
+
+    Attributes:
+        config: sizes, version and pitch guidance.
+        cut: None takes the original's numbers at the config's rate.
+        base: as in `train`.
+    """
+
+    config: Config = field(default_factory=Config.small)
+    cut: RvcCutSettings | None = None
+    prepare: PrepareSettings = PrepareSettings()
+    train: TrainSettings = TrainSettings()
+    epochs: EpochChoices = EpochChoices()
+    base: tuple[Path, Path | None] | str | None = AUTO_BASE
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class OneClickReport:
+    """What each step did."""
+
+    clips: RvcCutReport
+    features: FeatureReport
+    training: TrainReport
+    index: IndexReport
+
+    def __str__(self) -> str:
+        training = f"{self.training.step} steps, {self.training.seconds / 60:.1f} minutes now"
+        return "\n".join([str(self.clips), str(self.features), training, str(self.index)])
+
+
+def train_one_click(
+    recordings: Path | str, experiment: Path | str, settings: OneClickSettings, *, overwrite: bool = False
+) -> OneClickReport:
+    """From a folder of recordings to a voice with its index; a call that was stopped goes on where it was.
+
+    Args:
+        overwrite: cut anew, where the recordings or the cut changed.
+
+    Raises:
+        SvcError: as the steps; nothing after a step that failed is begun.
+    """
+    cut = settings.cut or RvcCutSettings(sample_rate_hz=settings.config.data.sampling_rate)
+    clips = cut_recordings(recordings, experiment, cut, overwrite=overwrite)
+    features = prepare(settings.config, experiment, settings.prepare)
+    choices = {"base": settings.base, "batch_size": settings.batch_size}
+    training = train(experiment, settings.train, settings.epochs, **choices)
+    return OneClickReport(clips, features, training, build_voice_index(experiment))
+
+
+def build_voice_index(experiment: Path | str, *, seed: int = 0) -> IndexReport:
+    """The index of an experiment's content, silence left out; needs no trained model.
+
+    Raises:
+        SvcError: no features yet.
+    """
+    experiment = Path(experiment)
+    config, store = open_features(experiment)
+    content = (store.read(name)["content"] for name in sounding(store))
+    return write_index(content, experiment, experiment.name, config.version, seed=seed)
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """Steps and time of a training.
+
+    Attributes:
+        n_clips: trained on, silence included.
+        batch_size: clips per step.
+        steps_per_epoch: n_clips / batch_size, rounded up: an epoch hears every clip once.
+        step_s: measured, without the first step.
+        memory_bytes: of the GPU at most, or of this process; None where it cannot be told.
+    """
+
+    n_clips: int
+    batch_size: int
+    steps_per_epoch: int
+    step_s: float
+    memory_bytes: int | None
+
+    def seconds(self, epochs: int) -> float:
+        """Time of so many epochs."""
+        return epochs * self.steps_per_epoch * self.step_s
+
+    def table(self, epochs: tuple[int, ...] = (20, 100, 200)) -> list[tuple[str, str, str]]:
+        """Rows: epochs, steps, time."""
+        return [(str(n), str(n * self.steps_per_epoch), _as_text(self.seconds(n))) for n in epochs]
+
+    def __str__(self) -> str:
+        memory = f", {self.memory_bytes / 1e9:.1f} GB" if self.memory_bytes else ""
+        return (f"{self.n_clips} clips, {self.batch_size} in a step: {self.steps_per_epoch} steps an epoch, "
+                f"{self.step_s:.2f} s a step{memory}")  # fmt: skip
+
+
+def _as_text(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def estimate_time(
+    experiment: Path | str, *, batch_size: int | None = None, device: str = "auto", precision: str = "fp32"
+) -> TimeEstimate:
+    """Time a few training steps on an experiment's own clips; no file changes, but the split into training and held-out
+    clips is drawn if it was not yet.
+
+    Raises:
+        SvcError: no features yet, or a device or precision that is not there.
+    """
+    config, store = open_features(experiment)
+    config.train.batch_size = batch_size or config.train.batch_size
+    state = fresh_state(config, TrainSettings(device=device, precision=precision))
+    batches = training_batches(store, config, load_split(store, seed=config.train.seed), n_workers=0)
+    accelerator = state.accelerator
+    for network in state.networks():
+        network.train()
+    times_s: list[float] = []
+    for batch in islice(_endless(batches), N_WARM_STEPS + N_TIMED_STEPS):
+        batch = batch.to(accelerator.device)
+        started = time.perf_counter()
+        train_step(state, batch)
+        if accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+        times_s.append(time.perf_counter() - started)
+    timed = times_s[N_WARM_STEPS:]
+    n_clips = len(load_split(store, seed=config.train.seed).training)
+    size = min(config.train.batch_size, n_clips)
+    return TimeEstimate(n_clips, size, math.ceil(n_clips / size), sum(timed) / len(timed), peak_memory_bytes(accelerator.device))
+
+
+def _endless(batches):
+    while True:
+        yield from batches

@@ -1,0 +1,292 @@
+"""Make what pulls the content towards a voice: k-means centres of its sounds, and an index of its frames.
+
+Both verbs read the training clips of a feature store and write beside the voice, in so-vits-svc's formats. What
+is finished is kept in hidden files there until the result is written: killed at any point, the same call goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from svcnb import SvcError
+from svcnb.data.dataset import load_split
+from svcnb.data.feature_store import FeatureStore
+from svcnb.features.content.clustering import (
+    MAX_INDEX_FRAMES,
+    REDUCED_FRAMES,
+    SOVITS_CENTRES,
+    CentreFit,
+    FitProgress,
+    build_index,
+    choose_n_centres,
+    count_steps,
+    fit_centres,
+)
+from svcnb.features.content.encoders import encoder_for_width
+from svcnb.features.content.retrieval import INDEX_FILE, FeatureIndex, SpeakerCentres
+from svcnb.files.checkpoint import read_safetensors, write_safetensors
+from svcnb.models.sovits.config import Config
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+FIT_PREFIX, INDEX_PREFIX = "centres_", "index_"  # of hidden files that keep what is finished
+FRAMES_PER_SECOND = 50  # of every content encoder
+FEW_FRAMES = 30 * FRAMES_PER_SECOND
+
+
+class ClusterSettings(BaseModel):
+    """How to fit centres.
+
+    Attributes:
+        n_centres: per speaker (so-vits-svc: 10 000); None takes one for every ten frames, at most 10 000.
+        seed: of all random choices.
+        n_rounds: how often idle centres move; 0 is plain k-means, faster and some per cent worse.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_centres: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0)
+    n_rounds: int = Field(10, ge=0, le=1000)
+
+
+@dataclass(frozen=True)
+class SpeakerPart:
+    """What was made for one speaker.
+
+    Attributes:
+        n_frames: content frames it was made from, 50 per second.
+        n_vectors: centres, or vectors in the index.
+        mean_squared_distance: of the frames to what stands for them; 0 for an index that holds every frame.
+        seconds: of this call; little where an earlier one, killed, had done the work.
+        note: what was done otherwise than asked for, or what to know; empty when nothing.
+    """
+
+    speaker: str
+    n_frames: int
+    n_vectors: int
+    mean_squared_distance: float
+    seconds: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ClusterReport:
+    """The file that was written, and what is in it, speaker by speaker."""
+
+    path: Path
+    speakers: tuple[SpeakerPart, ...]
+
+    @property
+    def seconds(self) -> float:
+        return sum(part.seconds for part in self.speakers)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{part.speaker}: {part.n_vectors} vectors of {part.n_frames} frames, "
+            f"mean squared distance {part.mean_squared_distance:.4g}, {part.seconds:.1f} s"
+            + (f" ({part.note})" if part.note else "")
+            for part in self.speakers
+        ]
+        return "\n".join([*lines, str(self.path)])
+
+
+def fit_voice_centres(
+    features_folder: Path | str, voice_folder: Path | str, settings: ClusterSettings | None = None
+) -> ClusterReport:
+    """K-means centres of every speaker's content, written as kmeans_<n>.pt, n being the largest number of centres.
+
+    Args:
+        features_folder: what the voice was trained on; clips held out from training are left out here too.
+        voice_folder: a trained voice; its config names the speakers.
+
+    Raises:
+        SvcError: no features, no config, features of another encoder or of other speakers. MissingExtra: no faiss.
+    """
+    settings = settings or ClusterSettings()
+    source = _Source.open(features_folder, voice_folder)
+    parts, centres = [], {}
+    with _progress_bar("centres", source.n_clip_frames.values()) as bar:
+        for speaker, weight in source.n_clip_frames.items():
+            started, frames = time.monotonic(), source.frames(speaker)
+            n_centres = settings.n_centres or choose_n_centres(len(frames))
+            fitting = settings.model_copy(update={"n_centres": n_centres})
+            fit = _fit(source.hidden(FIT_PREFIX, frames, fitting), frames, fitting, _Share(bar, weight))
+            centres[speaker] = fit.centres
+            note = fit.note or _note(len(frames), chosen_centres=None if settings.n_centres else n_centres)
+            counts = (fit.n_frames, len(fit.centres), fit.mean_squared_distance)
+            parts.append(SpeakerPart(speaker, *counts, time.monotonic() - started, note))
+    largest = max(part.n_vectors for part in parts)
+    path = SpeakerCentres(centres).write(source.voice_folder / f"kmeans_{largest}.pt")
+    _remove_leftovers(source.voice_folder, FIT_PREFIX, "kmeans_")
+    return ClusterReport(path, tuple(parts))
+
+
+def build_voice_index(features_folder: Path | str, voice_folder: Path | str, *, seed: int = 0) -> ClusterReport:
+    """An index of every speaker's content frames: feature_and_index.pkl, by the ids of the voice's config.
+
+    More than 200 000 frames of a speaker (over an hour) become 10 000 centres first, as in so-vits-svc; that
+    takes minutes on a CPU.
+
+    Raises:
+        SvcError: as `fit_voice_centres`.
+    """
+    source = _Source.open(features_folder, voice_folder)
+    parts, indexes = [], {}
+    with _progress_bar("index", source.n_clip_frames.values()) as bar:
+        for speaker, weight in source.n_clip_frames.items():
+            started, frames, share = time.monotonic(), source.frames(speaker), _Share(bar, weight)
+            n_frames, distance, note = len(frames), 0.0, _note(len(frames))
+            if n_frames > MAX_INDEX_FRAMES:
+                fitting = ClusterSettings(n_centres=REDUCED_FRAMES, seed=seed, n_rounds=0)
+                fit = _fit(source.hidden(INDEX_PREFIX, frames, fitting), frames, fitting, share)
+                frames, distance = fit.centres.numpy(), fit.mean_squared_distance
+                note = f"{n_frames} frames became {len(frames)} centres first"
+            kept = source.hidden(INDEX_PREFIX, frames, seed)
+            indexes |= _kept_or_built_index(kept, frames, source.speaker_ids[speaker], seed)
+            share.finish()
+            parts.append(SpeakerPart(speaker, n_frames, len(frames), distance, time.monotonic() - started, note))
+    path = FeatureIndex(indexes).write(source.voice_folder / INDEX_FILE)
+    _remove_leftovers(source.voice_folder, INDEX_PREFIX, INDEX_FILE)
+    return ClusterReport(path, tuple(parts))
+
+
+# What they are made from ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The training clips of a voice.
+
+    Attributes:
+        clips: names in the store, by speaker.
+        n_clip_frames: their length, by speaker; in frames of the voice.
+        speaker_ids: by name, as in the voice's config.
+    """
+
+    store: FeatureStore
+    voice_folder: Path
+    clips: dict[str, list[str]]
+    n_clip_frames: dict[str, int]
+    speaker_ids: dict[str, int]
+
+    @classmethod
+    def open(cls, features_folder: Path | str, voice_folder: Path | str) -> _Source:
+        """Check that features and voice belong together.
+
+        Raises:
+            SvcError: no features, no voice, another encoder, or speakers that the voice does not know.
+        """
+        store, voice_folder = FeatureStore.open(features_folder), Path(voice_folder)
+        if not (voice_folder / "config.json").is_file():
+            raise SvcError(f"no config.json in {voice_folder}: give the folder of a trained voice, or train it first")
+        config = Config.load(voice_folder / "config.json", strict=False)
+        encoder = encoder_for_width(config.model.ssl_dim, config.model.speech_encoder)
+        if store.settings.encoder != encoder:
+            raise SvcError(f"{store.folder} was made with the encoder {store.settings.encoder}, the voice in {voice_folder} "
+                           f"hears {encoder}: give the features it was trained on")  # fmt: skip
+        clips: dict[str, list[str]] = {}
+        for name in load_split(store, seed=config.train.seed).training:
+            clips.setdefault(store.record(name).speaker, []).append(name)
+        unknown = sorted(clips.keys() - config.spk.keys())
+        if unknown:
+            raise SvcError(f"the voice in {voice_folder} has no speaker {', '.join(unknown)}, it knows "
+                           f"{', '.join(config.spk) or 'nobody by name'}: give the features it was trained on")  # fmt: skip
+        counts = {speaker: sum(store.record(name).n_frames for name in own) for speaker, own in clips.items()}
+        return cls(store, voice_folder, clips, counts, config.spk)
+
+    def frames(self, speaker: str) -> np.ndarray:
+        """float32 [M, D], 50 frames per second, in the order of the clips."""
+        return np.concatenate([self.store.read(name)["content"].astype(np.float32) for name in self.clips[speaker]])
+
+    def hidden(self, prefix: str, frames: np.ndarray, settings: object) -> Path:
+        """Where this work is kept; the name changes with the frames and the settings."""
+        digest = hashlib.sha256(f"{settings} {frames.shape} ".encode())
+        digest.update(np.ascontiguousarray(frames))
+        suffix = "safetensors" if isinstance(settings, ClusterSettings) else "index"
+        return self.voice_folder / f".{prefix}{digest.hexdigest()[:16]}.{suffix}"
+
+
+def _note(n_frames: int, *, chosen_centres: int | None = None) -> str:
+    notes = []
+    if chosen_centres is not None and chosen_centres < SOVITS_CENTRES:
+        wanted = f"so-vits-svc takes {SOVITS_CENTRES} centres"
+        notes.append(f"{wanted}; for {n_frames} frames {chosen_centres} were chosen")
+    if n_frames < FEW_FRAMES:
+        seconds = n_frames / FRAMES_PER_SECOND
+        notes.append(f"{seconds:.0f} s of sound are few: some of the language's sounds may be missing")
+    return "; ".join(notes)
+
+
+# Work that survives a kill -------------------------------------------------------------------------
+
+
+def _fit(kept: Path, frames: np.ndarray, settings: ClusterSettings, share: _Share) -> CentreFit:
+    """Centres of one speaker, from where an earlier call was killed; `kept` holds the last step."""
+    n_steps = count_steps(settings.n_rounds)
+    start = None
+    if kept.is_file():
+        tensors, metadata = read_safetensors(kept)
+        start = FitProgress(tensors["centres"], int(metadata["step"]))
+        share.skip_to(start.step / n_steps)
+
+    def keep(progress: FitProgress) -> None:
+        metadata = {"kind": "svcnb centres under way", "step": str(progress.step), "settings": settings.model_dump_json()}
+        write_safetensors(kept, {"centres": progress.centres}, metadata)
+        share.advance_to(progress.step / n_steps)
+
+    return fit_centres(
+        frames, settings.n_centres, seed=settings.seed, n_rounds=settings.n_rounds, start=start, after_step=keep
+    )
+
+
+def _kept_or_built_index(kept: Path, frames: np.ndarray, speaker_id: int, seed: int) -> dict[int, Any]:
+    if kept.is_file():
+        return FeatureIndex.read(kept, speaker_id=speaker_id).indexes
+    index = FeatureIndex({speaker_id: build_index(frames, seed=seed)})
+    index.write(kept)
+    return index.indexes
+
+
+def _remove_leftovers(folder: Path, *prefixes: str) -> None:
+    """Hidden files of this work: kept progress, and halves that a kill left while they were written."""
+    for path in folder.glob(".*"):
+        if path.name.lstrip(".").startswith(prefixes):
+            path.unlink()
+
+
+@contextmanager
+def _progress_bar(title: str, weights: Iterable[int]) -> Iterator[tqdm]:
+    from tqdm.auto import tqdm
+
+    look = "{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
+    with tqdm(total=sum(weights), desc=title, bar_format=look, mininterval=0.5) as bar:
+        yield bar
+
+
+class _Share:
+    """One speaker's part of a progress bar."""
+
+    def __init__(self, bar: tqdm, weight: int) -> None:
+        self.bar, self.weight, self.first = bar, weight, bar.n
+
+    def skip_to(self, ratio: float) -> None:
+        """Done by an earlier call: counts as done, and not as fast."""
+        self.bar.initial += ratio * self.weight
+        self.advance_to(ratio)
+
+    def advance_to(self, ratio: float) -> None:
+        self.bar.update(self.first + ratio * self.weight - self.bar.n)
+
+    def finish(self) -> None:
+        self.advance_to(1.0)

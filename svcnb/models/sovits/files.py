@@ -1,0 +1,348 @@
+"""Voices as people pass them on: folders and zip files with odd names, in which one voice is found.
+
+Public collections hold one generator (G_*.pth, or any *.pth), a config.json (or any *.json), and perhaps centres
+(kmeans*.pt), an index (feature_and_index.pkl) and a diffusion model with its yaml, at any depth.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TypeVar
+
+from svcnb import SvcError
+from svcnb.data.extractor import MIDDLE_PITCH_FILE
+from svcnb.features.content.retrieval import INDEX_FILE
+from svcnb.files.archives import ArchiveError, list_archive, read_member, unpack
+from svcnb.models.diffusion.checkpoint import (
+    CONFIG_NAME as DIFFUSION_CONFIG,
+)
+from svcnb.models.diffusion.checkpoint import (
+    DIFFUSION_FOLDER,
+    DiffusionFiles,
+)
+from svcnb.models.sovits.config import Config, speaker_ids
+from svcnb.training.checkpoints import STATE_NAME, best_step, recorded_best
+
+log = logging.getLogger(__name__)
+UNPACKED_FOLDER = Path("data/unpacked")
+CONFIG_NAME = "config.json"
+MAX_JSON_BYTES = 1_000_000
+MAX_SEARCHED_FILES = 20_000
+GENERATOR = re.compile(r"G_.*\.pth")
+BASE_OR_OTHER = re.compile(r"(D_.*|G_0|rmvpe|DPHuBERT.*)\.pth", re.I)
+CENTRES = re.compile(r"kmeans.*\.pt", re.I)
+DIFFUSION_MODEL = re.compile(r"(model_(?P<step>\d+)|.*diff.*)\.pt", re.I)
+CHECKPOINTS = ("best", "newest")
+# The weights decide about the first; of the encoder they tell the width alone, which is ssl_dim.
+ONLY_SUGGESTED = ("use_automatic_f0_prediction", "speech_encoder")
+
+
+@dataclass(frozen=True)
+class VoiceFiles:
+    """Where the parts of one voice lie.
+
+    Attributes:
+        name: of the voice: of its folder, or of the zip file.
+        weights, config: always there.
+        retrieval_folder: with centres or an index.
+        diffusion: files of shallow diffusion that do not lie in the folder diffusion/ beside the weights.
+    """
+
+    name: str
+    weights: Path
+    config: Path
+    retrieval_folder: Path
+    diffusion: DiffusionFiles = field(default_factory=DiffusionFiles)
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """The files below a folder or in an archive, and how to read a small one."""
+
+    source: Path
+    places: list[PurePosixPath]
+    read: Callable[[PurePosixPath], bytes]
+
+    def beside(self, place: PurePosixPath) -> list[PurePosixPath]:
+        return [other for other in self.places if other.parent == place.parent]
+
+
+def find_voice(
+    source: Path, *, config: Path | None = None, checkpoint: str = "best", unpacked_folder: Path = UNPACKED_FOLDER
+) -> VoiceFiles:
+    """The files of the one voice in a folder, a zip file, or beside a checkpoint that was named.
+
+    Of a zip file only the voice's own files are unpacked, once, into a folder below `unpacked_folder`, which a log
+    line names; nothing is written beside it.
+
+    Args:
+        config: the config to use instead of the one that is found.
+        checkpoint: "best" or "newest", where one folder holds several.
+
+    Raises:
+        SvcError: no voice, several candidates (all are named), or a zip file that is refused (see archives).
+    """
+    check_choice(checkpoint)
+    if is_archive(source):
+        weights = _unpack_voice(source, config, checkpoint, unpacked_folder)
+        return replace(_plain(weights, config, checkpoint), name=source.stem)
+    if source.is_dir() and not _holds_a_voice(source):
+        return _search(_contents_of_folder(source), config, checkpoint)
+    return _plain(source, config, checkpoint)
+
+
+def is_archive(source: Path) -> bool:
+    """Whether it is a zip file by its name; checkpoints are zip files too, inside."""
+    return source.suffix.lower() == ".zip"
+
+
+def speakers_in(source: Path) -> list[str]:
+    """Names of a voice's speakers, in order of their numbers, from its config alone; empty where there is none."""
+    contents = _contents_of_zip(source) if is_archive(source) else _contents_of_folder(source)
+    stored = {place: _read_json(contents, place) for place in contents.places}
+    configs = [place for place, values in stored.items() if "spk" in values]
+    if not configs:
+        return []
+    nearest = min(configs, key=lambda place: (len(place.parts), place.name != CONFIG_NAME, place))
+    named = speaker_ids(stored[nearest]["spk"])
+    return sorted(named, key=named.get)
+
+
+def _holds_a_voice(folder: Path) -> bool:
+    """Whether checkpoints lie right in the folder; a base model beside other weights does not count."""
+    weights = [path.name for path in folder.glob("*.pth")]
+    trained = [name for name in weights if GENERATOR.fullmatch(name) and not BASE_OR_OTHER.fullmatch(name)]
+    others = [name for name in weights if not BASE_OR_OTHER.fullmatch(name)]
+    return bool(trained) or ("G_0.pth" in weights and not others)
+
+
+def _plain(source: Path, config: Path | None, checkpoint: str) -> VoiceFiles:
+    """A checkpoint, or a folder that holds one directly."""
+    weights, beside = locate_voice(source, config, checkpoint)
+    if config is None and not beside.is_file():
+        found = _configs_beside(_contents_of_folder(weights.parent, deep=False), PurePosixPath(weights.name))
+        beside = weights.parent / found if found else beside
+    return VoiceFiles(weights.parent.name, weights, beside, weights.parent)
+
+
+def _search(contents: _Contents, config: Path | None, checkpoint: str) -> VoiceFiles:
+    root, parts = contents.source, _choose(contents, config, checkpoint)
+    return VoiceFiles(
+        name=root.name,
+        weights=root / parts.weights,
+        config=config or root / parts.config,
+        retrieval_folder=root / (parts.retrieval[0].parent if parts.retrieval else parts.weights.parent),
+        diffusion=DiffusionFiles(root / parts.diffusion_model, root / parts.diffusion_config)
+        if parts.diffusion_model
+        else DiffusionFiles(),
+    )
+
+
+# What is what -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Parts:
+    weights: PurePosixPath
+    config: PurePosixPath | None
+    retrieval: list[PurePosixPath]
+    diffusion_model: PurePosixPath | None
+    diffusion_config: PurePosixPath | None
+
+
+def _choose(contents: _Contents, config: Path | None, checkpoint: str) -> _Parts:
+    weights = _choose_weights(contents, checkpoint)
+    model = _choose_diffusion(contents)
+    retrieval = _nearest_folder([p for p in contents.places if CENTRES.fullmatch(p.name) or p.name == INDEX_FILE], weights)
+    yamls = [place for place in contents.beside(model) if place.suffix in (".yaml", ".yml")] if model else []
+    return _Parts(
+        weights=weights,
+        config=None if config else _choose_config(contents, weights),
+        retrieval=retrieval,
+        diffusion_model=model if len(yamls) == 1 else None,
+        diffusion_config=yamls[0] if len(yamls) == 1 else None,
+    )
+
+
+def _choose_weights(contents: _Contents, checkpoint: str) -> PurePosixPath:
+    all_weights = [place for place in contents.places if place.suffix.lower() == ".pth"]
+    generators = [place for place in all_weights if GENERATOR.fullmatch(place.name)]
+    others = [place for place in all_weights if place not in generators and not BASE_OR_OTHER.fullmatch(place.name)]
+    trained = [place for place in generators if not BASE_OR_OTHER.fullmatch(place.name)]
+    candidates = trained or [*generators, *others]
+    if not candidates:
+        raise SvcError(f"no voice in {contents.source}: expected a G_*.pth, or one other *.pth, and its config.json")
+    if len({place.parent for place in candidates}) > 1 or (len(candidates) > 1 and not trained):
+        raise SvcError(f"several voices in {contents.source}: name one of {_listed(candidates)}")
+    record, best = candidates[0].parent / STATE_NAME, None
+    if checkpoint == "best" and record in contents.places:
+        best = recorded_best(contents.read(record), contents.source / record)
+    return newest_or(best, candidates)
+
+
+def _choose_config(contents: _Contents, weights: PurePosixPath) -> PurePosixPath:
+    beside = _configs_beside(contents, weights)
+    if beside:
+        return beside
+    configs = [place for place in contents.places if _is_config(contents, place)]
+    if not configs:
+        raise SvcError(f"no config.json for {weights} in {contents.source}: get the one that it was trained with (-c)")
+    if len(configs) > 1:
+        raise SvcError(f"several configs for {weights} in {contents.source}: name one with -c, of {_listed(configs)}")
+    return configs[0]
+
+
+def _configs_beside(contents: _Contents, weights: PurePosixPath) -> PurePosixPath | None:
+    """config.json in the same folder, else the one of the weights' name, else the only one."""
+    found = [place for place in contents.beside(weights) if _is_config(contents, place)]
+    named = [place for place in found if place.name == CONFIG_NAME] or [place for place in found if place.stem == weights.stem]
+    if len(named or found) > 1:
+        raise SvcError(f"several configs beside {weights} in {contents.source}: name one with -c, of {_listed(found)}")
+    return (named or found or [None])[0]
+
+
+def _is_config(contents: _Contents, place: PurePosixPath) -> bool:
+    """Whether it is a voice's config: JSON with the sections that all of them have."""
+    stored = _read_json(contents, place)
+    return isinstance(stored.get("model"), dict) and isinstance(stored.get("data"), dict)
+
+
+def _read_json(contents: _Contents, place: PurePosixPath) -> dict:
+    """What a small JSON file holds; empty for any other file."""
+    if place.suffix.lower() != ".json":
+        return {}
+    try:
+        stored = json.loads(contents.read(place).decode("utf-8-sig"))
+    except (ValueError, ArchiveError):  # no JSON, or far too long for a config
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def _choose_diffusion(contents: _Contents) -> PurePosixPath | None:
+    """The diffusion model of the most steps, if all lie in one folder."""
+    matches = {place: DIFFUSION_MODEL.fullmatch(place.name) for place in contents.places}
+    found = [place for place, match in matches.items() if match and not CENTRES.fullmatch(place.name)]
+    if len({place.parent for place in found}) != 1:
+        return None
+    return max(found, key=lambda place: (int(matches[place]["step"] or 0), place.name))
+
+
+def _nearest_folder(places: list[PurePosixPath], weights: PurePosixPath) -> list[PurePosixPath]:
+    """Of the places those beside the weights, else all of them if they lie in one folder."""
+    beside = [place for place in places if place.parent == weights.parent]
+    return beside or (places if len({place.parent for place in places}) == 1 else [])
+
+
+def _listed(places: Iterable[PurePosixPath], most: int = 10) -> str:
+    names = sorted(map(str, places))
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+# Folders and archives ---------------------------------------------------------------------------------------------
+
+
+def _contents_of_folder(folder: Path, *, deep: bool = True) -> _Contents:
+    places = []
+    for path in folder.rglob("*") if deep else folder.iterdir():
+        if path.is_file() and not path.name.startswith("."):
+            places.append(PurePosixPath(path.relative_to(folder).as_posix()))
+        if len(places) > MAX_SEARCHED_FILES:
+            raise SvcError(f"{folder} holds more than {MAX_SEARCHED_FILES} files: name the voice's own folder")
+    return _Contents(folder, sorted(places), lambda place: _read_small(folder / place))
+
+
+def _read_small(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_JSON_BYTES)
+
+
+def _contents_of_zip(path: Path) -> _Contents:
+    members = list_archive(path)
+    read = partial(read_member, path, max_bytes=MAX_JSON_BYTES)
+    return _Contents(path, sorted(members), lambda place: read(members[place]))
+
+
+def _unpack_voice(path: Path, config: Path | None, checkpoint: str, unpacked_folder: Path) -> Path:
+    """The checkpoint of the archive's voice, in a folder of its own with the voice's other files under the family's names."""
+    contents, members = _contents_of_zip(path), list_archive(path)
+    parts = _choose(contents, config, checkpoint)
+    wanted = {parts.weights: PurePosixPath(parts.weights.name)}
+    if parts.config:
+        wanted[parts.config] = PurePosixPath(CONFIG_NAME)
+    wanted |= {place: PurePosixPath(place.name) for place in parts.retrieval}
+    wanted |= {place: PurePosixPath(place.name) for place in contents.beside(parts.weights) if place.name == MIDDLE_PITCH_FILE}
+    if parts.diffusion_model:
+        wanted[parts.diffusion_model] = PurePosixPath(DIFFUSION_FOLDER, parts.diffusion_model.name)
+        wanted[parts.diffusion_config] = PurePosixPath(DIFFUSION_FOLDER, DIFFUSION_CONFIG)
+    status = path.stat()
+    version = zlib.crc32(f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{sorted(map(str, wanted))}".encode())
+    folder = unpacked_folder / f"{path.stem}-{version:08x}"
+    if folder.is_dir():
+        return folder / parts.weights.name
+    temporary = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    n_bytes = unpack(path, {members[place]: temporary / target for place, target in wanted.items()})
+    temporary.rename(folder)
+    log.info("%s: %.0f MB unpacked into %s, which is used again; remove it when you need the room", path, n_bytes / 1e6, folder)
+    return folder / parts.weights.name
+
+
+AnyPath = TypeVar("AnyPath", bound=PurePath)
+
+
+def check_choice(checkpoint: str) -> None:
+    """Raise a SvcError unless it is one of CHECKPOINTS."""
+    if checkpoint not in CHECKPOINTS:
+        raise SvcError(f"checkpoint {checkpoint!r}: choose {' or '.join(CHECKPOINTS)}, or name one G_*.pth")
+
+
+def locate_voice(source: Path, config: Path | None, checkpoint: str = "best") -> tuple[Path, Path]:
+    """The G_*.pth of a voice's folder (or the one named), and its config.json.
+
+    Raises:
+        SvcError: no checkpoint there.
+    """
+    check_choice(checkpoint)
+    if source.is_dir():
+        candidates = list(source.glob("G_*.pth"))
+        if not candidates:
+            raise SvcError(f"no G_*.pth in {source}: train a voice there first, or name the checkpoint itself")
+        source = newest_or(best_step(source) if checkpoint == "best" else None, candidates)
+    if not source.is_file():
+        raise SvcError(f"no checkpoint at {source}: give a voice's folder or its G_*.pth")
+    return source, config or source.parent / "config.json"
+
+
+def newest_or(step: int | None, candidates: Sequence[AnyPath]) -> AnyPath:
+    """The checkpoint of a step, else the one of the largest number in its name (G_800_release.pth has none)."""
+    chosen = next((path for path in candidates if path.name == f"G_{step}.pth"), None)
+    return chosen or max(candidates, key=lambda path: (step_of(path) is not None, len(path.stem), path.stem))
+
+
+def step_of(weights_path: PurePath) -> int | None:
+    """Training steps by the file's name; None where it does not tell."""
+    number = weights_path.stem.removeprefix("G_")
+    return int(number) if number.isdigit() else None
+
+
+def refuse_misfit(config: Config, described: dict, weights_path: Path, config_path: Path) -> None:
+    """Raise a SvcError that names every key in which a config and what the weights tell of themselves differ."""
+    stored = config.model.model_dump()
+    differences = [
+        f"{key} is {stored[key]} in the config, {value} in the weights"
+        for key, value in described.items()
+        if key in stored and key not in ONLY_SUGGESTED and stored[key] != value
+    ]
+    if differences:
+        raise SvcError(
+            f"{weights_path.name} and {config_path} do not fit: {'; '.join(differences)}. "
+            "Give the config.json that was trained with these weights (-c)"
+        )

@@ -1,0 +1,196 @@
+"""What a vocoder trains on: sound and f0 of clips, cut into segments, and the clips as a voice speaks them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svcnb import SvcError
+from svcnb.audio.audio import read_audio
+from svcnb.conversion.self_conversion import SpokenTakes, sound_of
+from svcnb.data.batches import BucketBatches
+from svcnb.data.extraction import extract, scan_clips
+from svcnb.data.feature_store import Arrays, Clip, FeatureSettings, FeatureStore
+from svcnb.features.pitch.classical import PitchSettings
+from svcnb.features.pitch.estimator import PitchEstimator, resolve_method
+from svcnb.features.pitch.track import F0Track
+from svcnb.models.vocoder.config import VocoderConfig
+
+CLIPS_FOLDER = "clips"
+NO_ENCODER = "none"
+
+
+# ---------------------------------------------------------------- the store
+
+
+def open_clips(source: Path, folder: Path, config: VocoderConfig, *, device: str = "cpu") -> FeatureStore:
+    """The features in `source`; or, where it holds clips, a store of their sound and f0, made in folder/clips.
+
+    Raises:
+        SvcError: neither features nor clips, or features on another grid than the vocoder's.
+    """
+    if not (source / "settings.json").is_file():
+        return _extract(source, folder / CLIPS_FOLDER, config, device=device)
+    store = FeatureStore.open(source)
+    found = store.settings.sample_rate_hz, store.settings.hop_samples
+    if found != (config.sampling_rate, config.hop_size):
+        raise SvcError(f"the features in {source} are of {found[0]} Hz and hop {found[1]}, the vocoder of "
+                       f"{config.sampling_rate} Hz and hop {config.hop_size}: choose --config "
+                       f"{'small' if found == (22050, 256) else 'full'}, or give the folder of clips instead")  # fmt: skip
+    return store
+
+
+def _extract(source: Path, folder: Path, config: VocoderConfig, *, device: str) -> FeatureStore:
+    settings = FeatureSettings(
+        sample_rate_hz=config.sampling_rate, hop_samples=config.hop_size, encoder=NO_ENCODER,
+        pitch_method=resolve_method("auto"),
+    )  # fmt: skip
+    extract(scan_clips(source), folder, settings, make_extractor=partial(SoundAndPitch, device=device))
+    return FeatureStore.open(folder)
+
+
+class SoundAndPitch:
+    """Turns clips into what a vocoder needs: audio and f0. The content of a store is there, and empty."""
+
+    def __init__(self, settings: FeatureSettings, *, device: str = "cpu") -> None:
+        self.settings = settings
+        self.pitch = PitchEstimator(
+            settings.pitch_method, sample_rate_hz=settings.sample_rate_hz, hop_samples=settings.hop_samples,
+            settings=PitchSettings(f0_min_hz=settings.f0_min_hz, f0_max_hz=settings.f0_max_hz), device=device,
+        )  # fmt: skip
+
+    def __call__(self, clip: Clip) -> Arrays:
+        samples = read_audio(clip.path, sample_rate_hz=self.settings.sample_rate_hz).samples
+        f0_hz = self.pitch(samples).f0_hz.astype(np.float32)
+        return {"audio": samples, "content": np.zeros((1, 1), np.float32), "f0_hz": f0_hz}
+
+
+# ---------------------------------------------------------------- segments
+
+
+@dataclass
+class Segment:
+    """A clip or a part of one: N frames, N * hop samples.
+
+    Attributes:
+        heard: [T], what the mel is made of: the recording, or the clip as a voice speaks it.
+        audio: [T], the recording, which shall come out.
+        f0_hz: [N], gaps interpolated.
+    """
+
+    heard: Tensor
+    audio: Tensor
+    f0_hz: Tensor
+
+
+@dataclass
+class SegmentBatch:
+    """Segments of one length: heard and audio [B, 1, T], f0_hz [B, N]."""
+
+    heard: Tensor
+    audio: Tensor
+    f0_hz: Tensor
+
+    def to(self, device: torch.device | str) -> SegmentBatch:
+        return SegmentBatch(self.heard.to(device), self.audio.to(device), self.f0_hz.to(device))
+
+
+@dataclass
+class VocoderClips:
+    """Clips of a store, whole or as segments.
+
+    Attributes:
+        takes: the clips as a voice speaks them; None without a voice.
+        in_memory: keep the sound after the first reading.
+    """
+
+    store: FeatureStore
+    takes: SpokenTakes | None = None
+    in_memory: bool = False
+    _kept: dict[str, tuple[np.ndarray, list[np.ndarray], np.ndarray]] = field(default_factory=dict, repr=False)
+
+    def whole(self, name: str, *, take: int | None = None, max_frames: int | None = None) -> Segment:
+        """A clip from its start."""
+        n_frames = self.store.record(name).n_frames
+        return self.part(name, 0, min(n_frames, max_frames or n_frames), take=take)
+
+    def part(self, name: str, start: int, n_frames: int, *, take: int | None) -> Segment:
+        """Frames start .. start + n_frames of a clip, zeros beyond its end; heard as recorded, or as the voice's take."""
+        sound, takes, f0_hz = self._read(name)
+        hop = self.store.settings.hop_samples
+        audio = _cut(sound, start * hop, n_frames * hop)
+        heard = audio if take is None else _cut(takes[take], start * hop, n_frames * hop)
+        return Segment(heard, audio, _cut(f0_hz, start, n_frames))
+
+    def _read(self, name: str) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+        """Recording [T], the voice's takes of it [T] (none without a voice), f0 with its gaps interpolated [N]."""
+        if name in self._kept:
+            return self._kept[name]
+        track = F0Track(self.store.read(name)["f0_hz"], self.store.settings.hop_s)
+        takes = self.takes.read(name) if self.takes else []
+        arrays = sound_of(self.store, name), takes, track.interpolated().astype(np.float32)
+        if self.in_memory:
+            self._kept[name] = arrays
+        return arrays
+
+
+def _cut(values: np.ndarray, start: int, length: int) -> Tensor:
+    part = values[start : start + length]
+    return torch.from_numpy(np.pad(part, (0, length - len(part))))
+
+
+class SegmentBatches:
+    """Batches of random segments, an epoch per iteration (what `fit` reads). Each clip gives as many as fit into it.
+
+    Which segments, and whether they are heard as the voice speaks them, is drawn from (seed, epoch, segment) alone.
+
+    Args:
+        names: clips to use.
+    """
+
+    def __init__(
+        self, clips: VocoderClips, names: Sequence[str], *, segment_frames: int, batch_size: int, seed: int
+    ) -> None:
+        self.clips, self.segment_frames, self.seed = clips, segment_frames, seed
+        n_frames = {name: clips.store.record(name).n_frames for name in names}
+        self.segments = [name for name in names for _ in range(max(1, n_frames[name] // segment_frames))]
+        self.batches = BucketBatches([segment_frames] * len(self.segments), min(batch_size, len(self.segments)), seed=seed)
+
+    @property
+    def batch_size(self) -> int:
+        return self.batches.batch_size
+
+    def set_batch_size(self, batch_size: int) -> None:
+        self.batches.batch_size = batch_size
+
+    def set_position(self, epoch: int, batch: int) -> None:
+        self.batches.set_position(epoch, batch)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[SegmentBatch]:
+        for keys in self.batches:
+            yield collate([self._segment(epoch, index) for epoch, index in keys])
+
+    def _segment(self, epoch: int, index: int) -> Segment:
+        name = self.segments[index]
+        rng = np.random.default_rng([self.seed, epoch, index])
+        take = self.clips.takes.draw(name, rng) if self.clips.takes else None
+        latest = max(0, self.clips.store.record(name).n_frames - self.segment_frames)
+        return self.clips.part(name, int(rng.integers(latest + 1)), self.segment_frames, take=take)
+
+
+def collate(segments: Sequence[Segment]) -> SegmentBatch:
+    """Segments of one length as a batch."""
+    return SegmentBatch(
+        heard=torch.stack([segment.heard for segment in segments])[:, None],
+        audio=torch.stack([segment.audio for segment in segments])[:, None],
+        f0_hz=torch.stack([segment.f0_hz for segment in segments]),
+    )

@@ -1,0 +1,1 @@
+"""Network blocks: tensors in, tensors out. Imports torch and this package only."""

@@ -1,1 +1,0 @@
-"""One file per model family: the only place that knows the order of the steps."""

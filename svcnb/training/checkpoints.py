@@ -1,0 +1,260 @@
+"""What a training run leaves on disk beside the weights: state.json, and the lines of history.jsonl.
+
+state.json is renamed into place after the checkpoint it names, so it always speaks of whole files.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from svcnb import SvcError
+from svcnb.files.disk import told_plainly, write_text
+
+STATE_NAME = "state.json"
+HISTORY_NAME = "history.jsonl"
+SAVING_FOLDER = ".saving"
+
+
+class SavedCheckpoint(BaseModel):
+    """A step, and the names of the files written for it."""
+
+    step: int
+    files: list[str]
+
+
+class BestCheckpoint(BaseModel):
+    """The kept step that did best on held-out clips: the lowest `value` of `measure`."""
+
+    step: int
+    measure: str
+    value: float
+
+
+class RunRecord(BaseModel):
+    """Where a run stands, apart from weights and optimisers.
+
+    Attributes:
+        step: generator updates done; the newest of `checkpoints` is of this step.
+        epoch: the epoch under way, the first is 1.
+        batch: batches of that epoch already trained on.
+        seconds: training time of all runs so far.
+        checkpoints: what is kept, oldest first.
+        best: the best of them; None for runs without held-out clips.
+        batch_size: clips per step and process, as `batch` counts them; None where it is not known.
+        n_processes: that shared these batches.
+        schedules: per optimiser ("g", "d") the scheduler's position and the learning rates in use.
+        scaler: of fp16, else None.
+        rng: states of the random generators of torch, CUDA, Python and numpy.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int = 1
+    step: int
+    epoch: int
+    batch: int
+    seconds: float
+    checkpoints: list[SavedCheckpoint]
+    schedules: dict[str, dict[str, Any]]
+    scaler: dict[str, Any] | None
+    rng: dict[str, Any]
+    best: BestCheckpoint | None = None
+    batch_size: int | None = None
+    n_processes: int = 1
+
+    def save(self, folder: Path) -> None:
+        write_text(folder / STATE_NAME, self.model_dump_json() + "\n")
+
+
+def read_progress(folder: Path | str) -> RunRecord | None:
+    """Where the run in `folder` stands; None where there is none.
+
+    Raises:
+        SvcError: state.json cannot be understood, or a checkpoint file it names is gone.
+    """
+    folder = Path(folder)
+    path = folder / STATE_NAME
+    if not path.is_file():
+        return None
+    try:
+        record = RunRecord.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise SvcError(f"{path} is not a training state of this version ({error.errors()[0]['msg']}): "
+                       "train into another folder") from None  # fmt: skip
+    lost = [name for name in record.checkpoints[-1].files if not (folder / name).exists()]
+    if lost:
+        raise SvcError(f"{path} speaks of step {record.step}, but {', '.join(lost)} is gone from {folder}: "
+                       "put it back, or train into another folder")  # fmt: skip
+    return record
+
+
+def discard_run(folder: Path | str) -> None:
+    """Delete state, history and the checkpoints that a run wrote into `folder`; other files stay."""
+    folder = Path(folder)
+    record = read_progress(folder)
+    # The state goes first: what is left of an interrupted deletion is no run any more.
+    (folder / STATE_NAME).unlink(missing_ok=True)
+    (folder / HISTORY_NAME).unlink(missing_ok=True)
+    for checkpoint in record.checkpoints if record else []:
+        for name in checkpoint.files:
+            (folder / name).unlink(missing_ok=True)
+
+
+def append_history(path: Path, line: dict[str, Any]) -> None:
+    with told_plainly(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def trim_history(path: Path, step: int) -> None:
+    """Drop lines of steps after `step` (a part of the run that was lost), and half a line at the end."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:
+            continue  # cut off by a kill while it was written
+    write_text(path, "".join(kept))
+
+
+def capture_rng() -> dict[str, Any]:
+    """States of the global random generators, fit for JSON."""
+    version, numbers, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {
+        "torch": _to_text(torch.get_rng_state().numpy()),
+        "cuda": [_to_text(state.numpy()) for state in cuda],
+        "python": [version, list(numbers), gauss],
+        "numpy": [name, _to_text(keys), int(position), int(has_gauss), float(cached)],
+    }
+
+
+def apply_rng(states: dict[str, Any]) -> None:
+    """Put the global random generators back; CUDA states of devices that are not here are left out."""
+    torch.set_rng_state(torch.from_numpy(_from_text(states["torch"], np.uint8)))
+    for device, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(torch.from_numpy(_from_text(state, np.uint8)), device)
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, _from_text(keys, np.uint32), *rest))
+
+
+@contextmanager
+def rng_untouched() -> Iterator[None]:
+    """What runs inside may draw random numbers without changing those drawn afterwards."""
+    states = capture_rng()
+    try:
+        yield
+    finally:
+        apply_rng(states)
+
+
+def _to_text(array: np.ndarray) -> str:
+    return base64.b64encode(array.tobytes()).decode("ascii")
+
+
+def _from_text(text: str, dtype: type) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), dtype=dtype).copy()
+
+
+def best_step(folder: Path) -> int | None:
+    """The step that a training here found best; read without asking whether all its other files are still there."""
+    path = folder / STATE_NAME
+    return recorded_best(path.read_bytes(), path) if path.is_file() else None
+
+
+def recorded_best(state: bytes, path: Path) -> int | None:
+    """The best step that the text of a state.json tells; `path` names it in the error."""
+    try:
+        best = RunRecord.model_validate_json(state).best
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise SvcError(f"{path} does not tell the best checkpoint ({reason}): "
+                       "take the newest instead (--checkpoint newest)") from None  # fmt: skip
+    return best.step if best else None
+
+
+log = logging.getLogger(__name__)
+
+
+class KeptCheckpoints:
+    """The checkpoints in one voice's folder. The best one is never dropped, however old it gets.
+
+    Attributes:
+        saved: oldest first; the last is the one a run is continued from.
+        best: None until a checkpoint was measured.
+    """
+
+    def __init__(self, folder: Path, record: RunRecord | None, *, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+        self.saved: list[SavedCheckpoint] = list(record.checkpoints) if record else []
+        self.best: BestCheckpoint | None = record.best if record else None
+        if self.best is not None and not self._is_whole(self.best.step):
+            log.warning("the best checkpoint (step %d) is gone from %s: the best of the coming ones is kept instead",
+                        self.best.step, folder)  # fmt: skip
+            self.best = None
+
+    def _is_whole(self, step: int) -> bool:
+        files = [name for checkpoint in self.saved if checkpoint.step == step for name in checkpoint.files]
+        return bool(files) and all((self.folder / name).exists() for name in files)
+
+    def compare(self, step: int, measure: str, value: float) -> None:
+        """Take the step about to be written for the best if it is lower than the best so far."""
+        if self.best is None or self.best.measure != measure or value < self.best.value:
+            self.best = BestCheckpoint(step=step, measure=measure, value=value)
+
+    def write(self, step: int, save: Callable[[Path], None]) -> list[str]:
+        """Write a step's files into a folder of their own, then move them into place.
+
+        Returns:
+            names of files that are not kept any more; delete them with `drop` once state.json is written.
+        """
+        saving = self.folder / SAVING_FOLDER
+        _empty(saving)
+        try:
+            save(saving)
+        except BaseException:  # half a checkpoint would only fill the disk further
+            _empty(saving)
+            saving.rmdir()
+            raise
+        names = sorted(path.name for path in saving.iterdir())
+        for name in names:
+            os.replace(saving / name, self.folder / name)
+        saving.rmdir()
+        earlier = [old for old in self.saved if old.step != step]
+        self.saved = self._chosen([*earlier, SavedCheckpoint(step=step, files=names)])
+        kept = {name for checkpoint in self.saved for name in checkpoint.files}
+        return sorted({name for checkpoint in earlier for name in checkpoint.files} - kept)
+
+    def _chosen(self, checkpoints: list[SavedCheckpoint]) -> list[SavedCheckpoint]:
+        newest = checkpoints[-self.keep :]  # 0 keeps all
+        best_step = self.best.step if self.best else None
+        return [checkpoint for checkpoint in checkpoints if checkpoint in newest or checkpoint.step == best_step]
+
+    def drop(self, names: list[str]) -> None:
+        for name in names:
+            (self.folder / name).unlink(missing_ok=True)
+
+
+def _empty(folder: Path) -> None:
+    """An empty folder, whatever a killed run left there."""
+    folder.mkdir(exist_ok=True)
+    for leftover in folder.iterdir():
+        leftover.unlink()

@@ -1,0 +1,267 @@
+"""Loss terms of the adversarial training, computed in float32 whatever precision comes in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from svcnb.audio.spectral import MelSpectrogram, Stft
+from svcnb.nn.layers import slice_segments
+from svcnb.training import losses
+from svcnb.training.distributed import Share
+from svcnb.training.perceptual import Hearing
+
+
+def discriminator_loss(real_scores: Sequence[Tensor], fake_scores: Sequence[Tensor]) -> Tensor:
+    """Least squares: real scores to 1, generated ones to 0, summed over the sub-discriminators. Source: LSGAN."""
+    pairs = zip(real_scores, fake_scores, strict=True)
+    terms = [(1 - real.float()).square().mean() + fake.float().square().mean() for real, fake in pairs]
+    return torch.stack(terms).sum()
+
+
+def adversarial_loss(fake_scores: Sequence[Tensor]) -> Tensor:
+    """Least squares for the generator: generated scores to 1, summed over the sub-discriminators."""
+    return torch.stack([(1 - fake.float()).square().mean() for fake in fake_scores]).sum()
+
+
+def feature_loss(real_maps: Sequence[Sequence[Tensor]], fake_maps: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Twice the mean absolute difference of the discriminators' feature maps, summed; real ones are the target."""
+    terms = [
+        (real.detach().float() - fake.float()).abs().mean()
+        for real_list, fake_list in zip(real_maps, fake_maps, strict=True)
+        for real, fake in zip(real_list, fake_list, strict=True)
+    ]
+    return 2 * torch.stack(terms).sum()
+
+
+def losses_of_discriminator(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    """What the discriminator learns from, for waveforms [B, 1, T]; no gradient into the generator."""
+    scores, _ = discriminator(torch.cat([real, fake.detach().float()]))  # one pass: each weight is read once
+    real_scores, fake_scores = zip(*(part.chunk(2) for part in scores), strict=True)
+    return discriminator_loss(real_scores, fake_scores)
+
+
+def losses_against_discriminator(discriminator: nn.Module, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    """Feature matching ("fm") and adversarial loss ("gen") of the generator; no gradient into the discriminator."""
+    discriminator.requires_grad_(False)
+    with parametrize.cached():  # weight norm once for both
+        with torch.no_grad():
+            _, real_maps = discriminator(real)
+        fake_scores, fake_maps = discriminator(fake)
+    discriminator.requires_grad_(True)
+    return {"fm": feature_loss(real_maps, fake_maps), "gen": adversarial_loss(fake_scores)}
+
+
+def kl_loss(z_p: Tensor, logs_q: Tensor, m_p: Tensor, logs_p: Tensor, mask: Tensor) -> Tensor:
+    """Divergence of the posterior (through the flow) from the prior, per valid frame.
+
+    Args:
+        z_p, logs_q, m_p, logs_p: [B, C, N].
+        mask: [B, 1, N]; the sum over channels and frames is divided by the number of frames, not of channels.
+
+    Source: VITS equation 4 (one sample).
+    """
+    z_p, logs_q, m_p, logs_p, mask = (x.float() for x in (z_p, logs_q, m_p, logs_p, mask))
+    divergence = logs_p - logs_q - 0.5 + 0.5 * (z_p - m_p).square() * torch.exp(-2.0 * logs_p)
+    return (divergence * mask).sum() / mask.sum()
+
+
+def mel_loss(real_mel: Tensor, fake_mel: Tensor) -> Tensor:
+    """Mean absolute difference of two log mel spectrograms [B, M, N] (weighted 45 in all three families)."""
+    return (real_mel.float() - fake_mel.float()).abs().mean()
+
+
+def lf0_loss(pred_lf0: Tensor, lf0: Tensor) -> Tensor:
+    """Mean squared error of the predicted log f0 [B, 1, N], over padded frames too (as the original trains)."""
+    return (pred_lf0.float() - lf0.float()).square().mean()
+
+
+STFT_SIZES = ((512, 128), (1024, 256), (2048, 512))  # window and hop in samples
+
+
+def stft_loss(
+    fake: Tensor,
+    real: Tensor,
+    *,
+    sizes: Sequence[tuple[int, int]] = STFT_SIZES,
+    mean_of_all: Callable[[Tensor], Tensor] | None = None,
+    band: float = 1.0,
+) -> Tensor:
+    """Distance of magnitudes at several resolutions: log magnitudes, plus linear ones relative to their mean.
+
+    Args:
+        fake, real: waveforms [B, 1, T] of the same length, longer than half the longest window.
+        sizes: (window, hop) in samples.
+        mean_of_all: where fake and real are a part of a batch, gives the whole batch's mean for this part's mean;
+            then the parts' losses, weighted by their clips, add up to the whole batch's loss.
+        band: part of the spectrum that counts, from 0 Hz up.
+
+    Source: Yamamoto et al. 2020 (Parallel WaveGAN), with means instead of Frobenius norms.
+    """
+    terms = []
+    with torch.autocast(fake.device.type, enabled=False):
+        for n_fft, hop in sizes:
+            window = torch.hann_window(n_fft, device=fake.device)
+            n_bins = round(band * (n_fft // 2)) + 1
+            ours, theirs = (
+                torch.stft(x.float().squeeze(1), n_fft, hop, window=window, return_complex=True)[:, :n_bins].abs()
+                for x in (fake, real)
+            )
+            log_term = (ours.clamp_min(1e-5).log() - theirs.clamp_min(1e-5).log()).abs().mean()
+            scale = theirs.abs().mean() if mean_of_all is None else mean_of_all(theirs.abs().mean())
+            linear_term = (ours - theirs).abs().mean() / scale.clamp_min(1e-5)
+            terms.append(log_term + linear_term)
+    return torch.stack(terms).mean()
+
+
+class LossWeights(Protocol):
+    """The weights in a config's train section; c_stft, c_hear and c_prior are 0 in the families' own."""
+
+    c_mel: float
+    c_kl: float
+    c_stft: float
+    c_hear: float
+    c_prior: float
+    c_adversarial: float
+
+
+class Remembered(Protocol):
+    """Segments as they were heard."""
+
+    def distance(self, audio: Tensor) -> Tensor:
+        """How differently segments [B, 1, T] are heard, a scalar."""
+        ...
+
+
+class Listening(Protocol):
+    """Whoever hears segments [B, 1, T], such as a hearing.Listener."""
+
+    def remember(self, audio: Tensor) -> Remembered: ...
+
+
+class Rates(Protocol):
+    """AdamW's numbers in a config's train section."""
+
+    learning_rate: float
+    betas: tuple[float, float]
+    eps: float
+
+
+def optimizer_maker(train: Rates) -> Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]:
+    """AdamW with the config's rates; all of a tensor's arithmetic in one pass through memory ("fused")."""
+    return partial(torch.optim.AdamW, lr=train.learning_rate, betas=train.betas, eps=train.eps, fused=True)
+
+
+class Transforms(nn.Module):
+    """Linear and mel spectra on the grid of a config's data section.
+
+    Args:
+        data: sampling_rate, filter_length, hop_length, win_length, n_mel_channels, mel_fmin, mel_fmax.
+        max_hz: spectral losses look below this; None = everywhere.
+        hears: whether someone listens to segments as well: `listener`, or else the bundled encoder.
+    """
+
+    def __init__(self, data: Any, *, max_hz: float | None = None, hears: bool = False, listener: Listening | None = None) -> None:
+        super().__init__()
+        self.listener = (listener or Hearing.bundled(sample_rate_hz=data.sampling_rate)) if hears else None
+        self.band = min(1.0, 2 * (max_hz or data.sampling_rate) / data.sampling_rate)
+        self.stft = Stft(n_fft=data.filter_length, hop_samples=data.hop_length, win_samples=data.win_length)
+        self.mel = MelSpectrogram(
+            sample_rate_hz=data.sampling_rate, n_fft=data.filter_length, hop_samples=data.hop_length,
+            win_samples=data.win_length, n_mels=data.n_mel_channels, fmin_hz=data.mel_fmin,
+            fmax_hz=max_hz or data.mel_fmax,
+        )  # fmt: skip
+
+
+@dataclass
+class GeneratorPass:
+    """One forward pass of the generator and the slices of the target it is compared with.
+
+    `out` has audio, slice_start, mask, z_p, m_p, logs_p, logs_q, and what else its family needs.
+    """
+
+    out: Any
+    target_audio: Tensor  # [B, 1, segment samples]
+    target_mel: Tensor  # [B, M, segment frames]
+    fake_mel: Tensor
+    band: float = 1.0  # part of the spectrum that the losses look at
+    heard: Remembered | None = None  # the target's segments, where someone listens
+
+
+def compared(out: Any, audio: Tensor, spec: Tensor, transforms: Transforms, segment_frames: int) -> GeneratorPass:
+    """The generator's output beside the same segment of the target, as audio and as mel (from the whole clip).
+
+    Args:
+        audio, spec: of the whole clips, [B, 1, N * hop] and [B, F, N].
+    """
+    hop = transforms.stft.hop_samples
+    target = slice_segments(audio, out.slice_start * hop, segment_frames * hop)
+    return GeneratorPass(
+        out=out,
+        target_audio=target,
+        target_mel=slice_segments(transforms.mel.project(spec), out.slice_start, segment_frames),
+        fake_mel=transforms.mel(out.audio.float()),
+        band=transforms.band,
+        heard=transforms.listener.remember(target) if transforms.listener else None,
+    )
+
+
+def spectral_terms(
+    audio: Tensor, mel: Tensor, target: GeneratorPass, train: LossWeights, share: Share | None = None
+) -> dict[str, Tensor]:
+    """Distance of a segment (its audio and its mel) to the target's, over this process's clips."""
+    terms = {"mel": losses.mel_loss(target.target_mel, mel)}
+    if train.c_stft:
+        mean_of_all = share.mean_of_all if share else None
+        terms["stft"] = losses.stft_loss(audio, target.target_audio, mean_of_all=mean_of_all, band=target.band)
+    if target.heard is not None:
+        terms["hear"] = target.heard.distance(audio)
+    return terms
+
+
+def variational_terms(result: GeneratorPass, train: LossWeights, share: Share | None = None) -> dict[str, Tensor]:
+    """The spectral terms of what the posterior decodes to, and its divergence from the prior."""
+    out = result.out
+    terms = spectral_terms(out.audio, result.fake_mel, result, train, share)
+    return terms | {"kl": losses.kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.mask)}
+
+
+def prior_terms(
+    audio: Tensor, result: GeneratorPass, transforms: Transforms, train: LossWeights, share: Share | None = None
+) -> dict[str, Tensor]:
+    """The spectral terms of what the prior alone decodes to, audio [B, 1, segment samples]: what conversion hears."""
+    heard = spectral_terms(audio, transforms.mel(audio.float()), result, train, share)
+    return {f"prior_{name}": loss for name, loss in heard.items()}
+
+
+def discriminator_term(discriminator: nn.Module, result: GeneratorPass) -> Tensor:
+    """What the discriminator learns from; no gradient into the generator."""
+    return losses.losses_of_discriminator(discriminator, result.target_audio, result.out.audio)
+
+
+def adversarial_terms(discriminator: nn.Module, result: GeneratorPass) -> dict[str, Tensor]:
+    """Feature matching and adversarial loss; no gradient into the discriminator."""
+    return losses.losses_against_discriminator(discriminator, result.target_audio, result.out.audio)
+
+
+def loss_weight(name: str, train: LossWeights) -> float:
+    """Weight of a loss term in the generator's total."""
+    spectral = {"mel": train.c_mel, "stft": train.c_stft, "hear": train.c_hear}
+    if name.startswith("prior_"):
+        return train.c_prior * spectral[name.removeprefix("prior_")]
+    weights = {"kl": train.c_kl, "lf0": 1.0, "gen": train.c_adversarial, "fm": train.c_adversarial}
+    return (spectral | weights)[name]
+
+
+def shared_total(
+    terms: dict[str, Tensor], train: LossWeights, share: Share
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum that the generator is updated with, and the terms, as this process's share of the batch's."""
+    terms = {name: loss * (share.frames if name == "kl" else share.clips) for name, loss in terms.items()}
+    return torch.stack([loss_weight(name, train) * loss for name, loss in terms.items()]).sum(), terms

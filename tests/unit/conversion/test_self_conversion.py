@@ -1,0 +1,74 @@
+"""Content as another voice would give it: in its place, and of another voice."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from svcnb.audio.audio import read_audio
+from svcnb.conversion.self_conversion import LARGEST_RATIO, BentEncoder, bent_hearing, draw_ratio
+from svcnb.features.content.encoders import load_encoder
+from tests.places import DEMO_VOICES
+
+RATE_HZ = 16000
+
+
+@pytest.fixture(scope="module")
+def samples() -> np.ndarray:
+    recording = sorted(DEMO_VOICES.rglob("*.flac"))[0]
+    return read_audio(recording, sample_rate_hz=RATE_HZ).samples[: 4 * RATE_HZ]
+
+
+class CentreOfFrames:
+    """Content that tells where its frame lies in the recording: the mean of |samples| around it."""
+
+    name, width, hop_samples, network = "centres", 1, 320, None
+
+    def for_recording(self, *clips: np.ndarray) -> CentreOfFrames:
+        return self
+
+    def encode(self, samples: np.ndarray) -> torch.Tensor:
+        n = max(1, len(samples) // self.hop_samples)
+        return torch.from_numpy(np.abs(samples[: n * self.hop_samples]).reshape(n, -1).mean(1, keepdims=True))
+
+
+@pytest.mark.parametrize("ratio", [0.8, 1.0, 1.2])
+def test_bent_content_has_the_recordings_frames_at_their_places(ratio: float) -> None:
+    ramp = (np.sin(0.5 * np.arange(3 * RATE_HZ + 100)) * np.linspace(0, 1, 3 * RATE_HZ + 100)).astype(np.float32)
+    plain, bent = CentreOfFrames().encode(ramp), BentEncoder(CentreOfFrames(), ratio).for_recording(ramp).encode(ramp)
+    assert bent.shape == plain.shape
+    torch.testing.assert_close(bent[2:-2], plain[2:-2], atol=0.012, rtol=0)
+
+
+def test_a_short_sound_has_one_frame() -> None:
+    assert BentEncoder(CentreOfFrames(), 1.2).encode(np.zeros(200, np.float32)).shape == (1, 1)
+
+
+def test_content_moves_with_the_bend_but_less_than_to_another_sound(samples: np.ndarray) -> None:
+    encoder = load_encoder("svcnb-units")
+    plain = encoder.for_recording(samples).encode(samples)
+    apart = [(BentEncoder(encoder, ratio).for_recording(samples).encode(samples) - plain).square().mean().item()
+             for ratio in (1.0, 1.1, 1 / 1.1, LARGEST_RATIO)]  # fmt: skip
+    another = (plain.roll(len(plain) // 2, 0) - plain).square().mean().item()
+    assert apart[0] == pytest.approx(0, abs=1e-6)
+    assert 0.01 < min(apart[1:3]) and max(apart[1:3]) < apart[3] < 0.8 * another, (apart, another)
+
+
+def test_a_voice_hears_as_before_after_the_block_even_if_it_failed() -> None:
+    voice = SimpleNamespace(encoder="own")
+    with bent_hearing(voice, 1.0):
+        assert voice.encoder == "own"
+    voice.encoder = encoder = CentreOfFrames()
+    with pytest.raises(ZeroDivisionError), bent_hearing(voice, 1.1):
+        assert voice.encoder.ratio == 1.1
+        raise ZeroDivisionError
+    assert voice.encoder is encoder
+
+
+def test_ratios_lie_evenly_on_both_sides_of_one() -> None:
+    rng = np.random.default_rng(1)
+    logs = np.log([draw_ratio(rng) for _ in range(2000)]) / np.log(LARGEST_RATIO)
+    assert abs(logs.mean()) < 0.05 and logs.min() > -1 and logs.max() < 1 and 0.45 < np.abs(logs).mean() < 0.55
