@@ -38,7 +38,7 @@ def slowly(*paths):
     time.sleep(0.12)
     return replace(*paths)
 os.replace = slowly
-from svcnb.cli import main
+from svcnb.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -21,12 +21,12 @@ from svcnb.audio import slicing as silence
 from svcnb.audio.audio import Audio, AudioError, read_audio, resample
 from svcnb.audio.recording import open_audio
 from svcnb.audio.slicing import SliceSettings, find_slices, find_slices_in
-from svcnb.conversion.long_audio import PieceInput, convert_long, iter_converted
 from svcnb.conversion.settings import ConversionSettings
 from svcnb.files.disk import WriteError
 from tests.covering import all_pairs, covering_rows, pairs_of
 from tests.places import PROJECT
 from tests.toys.small_voice import save_small_voice
+from tests.toys.splitting import convert_by, converted_blocks, same
 
 RATE_HZ = 44100
 
@@ -160,9 +160,9 @@ def test_slices_do_not_depend_on_the_blocks_they_are_found_in(block: int, monkey
 def test_a_file_converts_to_the_samples_of_the_recording_in_memory(choices: dict, tmp_path: Path) -> None:
     path = write_song(tmp_path / "song.wav", 1 / 2)
     settings, frames = ConversionSettings(**choices), {"output_hz": 22050, "hop_samples": 256}
-    in_memory = convert_long(read_audio(path), same, settings, **frames)
+    in_memory = convert_by(read_audio(path), same, settings, **frames)
     with open_audio(path) as recording:
-        in_parts = np.concatenate(list(iter_converted(recording, same, settings, **frames)))
+        in_parts = np.concatenate(list(converted_blocks(recording, same, settings, **frames)))
     np.testing.assert_array_equal(in_parts, in_memory.samples)
 
 
@@ -223,11 +223,6 @@ CHOICES = {
 ROWS = list(covering_rows(CHOICES))
 
 
-def same(piece: PieceInput) -> np.ndarray:
-    """The voice that changes nothing."""
-    return piece.samples
-
-
 def long_pauses(rate_hz: int, odd_samples: int) -> Audio:
     """Sound, a short pause, sound, a pause long enough to be a slice of its own, sound."""
     noise = 0.1 * np.random.default_rng(1).standard_normal(6 * rate_hz).astype(np.float32)
@@ -247,7 +242,7 @@ def test_every_pair_of_choices_gives_exactly_the_inputs_length(row: dict) -> Non
     row = dict(row)
     input_hz, output_hz, hop = (row.pop(name) for name in ("input_hz", "output_hz", "hop_samples"))
     audio = long_pauses(input_hz, row.pop("odd_samples"))
-    result = convert_long(audio, same, ConversionSettings(**row), output_hz=output_hz, hop_samples=hop)
+    result = convert_by(audio, same, ConversionSettings(**row), output_hz=output_hz, hop_samples=hop)
     assert np.isfinite(result.samples).all()
     if row["like_original"]:
         if input_hz <= output_hz or not row["crossfade_seconds"]:  # else its overlaps can be longer than its pieces

@@ -59,7 +59,7 @@ work = open_workspace(workspace)
 own_index = work.find(index) if index else None
 voice = rvc.load_voice(work.find(model), index=own_index, device=choose_device(device))
 used = voice.index_path.name if voice.index_path else "none"
-facts = {"voice": voice.name, "rate": f"{voice.sample_rate_hz} Hz", "info": voice.info, "index": used}
+facts = {"voice": voice.name, "rate": f"{voice.sample_rate_hz} Hz", "info": voice.about, "index": used}
 show_facts(facts | {"version": voice.config.version, "pitch guidance": voice.config.f0})
 
 # %% [markdown] settings-text

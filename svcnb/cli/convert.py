@@ -42,8 +42,8 @@ CONVERSION_FLAGS = (
 def run_convert(options: argparse.Namespace) -> None:
     voice_path, inputs = _voice_and_inputs(options)
     from svcnb.audio.audio import read_audio
+    from svcnb.conversion.result_names import distinct_names
     from svcnb.conversion.settings import ConversionSettings
-    from svcnb.conversion.voice import distinct_names
     from svcnb.features.pitch.track import F0Track
 
     values = {name: getattr(options, name) for name in ConversionSettings.model_fields if hasattr(options, name)}

@@ -150,7 +150,7 @@ def _config(options: argparse.Namespace):
 
 
 def run_convert(options: argparse.Namespace) -> None:
-    from svcnb.conversion.voice import distinct_names
+    from svcnb.conversion.result_names import distinct_names
     from svcnb.features.pitch.track import F0Track
     from svcnb.models import rvc
 
@@ -162,7 +162,7 @@ def run_convert(options: argparse.Namespace) -> None:
         resample_hz=options.resample_sr, audio_format=options.wav_format, seed=options.seed,
     )  # fmt: skip
     voice.check(settings)
-    print(f"{voice.name}: {voice.info or 'no info'}; index: {voice.index_path.name if rate else 'not used'}", file=sys.stderr)
+    print(f"{voice.name}: {voice.about or 'no info'}; index: {voice.index_path.name if rate else 'not used'}", file=sys.stderr)
     melody = F0Track.from_csv(options.f0_csv) if options.f0_csv else None
     names = distinct_names([voice.result_name(path, settings) for path in options.inputs])
     failed = []

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -79,8 +78,8 @@ def let_speak(voice: SpeakingVoice, store: FeatureStore, folder: Path, *, unseen
         recording = Audio(sound_of(store, name), rate_hz) if missing else None
         for take in missing:
             ratio = 1.0 if name in unseen else draw_ratio(np.random.default_rng([index, take]))
-            with bent_hearing(voice, ratio):
-                spoken = voice.convert(recording, settings)
+            perturbed = voice if ratio == 1 else voice.with_encoder(BentEncoder(voice.encoder, ratio))
+            spoken = perturbed.convert(recording, settings)
             path = takes.path(name, take)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_audio(path, resample(spoken, rate_hz))
@@ -119,32 +118,21 @@ class BentEncoder:
         return soxr.resample(samples, SAMPLE_RATE_HZ * self.ratio, SAMPLE_RATE_HZ)
 
 
-class HearingVoice(Protocol):
-    """Any loaded voice."""
-
-    encoder: ContentEncoder
-
-
-class SpeakingVoice(HearingVoice, Protocol):
+class SpeakingVoice(Protocol):
     """The part of a voice that is needed to let it speak clips."""
 
-    name: str
-    step: int | None
+    encoder: ContentEncoder
     speakers: dict[str, int]
 
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def step(self) -> int | None: ...
+
+    def with_encoder(self, encoder: ContentEncoder) -> SpeakingVoice: ...
+
     def convert(self, audio: Audio, settings: ConversionSettings) -> Audio: ...
-
-
-@contextmanager
-def bent_hearing(voice: HearingVoice, ratio: float) -> Iterator[None]:
-    """Inside the block the voice hears recordings bent; 1 leaves its hearing as it is."""
-    encoder = voice.encoder
-    try:
-        if ratio != 1:
-            voice.encoder = BentEncoder(encoder, ratio)
-        yield
-    finally:
-        voice.encoder = encoder
 
 
 def draw_ratio(rng: np.random.Generator) -> float:

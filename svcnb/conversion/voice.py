@@ -1,27 +1,30 @@
-"""What every loaded voice can do, whatever its family: name its speakers, hear, convert, and write results.
+"""What every loaded voice can do, whatever its family: encode, estimate f0, convert, and write results.
 
-A family adds how one piece is converted (`_piece_converter`), what it can be asked for (`check`), how a recording of
-the speaker is copied (`resynthesise`), and what its files are (`fingerprint`).
+A family adds how content is blended with its own features (`retrieve`), how the waveform is made (`synthesize`), what
+it can be asked for (`check`), and what its files are (`fingerprint`).
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import os
 import warnings
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from svcnb import SvcError
 from svcnb.audio.audio import Audio, AudioWriter, resample, resample_samples
 from svcnb.audio.recording import Recording, open_audio
-from svcnb.conversion.long_audio import PieceInput, convert_long, iter_converted
+from svcnb.conversion.long_audio import Chunk, Splitter, split_recording
+from svcnb.conversion.result_names import output_name
 from svcnb.conversion.settings import ConversionSettings
 from svcnb.device import told_when_memory_runs_out
 from svcnb.features.content.waveform import SAMPLE_RATE_HZ as CONTENT_HZ
@@ -33,43 +36,107 @@ if TYPE_CHECKING:
     from svcnb.features.content.encoders import ContentEncoder
 
 STATISTICS_SECONDS = 120.0
-PITCH_SECONDS = 30.0  # more at once takes more memory than a piece does
-SHORTER_PIECES = "set max_piece_s (--max_piece_s) to 10 seconds or less, and close other programs"
+PITCH_SECONDS = 30.0  # more at once takes more memory than a chunk does
+SHORTER_CHUNKS = "set max_piece_s (--max_piece_s) to 10 seconds or less, and close other programs"
 MIX_NAME = "spk_mix"  # in place of the speaker in a result's name, as the original has it
-LONGEST_NAME_BYTES = 230  # of 255: room for a number, the suffix and the suffix of a melody's table
 
 
-class LoadedVoice:
+@dataclass(frozen=True)
+class VoiceInfo:
+    """What is known of a voice besides its networks.
+
+    Attributes:
+        name: of the voice, for messages and file names.
+        folder: where its checkpoint is; None for a voice without files.
+        step: training steps of these weights, where known.
+        middle_pitches_hz: speaker -> median f0 of its training clips, where known.
+        pretrain_folder: where encoders and other pretrained weights are looked for.
+    """
+
+    name: str = "voice"
+    folder: Path | None = None
+    step: int | None = None
+    middle_pitches_hz: Mapping[str, float] = field(default_factory=dict)
+    pretrain_folder: Path = Path("pretrain")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What holds for the whole of one recording that is converted.
+
+    Attributes:
+        settings: checked ones.
+        encoder: the voice's content encoder with the statistics of this recording.
+        duration_s: of the recording.
+        melody: f0 to use instead of the recording's own, None estimates it.
+    """
+
+    settings: ConversionSettings
+    encoder: ContentEncoder
+    duration_s: float
+    melody: F0Track | None = None
+
+
+class LoadedVoice(ABC):
     """A voice's grid, speakers, content encoder and pitch estimators; the networks are the family's.
+
+    A conversion is four verbs for each chunk, which a family may fill in and anybody may call:
+
+        content = voice.encode(audio)               # [N50, D], 50 frames per second
+        f0 = voice.estimate_f0(audio)               # F0Track of N frames
+        content = voice.retrieve(content, f0)       # [N, D], on the frames of f0, blended with the voice's own features
+        samples = voice.synthesize(content, f0)     # float32 [N * hop]
 
     Attributes:
         speakers: name -> id.
         n_speakers: rows of the speaker table.
         sample_rate_hz: rate of what `convert` returns.
         hop_samples: samples of a frame.
-        middle_pitches_hz: speaker -> median f0 of its training clips, where known.
-        step: training steps of these weights, where known.
-        folder: where the checkpoint lies; None for a voice without files.
+        has_posterior: whether `resynthesise` works; False for files without the posterior encoder.
+        info, name, folder, step, middle_pitches_hz, pretrain_folder: see VoiceInfo.
     """
 
-    has_posterior = False
+    WITHOUT_POSTERIOR: ClassVar[str]  # what the family calls a file that only converts
 
     def __init__(
-        self, encoder: ContentEncoder, *, name: str, speakers: Mapping[str, int], n_speakers: int, sample_rate_hz: int,
-        hop_samples: int, device: torch.device, pretrain_folder: Path = Path("pretrain"),
+        self, encoder: ContentEncoder, info: VoiceInfo, *, speakers: Mapping[str, int], n_speakers: int, sample_rate_hz: int,
+        hop_samples: int, device: torch.device, has_posterior: bool,
     ) -> None:  # fmt: skip
         self.encoder = encoder
-        self.name = name
+        self.info = info
         self.speakers = dict(speakers) or {"0": 0}
         self.n_speakers = n_speakers
         self.sample_rate_hz = sample_rate_hz
         self.hop_samples = hop_samples
         self.device = device
-        self.pretrain_folder = pretrain_folder
-        self.middle_pitches_hz: dict[str, float] = {}
-        self.step: int | None = None
-        self.folder: Path | None = None
+        self.has_posterior = has_posterior
         self._estimators: dict[tuple[str, float | None], PitchEstimator] = {}
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def folder(self) -> Path | None:
+        return self.info.folder
+
+    @property
+    def step(self) -> int | None:
+        return self.info.step
+
+    @property
+    def middle_pitches_hz(self) -> Mapping[str, float]:
+        return self.info.middle_pitches_hz
+
+    @property
+    def pretrain_folder(self) -> Path:
+        return self.info.pretrain_folder
+
+    def with_encoder(self, encoder: ContentEncoder) -> Self:
+        """The same voice with another content encoder of the same width; networks and caches are shared."""
+        other = copy.copy(self)
+        other.encoder = encoder
+        return other
 
     def speaker_id(self, speaker: str | int | None) -> int:
         """Id of a speaker by name or number; None takes the only or first one."""
@@ -97,12 +164,8 @@ class LoadedVoice:
             return None
         return round(12 * np.log2(target_hz / source.median_hz()))
 
-    def estimate_f0(self, audio: Audio, method: str = "auto", *, threshold: float | None = None) -> F0Track:
-        """Fundamental frequency of a recording on this voice's frame grid."""
-        samples = resample_samples(audio.samples, audio.sample_rate_hz, self.sample_rate_hz)
-        return self._estimator(method, threshold)(samples)
-
-    def _estimator(self, method: str, threshold: float | None) -> PitchEstimator:
+    def estimator(self, method: str, threshold: float | None = None) -> PitchEstimator:
+        """The estimator of that name, loaded once."""
         key = (resolve_method(method, self.pretrain_folder), threshold)
         if key not in self._estimators:
             self._estimators[key] = PitchEstimator(
@@ -114,20 +177,53 @@ class LoadedVoice:
             )
         return self._estimators[key]
 
-    def encode(self, audio: Audio) -> Tensor:
-        """Content of a recording as the network hears it: float32 [N50, D], 50 frames per second."""
-        samples = resample(audio, CONTENT_HZ).samples
-        return self.encoder.for_recording(samples).encode(samples)
+    # The four verbs ------------------------------------------------------------------------------------
 
+    def encode(self, audio: Audio, encoder: ContentEncoder | None = None) -> Tensor:
+        """Content of a recording as the network was trained on it: float32 [N50, D], 50 frames per second.
+
+        Args:
+            audio: any rate.
+            encoder: with the statistics of the whole recording where `audio` is a chunk of it (`bind_encoder`); None
+                takes those of `audio`.
+        """
+        samples = resample(audio, CONTENT_HZ).samples
+        return (encoder or self.encoder.for_recording(samples)).encode(samples)
+
+    def estimate_f0(self, audio: Audio, method: str = "auto", *, threshold: float | None = None) -> F0Track:
+        """Fundamental frequency of a recording on this voice's frame grid: N = T // hop_samples frames."""
+        samples = resample_samples(audio.samples, audio.sample_rate_hz, self.sample_rate_hz)
+        return self.estimator(method, threshold)(samples)
+
+    @abstractmethod
+    def retrieve(self, content: Tensor, f0: F0Track, settings: ConversionSettings | None = None) -> Tensor:
+        """Content on the frames of f0, blended with the voice's own features where the settings ask for it.
+
+        Args:
+            content: float32 [N50, D] from `encode`.
+
+        Returns:
+            float32 [N, D], N = f0.n_frames.
+        """
+
+    @abstractmethod
+    def synthesize(self, content: Tensor, f0: F0Track, settings: ConversionSettings | None = None) -> np.ndarray:
+        """The waveform: float32 [N * hop_samples] at the voice's rate.
+
+        Args:
+            content: float32 [N, D] from `retrieve`.
+            f0: N frames, 0 Hz where unvoiced.
+        """
+
+    # A whole recording ---------------------------------------------------------------------------------
+
+    @abstractmethod
     def check(self, settings: ConversionSettings) -> ConversionSettings:
         """The settings, if this voice can do all they ask for: before anything long starts."""
-        raise NotImplementedError
 
-    def _piece_converter(
-        self, audio: Recording, settings: ConversionSettings, melody: F0Track | None
-    ) -> Callable[[PieceInput], np.ndarray]:
-        """How one piece is converted; whatever holds for the whole recording is done here, once."""
-        raise NotImplementedError
+    @abstractmethod
+    def convert_chunk(self, chunk: Chunk, run: Run) -> np.ndarray:
+        """The four verbs on one chunk of a recording: float32, as many samples as the chunk has whole frames."""
 
     def convert(
         self, audio: Audio, settings: ConversionSettings | None = None, *, melody: F0Track | None = None
@@ -135,7 +231,7 @@ class LoadedVoice:
         """The same words and melody in this voice.
 
         Args:
-            melody: sung instead of the one estimated from the recording, e.g. `F0Track.from_csv` of a curve that
+            melody: f0 to use instead of the one estimated from the recording, e.g. `F0Track.from_csv` of a curve that
                 was edited; still transposed and filtered as the settings say.
 
         Returns:
@@ -144,11 +240,8 @@ class LoadedVoice:
         Raises:
             SvcError: as `check`.
         """
-        settings = settings or ConversionSettings()
-        converter = self._piece_converter(audio, settings, melody)
-        return convert_long(
-            audio, converter, settings, output_hz=self.sample_rate_hz, hop_samples=self.hop_samples
-        )
+        run = self.start(audio, settings or ConversionSettings(), melody)
+        return Audio(np.concatenate([np.zeros(0, np.float32), *self.converted_blocks(audio, run)]), self.sample_rate_hz)
 
     def convert_file(
         self,
@@ -161,22 +254,91 @@ class LoadedVoice:
     ) -> Path:
         """Convert a recording into `folder`, named as so-vits-svc names its results unless `name` is given.
 
-        The result is written piece by piece, so a long song needs no more memory than a short one, and
+        The result is written chunk by chunk, so a long song needs no more memory than a short one, and
         appears under its name only when complete.
         """
         settings = settings or ConversionSettings()
         path, folder = Path(path), Path(folder)
         target = folder / (name or self.result_name(path, settings))
-        frames = {"output_hz": self.sample_rate_hz, "hop_samples": self.hop_samples}
-        with open_audio(path) as audio, told_when_memory_runs_out(str(path), SHORTER_PIECES):
-            converter = self._piece_converter(audio, settings, melody)
+        with open_audio(path) as audio, told_when_memory_runs_out(str(path), SHORTER_CHUNKS):
+            run = self.start(audio, settings, melody)
             with AudioWriter(target, self.sample_rate_hz) as writer:
-                for piece in iter_converted(audio, converter, settings, show_progress=True, **frames):
-                    writer.append(piece)
+                for block in self._shown(self.converted_blocks(audio, run), audio.duration_s):
+                    writer.append(block)
         return target
 
+    def start(self, audio: Recording, settings: ConversionSettings, melody: F0Track | None = None) -> Run:
+        """What the chunks of a recording share, after everything was checked.
+
+        Raises:
+            SvcError: as `check`.
+        """
+        self.check(settings)
+        return Run(settings, self.bind_encoder(audio), audio.duration_s, melody)
+
+    def converted_blocks(self, audio: Recording, run: Run) -> Iterator[np.ndarray]:
+        """The result in order, float32 blocks at the voice's rate."""
+        splitter = self.split(audio, run.settings)
+        for chunk in splitter.chunks():
+            yield from splitter.join(chunk, self.convert_chunk(chunk, run))
+        yield from splitter.finish()
+
+    def split(self, audio: Recording, settings: ConversionSettings) -> Splitter:
+        """The recording in chunks on this voice's grid."""
+        return split_recording(audio, settings, sample_rate_hz=self.sample_rate_hz, hop_samples=self.hop_samples)
+
+    def bind_encoder(self, audio: Recording) -> ContentEncoder:
+        """The content encoder with the statistics of a recording's first two minutes."""
+        first = resample(audio.slice_s(0.0, STATISTICS_SECONDS), CONTENT_HZ)
+        return self.encoder.for_recording(first.samples) if first.n_samples else self.encoder
+
+    def chunk_f0(self, chunk: Chunk, run: Run) -> F0Track:
+        """f0 of a chunk as the settings want it: estimated or given, transposed, smoothed."""
+        settings = run.settings
+        if run.melody is not None:
+            track = self._part_of(run.melody, chunk)
+        else:
+            track = self.estimate_chunk_f0(chunk, settings)
+        track = track.transposed(settings.transpose_semitones)
+        return track.mean_filtered() if settings.f0_mean_pooling else track
+
+    def estimate_chunk_f0(self, chunk: Chunk, settings: ConversionSettings) -> F0Track:
+        return self.estimate_f0(chunk.audio, settings.f0_method, threshold=settings.f0_threshold)
+
+    def resynthesise(self, audio: Audio, speaker: str | int | None = None) -> Audio:
+        """A recording of the speaker through posterior encoder and decoder only: as good as this decoder can sound.
+
+        Cut into the same chunks as a conversion, so that the two can be compared. The posterior's latents are drawn, as
+        in training, not taken at their mean.
+
+        Returns:
+            audio exactly as long as the input, at the voice's rate.
+
+        Raises:
+            SvcError: a file without the posterior encoder.
+        """
+        if not self.has_posterior:
+            raise SvcError(f"voice {self.name} is {self.WITHOUT_POSTERIOR} without the posterior (enc_q): take the checkpoint "
+                           "that training wrote, or leave copies out")  # fmt: skip
+        splitter, blocks, speaker_id = self.split(audio, ConversionSettings()), [], self.speaker_id(speaker)
+        for chunk in splitter.chunks():
+            blocks += splitter.join(chunk, self.decode_posterior(chunk, speaker_id))
+        return Audio(np.concatenate([np.zeros(0, np.float32), *blocks, *splitter.finish()]), self.sample_rate_hz)
+
+    @abstractmethod
+    def decode_posterior(self, chunk: Chunk, speaker_id: int) -> np.ndarray:
+        """A chunk through posterior encoder and decoder: float32 [N * hop_samples]."""
+
+    def _shown(self, blocks: Iterator[np.ndarray], duration_s: float) -> Iterator[np.ndarray]:
+        """The blocks, with a progress bar over the seconds of the recording."""
+        look = {"bar_format": "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"}
+        with tqdm(total=duration_s, desc="convert", mininterval=0.5, **look) as bar:
+            for block in blocks:
+                yield block
+                bar.update(min(len(block) / self.sample_rate_hz, bar.total - bar.n))
+
     def result_name(self, source: Path, settings: ConversionSettings) -> str:
-        """File name that `convert_file` gives a result; see `conversion.distinct_names` for batches."""
+        """File name that `convert_file` gives a result; see `distinct_names` for batches."""
         method = resolve_method(settings.f0_method, self.pretrain_folder)
         speaker = MIX_NAME if settings.speaker_mix else self.speaker_name(settings.speaker)
         return output_name(source.name, settings, speaker=speaker, f0_method=method, mode=self.mode_name(settings))
@@ -196,11 +358,11 @@ class LoadedVoice:
                 stacklevel=4,
             )
 
-    def _part_of(self, melody: F0Track, piece: PieceInput) -> F0Track:
-        """The whole recording's melody on the frames of one piece, unvoiced beyond its ends."""
+    def _part_of(self, melody: F0Track, chunk: Chunk) -> F0Track:
+        """The whole recording's melody on the frames of one chunk, unvoiced beyond its ends."""
         hop_s = self.hop_samples / self.sample_rate_hz
-        first_s = piece.start_s - piece.n_pad_samples / piece.sample_rate_hz
-        times_s = first_s + hop_s * np.arange(len(piece.samples) // self.hop_samples)
+        first_s = chunk.start_s - chunk.n_pad_samples / chunk.sample_rate_hz
+        times_s = first_s + hop_s * np.arange(len(chunk.samples) // self.hop_samples)
         frames = np.rint(times_s / melody.hop_s).astype(int)
         inside = (frames >= 0) & (frames < melody.n_frames)
         padded = np.append(melody.f0_hz, 0.0)
@@ -216,59 +378,3 @@ def fingerprint(generator: nn.Module, files: Iterable[Path] = ()) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
-
-
-def output_name(
-    clean_name: str,
-    settings: ConversionSettings,
-    *,
-    speaker: str | None = None,
-    f0_method: str | None = None,
-    mode: str = "sovits",
-    version: str = "4.1",
-) -> str:
-    """File name of a result, as the original names it.
-
-    Args:
-        clean_name: name of the source; its suffix stays part of the name ("song.wav").
-        settings: transposition, cluster ratio, format.
-        speaker: name of the target voice (default: settings.speaker); several mixed voices are "spk_mix".
-        f0_method: the method really used where settings say "auto".
-        mode: "sovits", "sovdiff" or "diff" (4.1).
-        version: "4.1" gives {name}_{key}_{speaker}{_ratio}_{mode}_{f0 method}.{format}, "4.0" ends after the ratio.
-    """
-    speaker = str(speaker if speaker is not None else settings.speaker if settings.speaker is not None else "voice")
-    key = "auto" if settings.auto_predict_f0 else f"{settings.transpose_semitones:g}key"
-    ratio = f"_{settings.cluster_ratio}" if settings.cluster_ratio else ""
-    parts = [clean_name, key, speaker + ratio]
-    if version != "4.0":
-        parts += [mode, f0_method or settings.f0_method]
-    # a speaker may be called "AC/DC"; a name must not become a folder
-    return _short("_".join(parts).replace("/", "-").replace("\\", "-")) + f".{settings.audio_format}"
-
-
-def _short(name: str) -> str:
-    """The name, or as much of it as file systems take (255 bytes), with a checksum of the whole."""
-    encoded = os.fsencode(name)
-    if len(encoded) <= LONGEST_NAME_BYTES:
-        return name
-    checksum = f"{zlib.crc32(encoded):08x}"
-    return encoded[: LONGEST_NAME_BYTES - 9].decode("utf-8", "ignore") + f"-{checksum}"
-
-
-def distinct_names(names: Sequence[str]) -> list[str]:
-    """Names of one batch, made different where two sources would overwrite each other: x.flac, x_2.flac.
-
-    Names that differ only in capitals count as equal, as they do on Windows, macOS and Google Drive.
-    """
-    given = {name.casefold() for name in names}
-    taken: set[str] = set()
-    result = []
-    for name in names:
-        number, candidate = 1, name
-        while candidate.casefold() in taken or (number > 1 and candidate.casefold() in given):
-            number += 1
-            candidate = f"{Path(name).stem}_{number}{Path(name).suffix}"
-        taken.add(candidate.casefold())
-        result.append(candidate)
-    return result

@@ -25,8 +25,8 @@ from tqdm.auto import tqdm
 from svcnb import SvcError
 from svcnb.audio.audio import Audio, AudioError, find_audio_files, write_audio
 from svcnb.audio.recording import open_audio
+from svcnb.conversion.result_names import distinct_names
 from svcnb.conversion.settings import ConversionSettings
-from svcnb.conversion.voice import distinct_names
 from svcnb.data.dataset import load_split
 from svcnb.data.feature_store import INT16_SCALE, FeatureStore
 from svcnb.evaluation.mel_cepstral import SpectralDistance, mel_cepstral_distance

@@ -133,9 +133,9 @@ def _padding_rows(reference: ReferenceSet) -> Iterator[Row]:
     for name in reference.arrays:
         found = re.fullmatch(r"pad_array/(\d+)_to_(\d+)", name)
         if found:
-            from svcnb.conversion.long_audio import pad_centred
+            from svcnb.conversion.long_audio import pad_centered
 
-            ours = pad_centred(np.arange(1, int(found[1]) + 1), int(found[2]))
+            ours = pad_centered(np.arange(1, int(found[1]) + 1), int(found[2]))
             yield reference.compare(name, ours, 0.0)
 
 

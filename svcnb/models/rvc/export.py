@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from svcnb.files.onnx_files import check_onnx_name, open_onnx, write_onnx
 from svcnb.models.rvc.network import RvcSynthesizer, coarse_f0
-from svcnb.models.rvc.voice import RvcVoice
+from svcnb.models.rvc.voice import Voice
 from svcnb.nn.onnx import exportable_copy
 
 EXAMPLE_FRAMES = 40
@@ -18,7 +18,7 @@ FRAME_AXES = {"phone": {1: "frames"}, "pitch": {1: "frames"}, "pitchf": {1: "fra
               "audio": {2: "samples"}}  # fmt: skip
 
 
-def export_onnx(voice: RvcVoice, output: Path | str) -> Path:
+def export_onnx(voice: Voice, output: Path | str) -> Path:
     """Write a voice as FILE.onnx: phone, phone_lengths, pitch, pitchf, ds and rnd to audio, for any number of frames.
 
     Encoder, pitch estimator and index are not in it. Without pitch guidance, pitch and pitchf are left out.
@@ -35,7 +35,7 @@ def export_onnx(voice: RvcVoice, output: Path | str) -> Path:
     return write_onnx(OnnxRvc(voice.generator).eval(), example, output, axes)
 
 
-def example_inputs(voice: RvcVoice, n_frames: int, *, seed: int = 0) -> dict[str, Tensor]:
+def example_inputs(voice: Voice, n_frames: int, *, seed: int = 0) -> dict[str, Tensor]:
     """Inputs of the graph in its order, with random content and a melody that glides: to trace it and to check it."""
     draw = torch.Generator().manual_seed(seed)
     frames = np.arange(n_frames)
@@ -51,7 +51,7 @@ def example_inputs(voice: RvcVoice, n_frames: int, *, seed: int = 0) -> dict[str
     }
 
 
-def check_onnx(voice: RvcVoice, path: Path | str, *, n_frames: tuple[int, ...] = (60, 211)) -> dict[int, float]:
+def check_onnx(voice: Voice, path: Path | str, *, n_frames: tuple[int, ...] = (60, 211)) -> dict[int, float]:
     """Largest deviation of an exported voice from the same network in torch, for several lengths.
 
     Returns:

@@ -1,6 +1,6 @@
 """RVC's conversion of one recording, as the original does it: 16 kHz in, segments cut at quiet places, one waveform out.
 
-`RvcVoice` uses the same steps piece by piece; this order of steps is what the original's results are compared with.
+`Voice` uses the same steps chunk by chunk; this order of steps is what the original's results are compared with.
 
 Source: RVC 20240604, vc/pipeline.py.
 """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ from torch import Tensor
 
 from svcnb import SvcError
 from svcnb.audio.audio import Audio, read_audio, resample, resample_samples, write_audio
-from svcnb.audio.recording import Recording
 from svcnb.audio.spectral import Stft
-from svcnb.conversion.long_audio import PieceInput, convert_long
+from svcnb.conversion.long_audio import Chunk
 from svcnb.conversion.settings import ConversionSettings
-from svcnb.conversion.voice import STATISTICS_SECONDS, LoadedVoice, fingerprint
+from svcnb.conversion.voice import LoadedVoice, Run, VoiceInfo, fingerprint
 from svcnb.data.extractor import read_middle_pitches
 from svcnb.device import freed_memory_kept
 from svcnb.features.content.encoders import ContentEncoder, load_encoder
@@ -84,26 +83,33 @@ class _Choices:
         return cls()
 
 
-class RvcVoice(LoadedVoice):
+class Voice(LoadedVoice):
     """A synthesizer with its content encoder, its pitch estimators and its index.
 
-    Attributes:
+    Args:
         config: the voice's configuration.
-        index_path: of the index, None where there is none; read when it is first needed.
-        info: what the small model says of itself.
+        info: name, folder, step ...
+        index: path of the index, None where there is none; read when it is first needed.
+        about: what the small model says of itself.
+        has_posterior: False for small models.
     """
 
-    def __init__(self, config: Config, generator: RvcSynthesizer, encoder: ContentEncoder, *, name: str = "voice",
-                 pretrain_folder: Path = Path("pretrain")) -> None:  # fmt: skip
+    WITHOUT_POSTERIOR = "a small model"
+
+    def __init__(
+        self, config: Config, generator: RvcSynthesizer, encoder: ContentEncoder, info: VoiceInfo | None = None, *,
+        index: Path | None = None, about: str = "", has_posterior: bool = False,
+    ) -> None:  # fmt: skip
+        info = info or VoiceInfo()
         super().__init__(
-            encoder, name=name, speakers=config.spk or {name: 0}, n_speakers=config.model.spk_embed_dim,
+            encoder, info, speakers=config.spk or {info.name: 0}, n_speakers=config.model.spk_embed_dim,
             sample_rate_hz=config.data.sampling_rate, hop_samples=config.data.hop_length,
-            device=next(generator.parameters()).device, pretrain_folder=pretrain_folder,
+            device=next(generator.parameters()).device, has_posterior=has_posterior,
         )  # fmt: skip
         self.config = config
         self.generator = fold_weight_norm(generator.eval())
-        self.index_path: Path | None = None
-        self.info = ""
+        self.index_path = index
+        self.about = about
         self._index: FeatureIndex | None = None
 
     @property
@@ -167,75 +173,70 @@ class RvcVoice(LoadedVoice):
         """Short name of exactly these weights, and of the index that goes with them."""
         return fingerprint(self.generator, [self.index_path] if self.index_path else [])
 
-    def resynthesise(self, audio: Audio, speaker: str | int | None = None) -> Audio:
-        """A recording of the speaker through posterior and decoder only: as good as this decoder can sound.
+    def convert_chunk(self, chunk: Chunk, run: Run) -> np.ndarray:
+        f0 = self.chunk_f0(chunk, run)
+        content = self.encode(chunk.audio, run.encoder)
+        content = self.retrieve(content, f0, run.settings)
+        return self.synthesize(content, f0, run.settings)
 
-        Raises:
-            SvcError: a small model, whose posterior was removed.
-        """
-        if not self.has_posterior:
-            raise SvcError(f"voice {self.name} is a small model without the posterior (enc_q): take the G_*.pth "
-                           "that training wrote, or leave copies out")  # fmt: skip
-        data, settings = self.config.data, ConversionSettings()
-        stft = Stft(n_fft=data.filter_length, hop_samples=data.hop_length, win_samples=data.win_length).to(self.device)
-        g = self.generator.embed_speaker(torch.tensor([self.speaker_id(speaker)], device=self.device))
-        estimator = self._estimator("auto", None)
+    def encode(self, audio: Audio, encoder: ContentEncoder | None = None) -> Tensor:
+        """Content without rumble below 48 Hz: float32 [N50, D], a few frames more than the recording has."""
+        samples = without_rumble(resample_samples(audio.samples, audio.sample_rate_hz, CONTENT_HZ))
+        # The encoder loses frames at the end: it gets some more samples, so that the result is not short.
+        longer = np.pad(samples, (0, CONTEXT_SAMPLES), mode="reflect" if len(samples) > CONTEXT_SAMPLES else "constant")
+        longer = longer.astype(np.float32)
+        return (encoder or self.encoder.for_recording(longer)).encode(longer)
 
-        @torch.inference_mode()
-        def copy_piece(piece: PieceInput) -> np.ndarray:
-            spec = stft(torch.from_numpy(piece.samples)[None].to(self.device))
-            mask = torch.ones_like(spec[:, :1])
-            noise = Noise(torch.Generator().manual_seed(settings.seed))
-            latents = sample_latents(*self.generator.enc_q(spec, mask, g), mask, noise)
-            f0_hz = torch.as_tensor(estimator(piece.samples).f0_hz, dtype=torch.float32, device=self.device)[None]
-            return self.generator.dec(latents, f0_hz if self.config.f0 else None, g, noise=noise)[0, 0].float().cpu().numpy()
+    def chunk_f0(self, chunk: Chunk, run: Run) -> F0Track:
+        """As every voice's; without pitch guidance nothing is estimated, all frames are unvoiced."""
+        if self.config.f0:
+            return super().chunk_f0(chunk, run)
+        return F0Track(np.zeros(len(chunk.samples) // self.hop_samples), self.hop_samples / self.sample_rate_hz)
 
-        return convert_long(audio, copy_piece, settings, output_hz=self.sample_rate_hz, hop_samples=self.hop_samples)
+    def estimate_chunk_f0(self, chunk: Chunk, settings: ConversionSettings) -> F0Track:
+        """With a median over three frames for harvest, as RVC has it."""
+        track = super().estimate_chunk_f0(chunk, settings)
+        method = resolve_method(settings.f0_method, self.pretrain_folder)
+        return F0Track(smoothed(track.f0_hz, method, _Choices.of(settings).filter_radius), track.hop_s)
 
-    def _piece_converter(
-        self, audio: Recording, settings: ConversionSettings, melody: F0Track | None
-    ) -> Callable[[PieceInput], np.ndarray]:
-        self.check(settings)
-        choices, ratio, index = _Choices.of(settings), settings.cluster_ratio, self.index if settings.cluster_ratio else None
-        blend = None if index is None else lambda content: index.blend(content, 0, ratio)
-        opening = resample(audio.slice_s(0.0, STATISTICS_SECONDS), CONTENT_HZ)
-        encoder = self.encoder.for_recording(opening.samples) if opening.n_samples else self.encoder
-        speaker = torch.tensor([self.speaker_id(settings.speaker)], device=self.device)
-
-        def convert_piece(piece: PieceInput) -> np.ndarray:
-            n_frames = len(piece.samples) // self.hop_samples
-            f0_hz = self._melody(piece, settings, choices, melody) if self.config.f0 else None
-            narrow = without_rumble(resample_samples(piece.samples, self.sample_rate_hz, CONTENT_HZ))
-            # The encoder loses frames at the end: it hears some more, so that the result is not short.
-            longer = np.pad(narrow, (0, CONTEXT_SAMPLES), mode="reflect" if len(narrow) > CONTEXT_SAMPLES else "constant")
-            content = encoder.encode(longer.astype(np.float32))  # [N50, D]
-            content = guided_content(content, f0_hz, n_frames=n_frames, blend=blend, protect=choices.protect)
-            return self._sing(content, f0_hz, speaker, settings)
-
-        return convert_piece
-
-    def _melody(
-        self, piece: PieceInput, settings: ConversionSettings, choices: _Choices, melody: F0Track | None
-    ) -> np.ndarray:
-        """f0 of a piece in Hz, 0 = unvoiced, float64 [N]."""
-        if melody is not None:
-            track = self._part_of(melody, piece)
-        else:
-            estimator = self._estimator(settings.f0_method, settings.f0_threshold)
-            track = estimator(piece.samples)
-            track = F0Track(smoothed(track.f0_hz, estimator.method, choices.filter_radius), track.hop_s)
-        track = track.transposed(settings.transpose_semitones)
-        return (track.mean_filtered() if settings.f0_mean_pooling else track).f0_hz.astype(np.float64)
+    def retrieve(self, content: Tensor, f0: F0Track, settings: ConversionSettings | None = None) -> Tensor:
+        """Content [N50, D] blended with the index, less so in unvoiced frames, on the frames of f0: [N, D]."""
+        settings = settings or RvcConversionSettings()
+        ratio, index = settings.cluster_ratio, self.index if settings.cluster_ratio else None
+        return guided_content(
+            content, self._f0_hz(f0), n_frames=f0.n_frames, protect=_Choices.of(settings).protect,
+            blend=None if index is None else lambda frames: index.blend(frames, 0, ratio),
+        )  # fmt: skip
 
     @torch.inference_mode()
-    def _sing(
-        self, content: Tensor, f0_hz: np.ndarray | None, speaker: Tensor, settings: ConversionSettings
-    ) -> np.ndarray:
+    def synthesize(self, content: Tensor, f0: F0Track, settings: ConversionSettings | None = None) -> np.ndarray:
+        settings = settings or RvcConversionSettings()
         noise = Noise(torch.Generator().manual_seed(settings.seed))
-        inputs = network_inputs(content, f0_hz, self.device)
+        speaker = torch.tensor([self.speaker_id(settings.speaker)], device=self.device)
+        inputs = network_inputs(content, self._f0_hz(f0), self.device)
         with freed_memory_kept():
             out = self.generator.infer(*inputs, speaker, noise_scale=settings.noise_scale, noise=noise)
         return out.audio[0, 0].float().cpu().numpy()
+
+    def _f0_hz(self, f0: F0Track) -> np.ndarray | None:
+        """float64 [N] in Hz, 0 = unvoiced; None for a network without pitch guidance."""
+        return f0.f0_hz.astype(np.float64) if self.config.f0 else None
+
+    @torch.inference_mode()
+    def decode_posterior(self, chunk: Chunk, speaker_id: int) -> np.ndarray:
+        spec = self._stft(torch.from_numpy(chunk.samples)[None].to(self.device))  # [1, F, N]
+        mask = torch.ones_like(spec[:, :1])
+        noise = Noise(torch.Generator().manual_seed(ConversionSettings().seed))
+        g = self.generator.embed_speaker(torch.tensor([speaker_id], device=self.device))
+        latents = sample_latents(*self.generator.enc_q(spec, mask, g), mask, noise)
+        f0_hz = torch.as_tensor(self.estimate_f0(chunk.audio).f0_hz, dtype=torch.float32, device=self.device)[None]
+        return self.generator.dec(latents, f0_hz if self.config.f0 else None, g, noise=noise)[0, 0].float().cpu().numpy()
+
+    @cached_property
+    def _stft(self) -> Stft:
+        data = self.config.data
+        stft = Stft(n_fft=data.filter_length, hop_samples=data.hop_length, win_samples=data.win_length)
+        return stft.to(self.device)
 
 
 def load_voice(
@@ -246,7 +247,7 @@ def load_voice(
     device: str = "cpu",
     pretrain_folder: Path | str = Path("pretrain"),
     checkpoint: str = "best",
-) -> RvcVoice:
+) -> Voice:
     """Load a voice from a small model, from an experiment's folder, or from its G_*.pth (config.json beside it).
 
     Args:
@@ -264,15 +265,14 @@ def load_voice(
     generator = RvcSynthesizer(config.settings())
     report = load_weights(generator, model.weights, may_miss=("enc_q.",))
     encoder = load_encoder(config.encoder, folder=pretrain_folder, device=device, width=config.content_width)
-    voice = RvcVoice(config, generator.to(device), encoder, name=name, pretrain_folder=pretrain_folder)
-    voice.info, voice.step, voice.folder = model.info, step, path.parent
-    voice.has_posterior = not report.missing
-    voice.middle_pitches_hz = read_middle_pitches(path.parent)
     named = Path(index) if index else find_index(name, _index_places(path), version=config.version)
     if named is not None and not named.is_file():
         raise SvcError(f"no index at {named}: name an added_*.index, or leave it out")
-    voice.index_path = named
-    return voice
+    return Voice(
+        config, generator.to(device), encoder,
+        VoiceInfo(name, path.parent, step, read_middle_pitches(path.parent), pretrain_folder),
+        index=named, about=model.info, has_posterior=not report.missing,
+    )  # fmt: skip
 
 
 def _index_places(path: Path) -> list[Path]:

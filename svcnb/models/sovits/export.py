@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,9 +203,7 @@ class ExportedGenerator(nn.Module):
 
 def with_exported(voice: Voice, path: Path | str) -> Voice:
     """The same voice, whose network is an exported file: it converts whole songs, to hear and compare."""
-    exported = copy.copy(voice)
-    exported.generator, exported.device, exported.has_posterior = ExportedGenerator(path), torch.device("cpu"), False
-    return exported
+    return voice.with_generator(ExportedGenerator(path), torch.device("cpu"))
 
 
 def check_export(path: Path | str, source: Path | str, *, n_frames: tuple[int, ...] = (60, 211)) -> dict[int, float]:

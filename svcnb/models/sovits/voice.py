@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,14 @@ import torch
 from torch import Tensor
 
 from svcnb import SvcError
-from svcnb.audio.audio import Audio, resample, resample_samples
+from svcnb.audio.audio import Audio
 from svcnb.audio.loudness import volume_envelope
 from svcnb.audio.recording import Recording
-from svcnb.audio.spectral import SincResample
-from svcnb.conversion.long_audio import PieceInput
+from svcnb.audio.spectral import SincResample, Stft
+from svcnb.conversion.long_audio import Chunk
 from svcnb.conversion.retrieval import Pull, VoiceRetrieval
 from svcnb.conversion.settings import ConversionSettings
-from svcnb.conversion.voice import STATISTICS_SECONDS, LoadedVoice, fingerprint
+from svcnb.conversion.voice import STATISTICS_SECONDS, LoadedVoice, Run, VoiceInfo, fingerprint
 from svcnb.data.extractor import read_middle_pitches
 from svcnb.device import freed_memory_kept
 from svcnb.features.content.encoders import align_to_frames, encoder_for_width, load_encoder
@@ -36,73 +37,65 @@ from svcnb.models.diffusion.checkpoint import (
 )
 from svcnb.models.diffusion.config import DiffusionConfig
 from svcnb.models.diffusion.network import Unit2Mel
-from svcnb.models.diffusion.refine import Heard
 from svcnb.models.sovits.checkpoint import describe_sovits, read_sovits_checkpoint
 from svcnb.models.sovits.config import Config
 from svcnb.models.sovits.files import find_voice, refuse_misfit, step_of
 from svcnb.models.sovits.network import SynthesizerTrn
-from svcnb.models.sovits.pipeline import (
-    MixedSpeakers,
-    PieceSound,
-    check_alone,
-    copy_recording,
-    diffuse_alone,
-    mixed_ids,
-    stages,
-    vocoder_files,
-)
+from svcnb.models.sovits.pipeline import Features, Refiners, mixed_ids, mixed_weights, stage_after_generator
 from svcnb.models.vocoder.files import find_vocoder, load_vocoder
-from svcnb.nn.layers import Noise
+from svcnb.nn.layers import Noise, sample_latents
 
 if TYPE_CHECKING:
     from svcnb.features.content.encoders import ContentEncoder
 
 
-@dataclass(frozen=True)
-class PieceFeatures:
-    """What the network hears of one piece: content [1, D, N], f0 and voiced [1, N], volume [1, N] or None."""
-
-    content: Tensor
-    f0_hz: Tensor
-    voiced: Tensor
-    volume: Tensor | None
-
-
 class Voice(LoadedVoice):
     """A generator with its content encoder and its pitch estimators, ready to convert.
 
-    Its diffusion model stands in the generator's place where settings.only_diffusion says so, and where there is no
+    Its diffusion model takes the generator's place where settings.only_diffusion says so, and where there is no
     other (see load_diffusion_voice).
 
-    Attributes:
+    Args:
         config: the voice's configuration.
-        has_posterior: False for release files; without it there are no copies (see resynthesise).
-        retrieval: centres and index of the voice, where there are some.
-        vocoder_path: of the vocoder to use (enhancer, diffusion); None finds one, see vocoder.find_vocoder.
-        diffusion_files: of the diffusion model to use, as far as they are named.
-        loaded: networks of the stages after the generator, kept between conversions.
+        generator: trained; a diffusion model where there is no other network.
+        info: name, folder, step ...
+        retrieval: cluster centers and index of the voice, where there are some.
+        vocoder: path of the one to use (enhancer, diffusion); None finds one, see `find_vocoder`.
+        diffusion: files of the diffusion model to use, as far as they are named.
+        has_posterior: False for release files; without it there is no copy synthesis (see resynthesise).
     """
 
-    def __init__(self, config: Config, generator: SynthesizerTrn | Unit2Mel, encoder: ContentEncoder, *, name: str = "voice",
-                 pretrain_folder: Path = Path("pretrain")) -> None:  # fmt: skip
+    WITHOUT_POSTERIOR = "a release file"
+
+    def __init__(
+        self, config: Config, generator: SynthesizerTrn | Unit2Mel, encoder: ContentEncoder, info: VoiceInfo | None = None, *,
+        retrieval: VoiceRetrieval | None = None, vocoder: Path | None = None, diffusion: DiffusionFiles | None = None,
+        has_posterior: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__(
-            encoder, name=name, speakers=config.spk, n_speakers=config.model.n_speakers,
+            encoder, info or VoiceInfo(), speakers=config.spk, n_speakers=config.model.n_speakers,
             sample_rate_hz=config.data.sampling_rate, hop_samples=config.data.hop_length,
-            device=next(generator.parameters()).device, pretrain_folder=pretrain_folder,
+            device=next(generator.parameters()).device, has_posterior=has_posterior,
         )  # fmt: skip
         self.config = config
         self.generator = generator.eval()
-        self.has_posterior = True
-        self.retrieval = VoiceRetrieval(None, speakers=self.speakers, width=config.model.ssl_dim)
-        self.vocoder_path: Path | None = None
-        self.diffusion_files = DiffusionFiles()
-        self.loaded: dict[Any, Any] = {}
+        self.retrieval = retrieval or VoiceRetrieval(None, speakers=self.speakers, width=config.model.ssl_dim)
+        self.refiners = Refiners(
+            config, name=self.name, speakers=self.speakers, folder=self.folder, pretrain_folder=self.pretrain_folder,
+            device=self.device, vocoder_path=vocoder, diffusion_files=diffusion,
+        )  # fmt: skip
+
+    def with_generator(self, generator: Any, device: torch.device) -> Voice:
+        """The same voice with another network of the same inputs, an exported one for instance, without its posterior."""
+        other = copy.copy(self)
+        other.generator, other.device, other.has_posterior = generator, device, False
+        return other
 
     def check(self, settings: ConversionSettings) -> ConversionSettings:
         """The settings, if this voice can do all they ask for: before anything long starts.
 
         Raises:
-            SvcError: unknown speaker or pitch method (valid names given), no f0 decoder, no centres or index for a
+            SvcError: unknown speaker or pitch method (valid names given), no f0 decoder, no centers or index for a
                 ratio above 0, or ones that do not fit this voice; no vocoder or diffusion model for what needs one.
         """
         if settings.auto_predict_f0 and not self.config.model.use_automatic_f0_prediction:
@@ -115,128 +108,152 @@ class Voice(LoadedVoice):
             )
         resolve_method(settings.f0_method, self.pretrain_folder)
         self._pull(settings)
-        if settings.only_diffusion:
-            check_alone(self)
-        elif isinstance(self.generator, Unit2Mel):
+        if isinstance(self.generator, Unit2Mel) and not settings.only_diffusion:
             raise SvcError(f"voice {self.name} was loaded with its diffusion model alone: switch only_diffusion (-od) on")
-        stages(self, settings)
+        self.refiners.check(settings)
         return settings
 
     def _check_mix(self, settings: ConversionSettings) -> None:
-        mixed_ids(settings.speaker_mix, self)
+        self._mixed_ids(settings)
         unused = {"speaker (-s)": settings.speaker is not None, "cluster_ratio (-cr)": settings.cluster_ratio > 0}
         if named := [name for name, given in unused.items() if given]:
             warnings.warn(f"{' and '.join(named)} cannot be used while speakers are mixed (-usm): going on without",
                           stacklevel=4)  # fmt: skip
 
+    def _mixed_ids(self, settings: ConversionSettings) -> list[int]:
+        timeline = settings.speaker_mix
+        ids = [self.speaker_id(name) for name in timeline] if len(self.speakers) > 1 else []
+        return mixed_ids(timeline, name=self.name, speakers=self.speakers, ids=ids)
+
     def _pull(self, settings: ConversionSettings) -> Pull | None:
-        """Content belongs to one speaker: centres and index are left out where several are mixed."""
+        """Content belongs to one speaker: centers and index are left out where several are mixed."""
         if settings.speaker_mix:
             return None
         return self.retrieval.pull(settings, self.speaker_id(settings.speaker))
 
-    def resynthesise(self, audio: Audio, speaker: str | int | None = None) -> Audio:
-        """A recording of the speaker through posterior and decoder only: as good as this decoder can sound.
-
-        Returns:
-            audio exactly as long as the input, at the voice's rate (see sovits_copies).
-
-        Raises:
-            SvcError: a release file, whose posterior was removed.
-        """
-        if not self.has_posterior:
-            raise SvcError(f"voice {self.name} is a release file without the posterior (enc_q): take the checkpoint "
-                           "that training wrote, or leave copies out")  # fmt: skip
-        number, estimator = self.speaker_id(speaker), self._estimator("auto", None)
-        return copy_recording(audio, self.generator, self.config, estimator=estimator, speaker_id=number)
-
     def fingerprint(self) -> str:
-        """Short name of exactly these weights, and of the centres, the index and the vocoder that go with them."""
-        return fingerprint(self.generator, [*self.retrieval.files(), *vocoder_files(self)])
+        """Short name of exactly these weights, and of the centers, the index and the vocoder that go with them."""
+        return fingerprint(self.generator, [*self.retrieval.files(), *self.refiners.vocoder_files()])
 
     def mode_name(self, settings: ConversionSettings) -> str:
         """As so-vits-svc calls its ways of converting."""
         return "diff" if settings.only_diffusion else "sovdiff" if settings.shallow_diffusion else "sovits"
 
-    def _piece_converter(
-        self, audio: Recording, settings: ConversionSettings, melody: F0Track | None
-    ) -> Callable[[PieceInput], np.ndarray]:
-        self.check(settings)
-        speaker_at = self._speaker_at(settings, audio.duration_s)
-        chain, pull = stages(self, settings), self._pull(settings)
-        estimator = None if melody is not None else self._estimator(settings.f0_method, settings.f0_threshold)
-        narrow = self._content_resampler(settings)
-        opening = resample(audio.slice_s(0.0, STATISTICS_SECONDS), CONTENT_HZ)  # the wide one is let go at once
-        encoder = self.encoder.for_recording(opening.samples) if opening.n_samples else self.encoder
-        with_volume = self.config.model.vol_embedding or settings.only_diffusion
+    def start(self, audio: Recording, settings: ConversionSettings, melody: F0Track | None = None) -> Run:
+        run = super().start(audio, settings, melody)
         if settings.auto_predict_f0:
             self._warn_if_sung(audio.slice_s(0.0, STATISTICS_SECONDS), settings)
+        return run
 
-        def convert_piece(piece: PieceInput) -> np.ndarray:
-            track = estimator(piece.samples) if estimator else self._part_of(melody, piece)
-            track = track.transposed(settings.transpose_semitones)
-            if settings.f0_mean_pooling:
-                track = track.mean_filtered()
-            content = encoder.encode(narrow(piece.samples)).T  # [N50, D] -> [D, N50]
-            features = self._features(piece.samples, track, content, pull, with_volume=with_volume)
-            speaker = speaker_at(piece, track.n_frames)
-            result, f0_hz = self._synthesise(features, speaker, settings)
-            if chain:
-                heard = _piece_sound(piece, features, speaker, f0_hz=f0_hz, seed=settings.seed)
-                for stage in chain:
-                    result = stage(result, heard)
-            return result
+    def convert_chunk(self, chunk: Chunk, run: Run) -> np.ndarray:
+        settings = run.settings
+        f0 = self.chunk_f0(chunk, run)
+        if settings.like_original:
+            content = run.encoder.encode(self._sinc_resampler(torch.from_numpy(chunk.samples)).numpy())
+        else:
+            content = self.encode(chunk.audio, run.encoder)
+        content = self.retrieve(content, f0, settings)
+        speaker, volume = self._speaker_of(chunk, f0.n_frames, run), self.volume(chunk.samples, settings)
+        return self.synthesize(content, f0, settings, speaker=speaker, volume=volume)
 
-        return convert_piece
+    def retrieve(self, content: Tensor, f0: F0Track, settings: ConversionSettings | None = None) -> Tensor:
+        """Content [N50, D] stretched to the frames of f0, then blended with cluster centers or the index: [N, D]."""
+        content = align_to_frames(content.T, f0.n_frames, mode=self.config.data.unit_interpolate_mode).T
+        pull = self._pull(settings or ConversionSettings())
+        return content if pull is None else pull(content)
 
-    def _speaker_at(self, settings: ConversionSettings, duration_s: float) -> Callable[[PieceInput, int], Tensor]:
-        """Who sings the N frames of a piece: long [1, 1], or weights [N, S] where speakers are mixed."""
-        if settings.speaker_mix:
-            return MixedSpeakers(settings.speaker_mix, self, duration_s=duration_s)
-        speaker = torch.tensor([[self.speaker_id(settings.speaker)]], device=self.device)
-        return lambda piece, n_frames: speaker
-
-    def _content_resampler(self, settings: ConversionSettings) -> Callable[[np.ndarray], np.ndarray]:
-        if not settings.like_original:
-            return lambda samples: resample_samples(samples, self.sample_rate_hz, CONTENT_HZ)
-        sinc = SincResample(self.sample_rate_hz, CONTENT_HZ)
-        return lambda samples: sinc(torch.from_numpy(samples)).numpy()
-
-    def _features(
-        self, samples: np.ndarray, track: F0Track, content: Tensor, pull: Pull | None, *, with_volume: bool
-    ) -> PieceFeatures:
-        content = align_to_frames(content, track.n_frames, mode=self.config.data.unit_interpolate_mode)  # [D, N]
-        if pull is not None:
-            content = pull(content.T).T
-        volume = None
-        if with_volume:
-            volume = volume_envelope(torch.from_numpy(samples), self.hop_samples)[None].to(self.device)
-        as_row = lambda values: torch.as_tensor(values, dtype=torch.float32, device=self.device)[None]  # noqa: E731
-        return PieceFeatures(
-            content[None].to(self.device), as_row(track.interpolated()), as_row(track.voiced.astype(np.float32)), volume
-        )
+    def volume(self, samples: np.ndarray, settings: ConversionSettings | None = None) -> Tensor | None:
+        """Loudness [N] of float32 [T] at the voice's rate; None where the network is not conditioned on it."""
+        if self.config.model.vol_embedding or (settings is not None and settings.only_diffusion):
+            return volume_envelope(torch.from_numpy(samples), self.hop_samples)
+        return None
 
     @torch.inference_mode()
-    def _synthesise(
-        self, features: PieceFeatures, speaker: Tensor, settings: ConversionSettings
-    ) -> tuple[np.ndarray, Tensor]:
-        """Samples [T] and the f0 that was sung [1, N]."""
+    def synthesize(
+        self, content: Tensor, f0: F0Track, settings: ConversionSettings | None = None, *, speaker: Tensor | None = None,
+        volume: Tensor | None = None,
+    ) -> np.ndarray:  # fmt: skip
+        """The waveform: float32 [N * hop_samples], with the enhancer or shallow diffusion where the settings ask for it.
+
+        Args:
+            content: float32 [N, D] from `retrieve`.
+            f0: N frames, 0 Hz where unvoiced.
+            settings: seed, noise, prediction of f0, stages after the generator, and the speaker.
+            speaker: id [1, 1] or weights [N, S] of a mix; None takes the settings' speaker.
+            volume: float32 [N] from `volume`, where the voice is conditioned on it.
+        """
+        settings = settings or ConversionSettings()
+        if speaker is None:
+            speaker = torch.tensor([[self.speaker_id(settings.speaker)]], device=self.device)
+        as_row = lambda values: torch.as_tensor(values, dtype=torch.float32, device=self.device)[None]  # noqa: E731
+        features = Features(
+            content.T[None].to(self.device), as_row(f0.interpolated()), as_row(f0.voiced.astype(np.float32)),
+            None if volume is None else volume[None].to(self.device), speaker,
+        )  # fmt: skip
+        samples, features = self._generate(features, settings)
+        stage = stage_after_generator(settings)
+        if stage == "diffusion":
+            return self.refiners.diffuse(samples, self._encoded_again(samples, features, settings), settings)
+        return self.refiners.enhance(samples, features.f0_hz, settings) if stage == "enhancer" else samples
+
+    def _generate(self, features: Features, settings: ConversionSettings) -> tuple[np.ndarray, Features]:
+        """Samples [T], and the features with the f0 that was used (predicted or given)."""
         noise = Noise(torch.Generator().manual_seed(settings.seed))
         if settings.only_diffusion:
-            heard = Heard(features.content, features.f0_hz, features.volume, speaker, noise)
-            return diffuse_alone(self, heard, settings), features.f0_hz
+            return self.refiners.diffuse_alone(features, settings, noise), features
         with freed_memory_kept():
             result = self.generator.infer(
                 features.content,
                 features.f0_hz,
                 features.voiced,
-                speaker,
+                features.speaker,
                 volume=features.volume,
                 noise_scale=settings.noise_scale,
                 predict_f0=settings.auto_predict_f0,
                 noise=noise,
             )
-        return result.audio[0, 0].float().cpu().numpy(), result.f0_hz
+        return result.audio[0, 0].float().cpu().numpy(), replace(features, f0_hz=result.f0_hz)
+
+    def _encoded_again(self, samples: np.ndarray, features: Features, settings: ConversionSettings) -> Features:
+        """With `second_encoding`: the content of the generator's output, on the diffusion model's frames."""
+        if not settings.second_encoding:
+            return features
+        content = self.encode(Audio(samples, self.sample_rate_hz)).T  # [D, N50]
+        mode = self.refiners.diffuser().config.data.unit_interpolate_mode
+        return replace(features, content=align_to_frames(content, features.content.shape[2], mode=mode)[None])
+
+    def _speaker_of(self, chunk: Chunk, n_frames: int, run: Run) -> Tensor:
+        """The speaker of the N frames of a chunk: id [1, 1], or weights [N, S] where speakers are mixed."""
+        settings = run.settings
+        if not settings.speaker_mix:
+            return torch.tensor([[self.speaker_id(settings.speaker)]], device=self.device)
+        ids = self._mixed_ids(settings)
+        grid = {"hop_samples": self.hop_samples, "duration_s": run.duration_s}
+        return mixed_weights(settings.speaker_mix, ids, chunk, n_frames, **grid).to(self.device)
+
+    @cached_property
+    def _sinc_resampler(self) -> SincResample:
+        """The original's resampler, from the voice's rate to the encoder's."""
+        return SincResample(self.sample_rate_hz, CONTENT_HZ)
+
+    @torch.inference_mode()
+    def decode_posterior(self, chunk: Chunk, speaker_id: int) -> np.ndarray:
+        spec = self._stft(torch.from_numpy(chunk.samples)[None].to(self.device))  # [1, F, N]
+        f0 = self.estimate_f0(chunk.audio)
+        rows = np.stack([f0.interpolated(), f0.voiced])
+        f0_hz, voiced = torch.as_tensor(rows, dtype=torch.float32, device=self.device)[:, None]  # [1, N] each
+        mask = torch.ones_like(f0_hz)[:, None]
+        noise = Noise(torch.Generator().manual_seed(ConversionSettings().seed))
+        g = self.generator.embed_speaker(torch.tensor([[speaker_id]], device=self.device))
+        latents = sample_latents(*self.generator.enc_q(spec, mask, g), mask, noise)
+        audio = self.generator.dec(latents, self.generator.source_f0(f0_hz, voiced), g, noise=noise)
+        return audio[0, 0].float().cpu().numpy()
+
+    @cached_property
+    def _stft(self) -> Stft:
+        data = self.config.data
+        stft = Stft(n_fft=data.filter_length, hop_samples=data.hop_length, win_samples=data.win_length)
+        return stft.to(self.device)
 
 
 def load_voice(
@@ -272,33 +289,17 @@ def load_voice(
     """
     files = find_voice(Path(source), config=Path(config) if config else None, checkpoint=checkpoint)
     loaded, generator, report = read_generator(files.weights, files.config)
-    model, folder = loaded.model, files.weights.parent
-    encoder = load_encoder(model.speech_encoder, folder=Path(pretrain_folder), device=device, width=model.ssl_dim)
-    voice = Voice(loaded, generator.to(device), encoder, name=files.name, pretrain_folder=Path(pretrain_folder))
-    voice.step, voice.folder = step_of(files.weights), folder
-    voice.vocoder_path = Path(vocoder) if vocoder else None
-    voice.diffusion_files = diffusion or files.diffusion
-    voice.has_posterior = not report.missing
-    named = Path(cluster_model) if cluster_model else None
-    voice.retrieval = VoiceRetrieval(files.retrieval_folder, named=named, speakers=voice.speakers, width=model.ssl_dim)
-    voice.middle_pitches_hz = read_middle_pitches(folder)
-    return voice
-
-
-def _piece_sound(
-    piece: PieceInput, features: PieceFeatures, speaker: Tensor, *, f0_hz: Tensor, seed: int
-) -> PieceSound:
-    weights = speaker if speaker.is_floating_point() else None
-    return PieceSound(
-        samples=piece.samples,
-        content=features.content,
-        f0_hz=f0_hz,
-        voiced=features.voiced,
-        volume=features.volume,
-        speaker_id=int(speaker if weights is None else weights.sum(0).argmax()),
-        seed=seed,
-        speaker_weights=weights,
-    )
+    model, folder, pretrain_folder = loaded.model, files.weights.parent, Path(pretrain_folder)
+    encoder = load_encoder(model.speech_encoder, folder=pretrain_folder, device=device, width=model.ssl_dim)
+    info = VoiceInfo(files.name, folder, step_of(files.weights), read_middle_pitches(folder), pretrain_folder)
+    retrieval = VoiceRetrieval(
+        files.retrieval_folder, named=Path(cluster_model) if cluster_model else None,
+        speakers=dict(loaded.spk) or {"0": 0}, width=model.ssl_dim,
+    )  # fmt: skip
+    return Voice(
+        loaded, generator.to(device), encoder, info, retrieval=retrieval, vocoder=Path(vocoder) if vocoder else None,
+        diffusion=diffusion or files.diffusion, has_posterior=not report.missing,
+    )  # fmt: skip
 
 
 def read_generator(weights_path: Path, config_path: Path) -> tuple[Config, SynthesizerTrn, LoadReport]:
@@ -348,11 +349,10 @@ def load_diffusion_voice(
     network = found.build(load_vocoder(vocoder_path).settings.num_mels)
     load_weights(network, read_diffusion_checkpoint(model_path).model)
     encoder = load_encoder(found.data.encoder, folder=pretrain_folder, device=device)
-    voice = Voice(_as_config(found), network.to(device), encoder, name=folder.name, pretrain_folder=pretrain_folder)
-    voice.folder, voice.vocoder_path = folder, vocoder_path
-    voice.diffusion_files = DiffusionFiles(model_path, config_path)
-    voice.has_posterior = False
-    return voice
+    return Voice(
+        _as_config(found), network.to(device), encoder, VoiceInfo(folder.name, folder, pretrain_folder=pretrain_folder),
+        vocoder=vocoder_path, diffusion=DiffusionFiles(model_path, config_path), has_posterior=False,
+    )  # fmt: skip
 
 
 def _place_of(source: Path, named: DiffusionFiles) -> tuple[Path, DiffusionFiles]:

@@ -114,9 +114,9 @@ def test_an_exported_graph_has_rvcs_inputs_and_sings_the_same(trained: Path, cap
 def test_rvcs_own_network_is_exported_too(tmp_path: Path, f0: bool) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    from svcnb.models.rvc.voice import RvcVoice
+    from svcnb.models.rvc.voice import Voice
 
     config = tiny_rvc_config("v1", f0=f0)
-    voice = RvcVoice(config, rvc.build(config).generator, encoder=None)
+    voice = Voice(config, rvc.build(config).generator, encoder=None)
     deviations = check_onnx(voice, export_onnx(voice, tmp_path / "voice.onnx"))
     assert max(deviations.values()) < 1e-4

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from svcnb.audio.audio import read_audio
-from svcnb.conversion.self_conversion import LARGEST_RATIO, BentEncoder, bent_hearing, draw_ratio
+from svcnb.conversion.self_conversion import LARGEST_RATIO, BentEncoder, draw_ratio
 from svcnb.features.content.encoders import load_encoder
+from svcnb.models.sovits import load_voice
 from tests.places import DEMO_VOICES
+from tests.toys.small_voice import save_small_voice
 
 RATE_HZ = 16000
 
@@ -57,15 +59,12 @@ def test_content_moves_with_the_bend_but_less_than_to_another_sound(samples: np.
     assert 0.01 < min(apart[1:3]) and max(apart[1:3]) < apart[3] < 0.8 * another, (apart, another)
 
 
-def test_a_voice_hears_as_before_after_the_block_even_if_it_failed() -> None:
-    voice = SimpleNamespace(encoder="own")
-    with bent_hearing(voice, 1.0):
-        assert voice.encoder == "own"
-    voice.encoder = encoder = CentreOfFrames()
-    with pytest.raises(ZeroDivisionError), bent_hearing(voice, 1.1):
-        assert voice.encoder.ratio == 1.1
-        raise ZeroDivisionError
-    assert voice.encoder is encoder
+def test_another_encoder_is_for_a_copy_of_the_voice_alone(tmp_path: Path) -> None:
+    voice = load_voice(save_small_voice(tmp_path))
+    encoder = voice.encoder
+    perturbed = voice.with_encoder(BentEncoder(encoder, 1.1))
+    assert voice.encoder is encoder and perturbed.encoder.ratio == 1.1
+    assert perturbed.generator is voice.generator and perturbed.name == voice.name
 
 
 def test_ratios_lie_evenly_on_both_sides_of_one() -> None:

@@ -10,19 +10,15 @@ import pytest
 
 from svcnb import SvcError
 from svcnb.audio.audio import Audio, AudioWriter, read_audio, resample_samples
-from svcnb.conversion.long_audio import PieceInput, convert_long, iter_converted, pad_centred, split_piece
+from svcnb.conversion.long_audio import Chunk, cut_evenly, pad_centered
+from svcnb.conversion.result_names import distinct_names, output_name
 from svcnb.conversion.settings import ConversionSettings
-from svcnb.conversion.voice import distinct_names, output_name
 from svcnb.features.pitch.estimator import PitchEstimator
 from svcnb.features.pitch.track import F0Track, looks_sung, sung_score
+from tests.toys.splitting import convert_by, converted_blocks, same
 
 RATE_HZ = 8000
 HOP = 64
-
-
-def same(piece: PieceInput) -> np.ndarray:
-    """The voice that changes nothing."""
-    return piece.samples
 
 
 def noise(seconds: float, rate_hz: int = RATE_HZ, *, level: float = 0.1) -> np.ndarray:
@@ -37,7 +33,7 @@ def song(rate_hz: int = RATE_HZ) -> Audio:
 
 
 def convert(audio: Audio, voice=same, *, output_hz: int = RATE_HZ, **choices) -> Audio:
-    return convert_long(audio, voice, ConversionSettings(**choices), output_hz=output_hz, hop_samples=HOP)
+    return convert_by(audio, voice, ConversionSettings(**choices), output_hz=output_hz, hop_samples=HOP)
 
 
 # ---------------------------------------------------------------------------------------------- length
@@ -91,7 +87,7 @@ def test_a_cross_fade_in_seconds_is_equally_long_at_every_rate() -> None:
 def test_blocks_can_be_streamed_into_a_file(tmp_path: Path) -> None:
     audio = song()
     with AudioWriter(tmp_path / "result.wav", RATE_HZ, subtype="FLOAT") as writer:
-        for block in iter_converted(audio, same, ConversionSettings(max_piece_s=2), output_hz=RATE_HZ, hop_samples=HOP):
+        for block in converted_blocks(audio, same, ConversionSettings(max_piece_s=2), output_hz=RATE_HZ, hop_samples=HOP):
             assert len(block) <= 12 * RATE_HZ
             writer.append(block)
     assert np.abs(read_audio(tmp_path / "result.wav").samples - audio.samples).max() <= 1e-6
@@ -102,9 +98,9 @@ def test_blocks_can_be_streamed_into_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("clip_s, crossfade_s", [(0.0, 0.0), (1.0, 0.3), (100.0, 0.0)])
 def test_pieces_are_never_longer_than_the_cap_and_always_whole_frames(clip_s: float, crossfade_s: float) -> None:
-    seen: list[PieceInput] = []
+    seen: list[Chunk] = []
 
-    def remember(piece: PieceInput) -> np.ndarray:
+    def remember(piece: Chunk) -> np.ndarray:
         seen.append(piece)
         return piece.samples
 
@@ -121,9 +117,9 @@ def test_pieces_are_never_longer_than_the_cap_and_always_whole_frames(clip_s: fl
 
 
 def test_context_is_the_real_sound_inside_and_silence_at_the_ends() -> None:
-    seen: list[PieceInput] = []
+    seen: list[Chunk] = []
 
-    def remember(piece: PieceInput) -> np.ndarray:
+    def remember(piece: Chunk) -> np.ndarray:
         seen.append(piece)
         return piece.samples
 
@@ -148,7 +144,7 @@ def test_joins_of_a_voice_with_its_own_phase_do_not_click() -> None:
 
 @pytest.mark.parametrize("n_samples, length, overlap, even", [(100, 30, 7, True), (100, 30, 7, False), (5, 30, 7, True)])
 def test_forced_pieces_cover_everything_with_the_wanted_overlap(n_samples, length, overlap, even) -> None:
-    pieces = split_piece(n_samples, length, overlap, even=even)
+    pieces = cut_evenly(n_samples, length, overlap, even=even)
     assert pieces[0][0] == 0 and pieces[-1][1] == n_samples
     for (_, end), (start, _) in itertools.pairwise(pieces):
         assert start == end - overlap
@@ -164,7 +160,7 @@ def test_a_voice_that_returns_too_little_is_an_error_with_both_numbers() -> None
 
 
 def test_silence_stays_silence_and_is_not_converted() -> None:
-    def loud(piece: PieceInput) -> np.ndarray:
+    def loud(piece: Chunk) -> np.ndarray:
         return np.ones(len(piece.samples), np.float32)
 
     assert not convert(Audio(np.zeros(3 * RATE_HZ, np.float32), RATE_HZ), loud).samples.any()
@@ -182,7 +178,7 @@ def test_a_threshold_above_the_whole_recording_is_said_aloud() -> None:
 def test_loudness_ratio_0_gives_the_loudness_of_the_source() -> None:
     audio = Audio(np.concatenate([noise(3, level=0.02), noise(3, level=0.2)]), RATE_HZ)
 
-    def even(piece: PieceInput) -> np.ndarray:
+    def even(piece: Chunk) -> np.ndarray:
         return noise(len(piece.samples) / RATE_HZ, level=0.1)[: len(piece.samples)]
 
     followed = convert(audio, even, loudness_envelope_ratio=0.0, slice_db=-60.0).samples
@@ -197,7 +193,7 @@ def test_loudness_ratio_0_gives_the_loudness_of_the_source() -> None:
 def test_like_original_rounds_to_16_bits_clips_and_drops_the_last_part_of_a_frame() -> None:
     audio = Audio(np.array([0.3, 1.5, -2.0] * 1000 + [0.25], np.float32), RATE_HZ)
 
-    def whole_frames(piece: PieceInput) -> np.ndarray:
+    def whole_frames(piece: Chunk) -> np.ndarray:
         return piece.samples[: len(piece.samples) // HOP * HOP]
 
     result = convert(audio, whole_frames, like_original=True, pad_seconds=0.0625)
@@ -217,7 +213,7 @@ def test_like_original_counts_output_by_rounding_every_slice_up() -> None:
 @pytest.mark.parametrize("length, left, right", [(8, 1, 2), (9, 2, 2), (5, 0, 0), (3, 0, 0)])
 def test_centred_padding_puts_the_odd_zero_right(length: int, left: int, right: int) -> None:
     samples = np.arange(1, 6)
-    assert pad_centred(samples, length).tolist() == [0] * left + samples.tolist() + [0] * right
+    assert pad_centered(samples, length).tolist() == [0] * left + samples.tolist() + [0] * right
 
 
 # ----------------------------------------------------------------------------------------------- settings
@@ -317,7 +313,7 @@ def test_cuts_at_silence_are_cross_faded_and_runs_fade_into_silence() -> None:
     """A voice that answers each piece with another constant shows every join."""
     levels = iter((0.2, 0.6, 0.4, 0.8, 0.5, 0.7))
 
-    def constant(piece: PieceInput) -> np.ndarray:
+    def constant(piece: Chunk) -> np.ndarray:
         return np.full(len(piece.samples), next(levels), np.float32)
 
     loud, pause, silence = noise(6), np.zeros(RATE_HZ // 2, np.float32), np.zeros(12 * RATE_HZ, np.float32)

@@ -11,11 +11,11 @@ import torch
 
 from svcnb import SvcError
 from svcnb.audio.audio import Audio
-from svcnb.conversion.long_audio import PieceInput
+from svcnb.conversion.long_audio import Chunk
 from svcnb.conversion.settings import ConversionSettings
 from svcnb.conversion.speaker_mix import MixError, read_mix, weights_at, write_mix
 from svcnb.models import sovits
-from svcnb.models.sovits.pipeline import MixedSpeakers
+from svcnb.models.sovits.pipeline import mixed_weights
 from svcnb.plots.audio import plot_speaker_mix
 from svcnb.plots.style import png_bytes
 from tests.toys.small_voice import save_small_voice
@@ -121,25 +121,26 @@ def test_all_weight_on_one_speaker_is_that_speaker(voice: sovits.Voice) -> None:
 def test_weights_follow_the_clock_of_the_song_however_it_is_cut(voice: sovits.Voice) -> None:
     """Every frame of every piece has the weights of its own time: nothing drifts as frames are counted."""
     duration_s, rate_hz, n_pad = 60.0, voice.sample_rate_hz, 11025
-    mix = MixedSpeakers(read_mix(FADE), voice, duration_s=duration_s)
     for start_s in (0.0, 12.345, 59.2):
         samples = np.zeros(2 * n_pad + 22016, np.float32)
-        weights = mix(PieceInput(samples, rate_hz, n_pad, start_s, 22016 / rate_hz), len(samples) // voice.hop_samples)
+        chunk = Chunk(samples, rate_hz, n_pad, start_s, 22016 / rate_hz)
+        weights = mixed_weights(
+            read_mix(FADE), [0, 1], chunk, len(samples) // voice.hop_samples, hop_samples=voice.hop_samples, duration_s=duration_s
+        )
         times_s = start_s - n_pad / rate_hz + np.arange(len(weights)) * voice.hop_samples / rate_hz
         np.testing.assert_allclose(weights.numpy(), weights_at(FADE, times_s / duration_s), atol=1e-6)
 
 
 def test_a_song_in_pieces_is_mixed_as_the_whole_song(voice: sovits.Voice, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[np.ndarray] = []
-    weigh = MixedSpeakers.__call__
 
-    def listen(mix: MixedSpeakers, piece: PieceInput, n_frames: int) -> torch.Tensor:
-        weights = weigh(mix, piece, n_frames)
-        first = piece.n_pad_samples // voice.hop_samples
-        seen.append(weights.numpy()[first : first + round(piece.duration_s / mix.hop_s)])
+    def listen(timeline, ids: list[int], chunk: Chunk, n_frames: int, **grid) -> torch.Tensor:
+        weights = mixed_weights(timeline, ids, chunk, n_frames, **grid)
+        first = chunk.n_pad_samples // voice.hop_samples
+        seen.append(weights.numpy()[first : first + round(chunk.duration_s * voice.sample_rate_hz / voice.hop_samples)])
         return weights
 
-    monkeypatch.setattr(MixedSpeakers, "__call__", listen)
+    monkeypatch.setattr("svcnb.models.sovits.voice.mixed_weights", listen)
     voice.convert(tone(6.0), settings(speaker_mix="ada=1>0, bob=0>1", max_piece_s=1.5))
     assert len(seen) >= 4
     starts = [piece[0, 0] for piece in seen]

@@ -7,13 +7,14 @@ import pytest
 
 from svcnb.audio.audio import Audio
 from svcnb.audio.loudness import follow_loudness, match_loudness_envelope
-from svcnb.conversion.long_audio import PieceInput, convert_long
+from svcnb.conversion.long_audio import Chunk
 from svcnb.conversion.settings import ConversionSettings
+from tests.toys.splitting import convert_by
 
 RATE_HZ, HOP = 8000, 64
 
 
-def steady_voice(piece: PieceInput) -> np.ndarray:
+def steady_voice(piece: Chunk) -> np.ndarray:
     """Always as loud, whatever the source; the same sound at the same time in every piece."""
     first = round(piece.start_s * RATE_HZ) - piece.n_pad_samples
     return (0.1 * np.sin(np.arange(first, first + len(piece.samples)))).astype(np.float32)
@@ -33,7 +34,7 @@ def loudness(samples: np.ndarray, window_s: float = 0.1) -> np.ndarray:
 
 def adjusted(audio: Audio, ratio: float, voice=steady_voice, **choices) -> np.ndarray:
     settings = ConversionSettings(loudness_envelope_ratio=ratio, **choices)
-    return convert_long(audio, voice, settings, output_hz=RATE_HZ, hop_samples=HOP).samples
+    return convert_by(audio, voice, settings, output_hz=RATE_HZ, hop_samples=HOP).samples
 
 
 # ------------------------------------------------------------------------------------------------- loudness
@@ -75,7 +76,7 @@ def test_like_original_has_the_originals_numbers() -> None:
     """0.1 for a second, then 0.5, against a steady output: the known values of its half-second grid."""
     source = Audio(np.repeat(np.float32([0.1, 0.5]), 44100), 44100)
     settings = ConversionSettings(loudness_envelope_ratio=0.0, like_original=True, pad_seconds=0.0, slice_db=-60)
-    result = convert_long(
+    result = convert_by(
         source, lambda piece: np.full(88000, 0.2, np.float32), settings, output_hz=44100, hop_samples=512
     ).samples
     start = (88200 - 88000) // 2  # a short result is centred between zeros

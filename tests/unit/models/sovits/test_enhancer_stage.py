@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from svcnb.audio.audio import Audio, read_audio, write_audio
 from svcnb.cli.main import main
 from svcnb.conversion.settings import ConversionSettings
 from svcnb.models import sovits
-from svcnb.models.sovits import pipeline as sovits_stages
+from svcnb.models.sovits.pipeline import Refiners, stage_after_generator
 from svcnb.models.vocoder.enhancer import Enhancer
 from svcnb.models.vocoder.network import VocoderError
 from tests.toys.small_voice import save_small_voice
@@ -117,10 +118,11 @@ def test_evaluations_notice_another_vocoder(tmp_path: Path) -> None:
 def test_shallow_diffusion_takes_the_enhancers_place_and_says_so(
     voice_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    voice, marker = sovits.load_voice(voice_folder), object()
-    monkeypatch.setattr(sovits_stages, "shallow_stage", lambda *_: marker)
+    voice, both = sovits.load_voice(voice_folder), settings(enhance=True, shallow_diffusion=True)
+    monkeypatch.setattr(Refiners, "diffuser", lambda self: SimpleNamespace(network=SimpleNamespace(k_step_max=1000, decoder=SimpleNamespace(timesteps=1000))))
     with pytest.warns(UserWarning, match="enhance .-eh. is left out"):
-        assert sovits_stages.stages(voice, settings(enhance=True, shallow_diffusion=True)) == [marker]
+        voice.check(both)
+    assert stage_after_generator(both) == "diffusion"
 
 
 def test_adaptive_key_out_of_range_is_refused_by_its_flag() -> None:

@@ -94,8 +94,8 @@ def test_centres_index_and_diffusion_come_along(tmp_path: Path, plain: Path, as_
     voice = load_voice(source)
     assert sorted(path.name for path in voice.retrieval.files()) == ["feature_and_index.pkl", "kmeans.pt"]
     folder = voice.folder / "diffusion"
-    model = folder / "model_10000.pt" if as_zip else voice.diffusion_files.model
-    config = folder / "config.yaml" if as_zip else voice.diffusion_files.config
+    model = folder / "model_10000.pt" if as_zip else voice.refiners.diffusion_files.model
+    config = folder / "config.yaml" if as_zip else voice.refiners.diffusion_files.config
     assert model.is_file() and model.name == "model_10000.pt" and config.is_file()
 
 

@@ -21,7 +21,6 @@ from svcnb.models.diffusion.checkpoint import (
 )
 from svcnb.models.diffusion.config import DiffusionConfig
 from svcnb.models.diffusion.sampler import DiffusionError
-from svcnb.models.sovits.pipeline import load_diffuser
 from svcnb.models.sovits.voice import Voice, load_diffusion_voice
 from svcnb.models.vocoder.network import VocoderError
 from tests.places import PROJECT
@@ -59,7 +58,7 @@ def convert(folder: Path, song: Audio, **choices) -> np.ndarray:
 
 def sung_mel(voice: Voice, song: Audio, **choices) -> torch.Tensor:
     """The mel [1, M, N] that the vocoder is given; a vocoder that was never trained would hardly tell it."""
-    vocoder = load_diffuser(voice).vocoder
+    vocoder = voice.refiners.diffuser().vocoder
     given: list[torch.Tensor] = []
     hop = vocoder.settings.hop_size
     with patch.object(vocoder, "forward", lambda mel, f0, noise: given.append(mel) or torch.zeros(1, 1, f0.shape[1] * hop)):
@@ -97,7 +96,7 @@ def test_mel_of_the_vocoder_comes_back_where_the_model_is_sure(folder: Path, son
     save_diffusion_checkpoint(path, model_state=weights, global_step=0)
     voice = sovits.load_voice(folder)
     plain = voice.convert(song, settings(shallow_diffusion=False, pad_seconds=0)).samples
-    wanted = load_diffuser(voice).mel(plain)[0, 10:-10].T
+    wanted = voice.refiners.diffuser().mel(plain)[0, 10:-10].T
     sung = sung_mel(voice, song, k_step=1, pad_seconds=0)
     gap = (sung[0][:, 10 : 10 + wanted.shape[1]] - wanted).abs()
     assert float(gap.median()) < 0.3  # step 0 is noise of 0.07 in these logarithms
@@ -213,7 +212,7 @@ def test_speakers_are_matched_by_name(tmp_path: Path) -> None:
     config = DiffusionConfig.load(path)
     config.spk = {"bob": 0, "ada": 1}
     config.save(path)
-    diffuser = load_diffuser(sovits.load_voice(folder))
+    diffuser = sovits.load_voice(folder).refiners.diffuser()
     assert diffuser.columns.tolist() == [[0, 1], [1, 0]]
     config.spk = {"bob": 0, "eve": 1}
     config.save(path)

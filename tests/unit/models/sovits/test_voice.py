@@ -236,11 +236,11 @@ def test_an_edited_melody_is_sung_instead_of_the_recordings(voice: sovits.Voice,
 
 
 def test_a_melody_is_placed_by_time_in_every_piece(voice: sovits.Voice) -> None:
-    from svcnb.conversion.long_audio import PieceInput
+    from svcnb.conversion.long_audio import Chunk
 
     melody = F0Track(np.arange(1.0, 401.0), 0.01)
     hop_s = voice.hop_samples / RATE_HZ
-    piece = PieceInput(np.zeros(voice.hop_samples * 100, np.float32), RATE_HZ, 40 * voice.hop_samples, 0.3, 0.4)
+    piece = Chunk(np.zeros(voice.hop_samples * 100, np.float32), RATE_HZ, 40 * voice.hop_samples, 0.3, 0.4)
     part = voice._part_of(melody, piece).f0_hz
     assert not part[: int((40 * hop_s - 0.3) / hop_s)].any(), "before the recording there is nothing to sing"
     assert part[40] == round(0.3 / 0.01) + 1
