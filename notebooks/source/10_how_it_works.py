@@ -542,6 +542,19 @@ result = net.infer(words, other_hz, other_voiced, speaker, noise_scale=0.4, nois
 print(f"by hand differs by at most {(by_hand - result).abs().max():.1e}")
 show_audio(Audio(result[0, 0].numpy(), rate), f"in the voice of {voice.name}")
 
+# %% [markdown] verbs-text
+# The package has these steps as four verbs of a voice. Each takes and gives arrays or tensors, so you can change what is
+# between them. *Try* another f0 before the last line, `f0 = f0.transposed(3)`, or less content, `content = 0.8 * content`.
+
+# %% verbs
+content = voice.encode(other)  # [N50, D], 50 frames per second
+f0 = voice.estimate_f0(other).transposed(semitones)  # N frames
+aligned_content = voice.retrieve(content, f0)  # [N, D], blended with an index where the settings ask for one
+samples = voice.synthesize(aligned_content, f0)  # [N * hop]
+shapes = {"content": content.shape, "on its frames": aligned_content.shape, "samples": samples.shape}
+show_facts({name: list(shape) for name, shape in shapes.items()})
+show_audio(Audio(samples, rate), f"in the voice of {voice.name}, by four verbs")
+
 # %% [markdown] convert-text
 # `convert` takes care of the rest: any length, cuts at silence, faded seams, a result exactly as long as the source. After
 # a minute of training it is a sketch; the voice shows, but the words are muffled. *Try* `transpose_semitones=semitones + 12`.
