@@ -549,7 +549,7 @@ show_audio(Audio(result[0, 0].numpy(), rate), f"in the voice of {voice.name}")
 # %% verbs
 content = voice.encode(other)  # [N50, D], 50 frames per second
 f0 = voice.estimate_f0(other).transposed(semitones)  # N frames
-aligned_content = voice.retrieve(content, f0)  # [N, D], blended with an index where the settings ask for one
+aligned_content = voice.retrieve(content, f0)  # [N, D], blended with an index if asked for
 samples = voice.synthesize(aligned_content, f0)  # [N * hop]
 shapes = {"content": content.shape, "on its frames": aligned_content.shape, "samples": samples.shape}
 show_facts({name: list(shape) for name, shape in shapes.items()})
