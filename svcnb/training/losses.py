@@ -13,7 +13,6 @@ from torch.nn.utils import parametrize
 
 from svcnb.audio.spectral import MelSpectrogram, Stft
 from svcnb.nn.layers import slice_segments
-from svcnb.training import losses
 from svcnb.training.distributed import Share
 from svcnb.training.perceptual import Hearing
 
@@ -216,10 +215,10 @@ def spectral_terms(
     audio: Tensor, mel: Tensor, target: GeneratorPass, train: LossWeights, share: Share | None = None
 ) -> dict[str, Tensor]:
     """Distance of a segment (its audio and its mel) to the target's, over this process's clips."""
-    terms = {"mel": losses.mel_loss(target.target_mel, mel)}
+    terms = {"mel": mel_loss(target.target_mel, mel)}
     if train.c_stft:
         mean_of_all = share.mean_of_all if share else None
-        terms["stft"] = losses.stft_loss(audio, target.target_audio, mean_of_all=mean_of_all, band=target.band)
+        terms["stft"] = stft_loss(audio, target.target_audio, mean_of_all=mean_of_all, band=target.band)
     if target.heard is not None:
         terms["hear"] = target.heard.distance(audio)
     return terms
@@ -229,7 +228,7 @@ def variational_terms(result: GeneratorPass, train: LossWeights, share: Share | 
     """The spectral terms of what the posterior decodes to, and its divergence from the prior."""
     out = result.out
     terms = spectral_terms(out.audio, result.fake_mel, result, train, share)
-    return terms | {"kl": losses.kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.mask)}
+    return terms | {"kl": kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.mask)}
 
 
 def prior_terms(
@@ -242,12 +241,12 @@ def prior_terms(
 
 def discriminator_term(discriminator: nn.Module, result: GeneratorPass) -> Tensor:
     """What the discriminator learns from; no gradient into the generator."""
-    return losses.losses_of_discriminator(discriminator, result.target_audio, result.out.audio)
+    return losses_of_discriminator(discriminator, result.target_audio, result.out.audio)
 
 
 def adversarial_terms(discriminator: nn.Module, result: GeneratorPass) -> dict[str, Tensor]:
     """Feature matching and adversarial loss; no gradient into the discriminator."""
-    return losses.losses_against_discriminator(discriminator, result.target_audio, result.out.audio)
+    return losses_against_discriminator(discriminator, result.target_audio, result.out.audio)
 
 
 def loss_weight(name: str, train: LossWeights) -> float:
