@@ -20,7 +20,7 @@
 # %% [markdown] parameters-text
 # ## Parameters
 # Leave the workspace empty to keep everything in the project's folder. On Colab choose `drive`: then your recordings,
-# features and voices lie in Google Drive and survive the end of the session.
+# features and voices are kept in Google Drive and survive the end of the session.
 
 # %% parameters
 #@title Parameters
@@ -63,7 +63,7 @@ show_recordings(bundled, work.project)
 
 # %% [markdown] listen-text
 # ## Listen
-# This is the first of them. If you hear nothing, check the loudspeaker before you go on: you will need it.
+# This is the first of them. If you hear nothing, check the loudspeaker before you continue: you will need it.
 
 # %% listen
 show_audio(bundled[0])
@@ -82,7 +82,7 @@ Table(TABLE_HEADINGS, table_of(WEIGHTS.values()))
 
 # %% [markdown] fetch-text
 # ## Fetch what your choices need
-# Nothing else is downloaded, and a download that broke off goes on when you run the cell again. Every file is compared
+# Nothing else is downloaded, and a download that broke off resumes when you run the cell again. Every file is compared
 # with the published checksum, or with the one that its first use recorded. Without a network the error names the file
 # and the folder to put it into.
 
@@ -95,7 +95,7 @@ Table(("file", "from", "size", "checksum"), rows)
 
 # %% [markdown] files-text
 # ## What is there now
-# These files lie in your folder. Next: [01_slice](01_slice.ipynb) cuts them into training clips.
+# These files are in your folder. Next: [01_slice](01_slice.ipynb) cuts them into training clips.
 
 # %% files
 show_files(raw_folder)

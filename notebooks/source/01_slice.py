@@ -36,7 +36,7 @@ overwrite = False  #@param {"type": "boolean"}
 
 # %% [markdown] recordings-text
 # ## The recordings
-# Look at lengths and peaks first. A peak of 1.00 usually means clipping, which no later step can mend; a peak under 0.1
+# Look at lengths and peaks first. A peak of 1.00 usually means clipping, which no later step can repair; a peak under 0.1
 # is a very quiet recording, for which `level` helps.
 
 # %% recordings
@@ -69,7 +69,7 @@ Table(("left out", "reason"), report.skipped)
 
 # %% [markdown] cuts-text
 # ## Where it was cut
-# Coloured pieces are kept, white is silence that was left out. If words are cut off, lower `threshold_db` and run again;
+# Coloured clips are kept, white is silence that was left out. If words are cut off, lower `threshold_db` and run again;
 # if breaths and noise are kept between phrases, raise it.
 
 # %% cuts

@@ -1,7 +1,7 @@
 # %% [markdown] title
-# # 02 Features: words, melody and loudness of every clip
+# # 02 Features: content, f0 and loudness of every clip
 #
-# At the end each clip is stored as what the network learns from: *content* (what is sung), *f0* (the melody) and the
+# At the end each clip is stored as what the network learns from: *content* (what is sung), *f0* (the pitch contour) and the
 # sound itself, in a few large files that survive an interruption.
 #
 # | | 2 CPU cores | T4 (Colab) |
@@ -39,7 +39,7 @@ overwrite = False  #@param {"type": "boolean"}
 # %% [markdown] extract-text
 # ## Extract
 # Every clip passes through the content encoder and the pitch predictor once. Interrupt it whenever you like: the same
-# cell goes on where it stopped.
+# cell resumes where it stopped.
 
 # %% extract
 from svcnb.data.extractor import PrepareSettings
@@ -71,8 +71,8 @@ arrays = store.read(first.name)
 Table(("array", "shape", "type"), [(k, str(v.shape), str(v.dtype)) for k, v in arrays.items()])
 
 # %% [markdown] melody-text
-# ## The melody over the spectrogram
-# The bright stripes are harmonics; the curve should lie on the lowest one. If it jumps an octave or has holes in held
+# ## f0 over the spectrogram
+# The bright stripes are harmonics; the curve should be on the lowest one. If it jumps an octave or has holes in held
 # notes, choose another predictor and extract again with `overwrite`.
 
 # %% melody
@@ -86,7 +86,7 @@ plot_f0_over_spectrogram(clip, track, title=first.name)
 
 # %% [markdown] second-text
 # ## A second opinion
-# Where two different predictors agree, the melody is certain. DIO is an old and fast one: it errs more often in breathy
+# Where two different predictors agree, f0 is reliable. DIO is an old and fast one: it errs more often in breathy
 # or creaky sounds, so look at where they differ, not at how much.
 
 # %% second
@@ -99,7 +99,7 @@ plot_f0_over_spectrogram(clip, track, other_tracks=[dio(clip.samples)], labels=l
 
 # %% [markdown] range-text
 # ## Range of each voice
-# The middle pitch tells how many semitones to shift a song in 05_convert: 12 semitones are an octave. A voice sings best
+# The median f0 tells how many semitones to shift a song in 05_convert: 12 semitones are an octave. A voice sings best
 # inside the range it was trained on.
 
 # %% range

@@ -2,7 +2,7 @@
 # # 03 Train: teach the network one voice
 #
 # At the end there is a voice in `data/models/`: checkpoints `G_*.pth` with `config.json`, a history of the losses, and
-# you have heard how it learnt to speak, and read whether it is worth to train longer.
+# you have listened to its progress, and read whether longer training is worthwhile.
 #
 # | | 2 CPU cores | T4 (Colab) |
 # |---|---|---|
@@ -11,7 +11,7 @@
 
 # %% [markdown] parameters-text
 # ## Parameters
-# Training stops at whichever limit comes first; 0 means no such limit. With `resume` a second run goes on where the last
+# Training stops at whichever limit comes first; 0 means no such limit. With `resume` a second run resumes where the last
 # one stopped, so a lost connection costs at most the minutes since the last checkpoint.
 
 # %% parameters
@@ -60,7 +60,7 @@ seed = 1234  #@param {"type": "integer"}
 # %% [markdown] data-text
 # ## What will be trained on
 # A voice learns from what 02_features stored. With less than a minute of sound it will stay a sketch, however long it
-# trains. Some clips of every speaker, at most a fifth, are held out: the network never learns them, and they tell
+# trains. Some clips of every speaker, at most a fifth, are held out: the network is never trained on them, and they show
 # whether it has understood the voice or only its recordings.
 
 # %% data
@@ -75,7 +75,7 @@ show_facts({"speakers": ", ".join(store.speakers()), "clips": len(store), "minut
 # %% [markdown] settings-text
 # ## How it will be trained
 # How long, how often to save and to measure, and whether to vary the clips. A varied clip is one more for the network to
-# learn: another loudness is for voices that know theirs, another key costs likeness in short trainings, so both are off
+# learn: another loudness is for voices that are conditioned on it, so it is off
 # unless you ask for them.
 
 # %% settings
@@ -94,7 +94,7 @@ show_facts(limits | {"precision": precision, "device": choose_device(device)})
 # %% [markdown] train-text
 # ## Train
 # The bar shows the time that is left and the losses. Stop with the stop button whenever you like: the state is saved
-# first, and the same cell goes on from there. With `tensorboard` ticked, `%load_ext tensorboard` and
+# first, and the same cell resumes from there. With `tensorboard` ticked, `%load_ext tensorboard` and
 # `%tensorboard --logdir data/models` in a cell of your own show the curves and sounds while it trains.
 
 # %% train
@@ -113,7 +113,7 @@ show_facts({
 # ## Losses
 # Above, the distance to the spectra of the recordings: of clips it trains on, and of clips that are held out, with the
 # best checkpoint as a star. Both should fall steeply, then slowly; where the dashed line turns up while the other falls
-# on, the network learns the recordings by heart. Below, every loss by itself.
+# on, the network overfits the recordings. Below, every loss by itself.
 
 # %% losses
 from svcnb.plots import plot_losses
@@ -122,7 +122,7 @@ plot_losses(report.history_path)
 
 # %% [markdown] advice-text
 # ## Train longer?
-# What the held-out clips say about it. A change counts only when it is larger than the scatter of the measurements, and
+# What the held-out clips show. A change counts only when it is larger than the scatter of the measurements, and
 # a judgement needs six of them at least.
 
 # %% advice
@@ -133,8 +133,8 @@ show_facts({"what to do": str(advice), "measurements": advice.n_measurements})
 
 # %% [markdown] progress-text
 # ## Hear it learn
-# The network speaks a held-out clip again (one of its training clips where there are too few to hold any out): first the
-# recording, then from an early step to the newest. It hears only content, melody and loudness, as in conversion. Take
+# The network synthesizes a held-out clip again (one of its training clips where there are too few to hold any out): first the
+# recording, then from an early step to the newest. Its inputs are content, f0 and loudness only, as in conversion. Take
 # the best checkpoint unless your ears disagree; 05_convert does so by itself.
 
 # %% progress
@@ -147,7 +147,7 @@ display(*[show_audio(audio, title) for title, audio in heard])
 # %% [markdown] look-text
 # ## See it
 # The whole way of a conversion, with a clip of the voice itself: above the recording, below what the network made of
-# it. The stripes (harmonics) should stand at the same heights and the bright patches (formants) in the same places. If
+# it. The stripes (harmonics) should be at the same heights and the bright patches (formants) at the same positions. If
 # this is bad, features or training are to blame; if only other songs are, it is the conversion.
 
 # %% look
@@ -162,7 +162,7 @@ plot_comparison(clip, again, melodies, labels=("recording", "network"))
 
 # %% [markdown] files-text
 # ## What was made
-# Next: [05_convert](05_convert.ipynb) sings any recording with this voice. With the full size, `G_*.pth` and
+# Next: [05_convert](05_convert.ipynb) converts any recording with this voice. With the full size, `G_*.pth` and
 # `config.json` also work in so-vits-svc itself.
 
 # %% files

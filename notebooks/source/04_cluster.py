@@ -1,9 +1,9 @@
 # %% [markdown] title
 # # 04 Cluster: a map of the voice's sounds
 #
-# At the end two files lie beside your voice: `kmeans_N.pt`, the typical sounds of each speaker, and
+# At the end two files are beside your voice: `kmeans_N.pt`, the typical sounds of each speaker, and
 # `feature_and_index.pkl`, all sounds that were recorded. With either, 05_convert can pull a song towards your voice. You
-# have seen the sounds on a map and heard what pulling does.
+# have seen the sounds on a map and listened to what feature retrieval does.
 #
 # | | 2 CPU cores | T4 (Colab) |
 # |---|---|---|
@@ -55,9 +55,9 @@ show_facts(facts | {"encoder": store.settings.encoder})
 
 # %% [markdown] centres-text
 # ## Centres: the typical sounds
-# K-means looks for the points that all frames lie closest to, and each becomes the mean of the frames around it. The mean
-# squared distance says how well they stand for the frames: compare it between runs, lower is closer. Interrupt it
-# whenever you like, the same cell goes on.
+# K-means looks for cluster centers: each becomes the mean of the frames nearest to it. The mean
+# squared distance measures how well they represent the frames: compare it between runs, lower is closer. Interrupt it
+# whenever you like, the same cell resumes.
 
 # %% centres
 from svcnb.models.sovits import fit_voice_centres
@@ -69,7 +69,7 @@ print(fit_voice_centres(features, voice_path, fitting) if make_centres else "cen
 # %% [markdown] index-text
 # ## Index: every sound there is
 # Retrieval keeps all frames and mixes the eight nearest to each of the song's. It follows the song more closely than
-# centres do, and the file grows with the recordings.
+# cluster centers do, and the file grows with the recordings.
 
 # %% index
 from svcnb.models.sovits import build_voice_index
@@ -78,9 +78,9 @@ print(build_voice_index(features, voice_path, seed=seed) if make_index else "no 
 
 # %% [markdown] map-text
 # ## The map
-# Each dot is a fiftieth of a second, placed so that sounds which are alike lie close together; grey is unvoiced (s, f, t
+# Each dot is a fiftieth of a second, placed so that similar sounds are close together; grey is unvoiced (s, f, t
 # and silence), colour is pitch. Voiced and unvoiced sounds should part, while high and low pitches should mix: content is
-# meant to know the sound, not the melody. The orange dots are centres, dense where the speaker spends most time.
+# meant to hold the sound, not the pitch. The orange dots are cluster centers, dense where the speaker spends most time.
 
 # %% map
 from svcnb.conversion import ConversionSettings
@@ -132,7 +132,7 @@ display(show_audio(source, "source"), *(show_audio(audio, title) for title, audi
 
 # %% [markdown] look-text
 # ## See it
-# Above without pulling, below with centres only. Words stand at the same times; where the lower picture looks washed out
+# Above without retrieval, below with cluster centers only. Words are at the same times; where the lower spectrogram looks washed out
 # or moves in steps, fine differences between sounds were lost.
 
 # %% look

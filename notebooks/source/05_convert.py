@@ -2,7 +2,7 @@
 # # 05 Convert: any song or speech in the trained voice
 #
 # At the end a recording is sung again in your voice: same words, same melody, same length. You can listen to both, see
-# the melody on the spectrogram, and download the file.
+# f0 on the spectrogram, and download the file.
 #
 # | | 2 CPU cores | T4 (Colab) |
 # |---|---|---|
@@ -14,7 +14,7 @@
 # %% [markdown] parameters-text
 # ## Parameters
 # The fields are those of so-vits-svc's Colab notebook, with numbers as sliders and choices as lists. The first sound to
-# change is `trans`: bring the middle pitch of the song near that of the voice.
+# change is `trans`: bring the median f0 of the song near that of the voice.
 
 # %% parameters
 #@title Parameters
@@ -98,7 +98,7 @@ show_facts({name: value for name, value in refining.items() if value})
 
 # %% [markdown] settings-text
 # ## Check the choices
-# Everything is checked before anything is loaded. A value out of range or a missing file is told in one line here.
+# Everything is checked before anything is loaded. A value out of range or a missing file is reported in one line here.
 
 # %% settings
 from svcnb.conversion import ConversionSettings
@@ -116,8 +116,8 @@ show_facts({"recording": source_path.name} | settings.model_dump(exclude_default
 
 # %% [markdown] voice-text
 # ## Load the voice
-# The checkpoint is read without running any code in it, and must fit its config: differences are told by name. An
-# unknown speaker is told with the names there are, and a ratio or an enhancer without its file with what to do.
+# The checkpoint is read without running any code in it, and must fit its config: differences are listed by name. An
+# error names the speakers there are, or the file that a ratio or the enhancer needs.
 
 # %% voice
 from svcnb.models.auto import load_any_voice
@@ -133,10 +133,10 @@ facts = {"voice": voice.name, "step": voice.step, "speakers": ", ".join(voice.sp
 show_facts(facts | {"chosen": voice.speaker_name(settings.speaker), "files": voice.folder})
 
 # %% [markdown] source-text
-# ## The recording and its melody
+# ## The recording and its f0
 # The curve must follow the lowest bright stripe: what is wrong here is wrong in the result. The suggested `trans` brings
-# the middle pitches together; for a song that must stay in its key, take the multiple of 12 nearest to it. The curve is
-# also written as a table beside the results: edit it in a spreadsheet and name it as `f0_csv` to sing another melody.
+# the two median f0 together; for a song that must stay in its key, take the multiple of 12 nearest to it. The curve is
+# also written as a table beside the results: edit it in a spreadsheet and name it as `f0_csv` to convert with another melody.
 
 # %% source
 from svcnb.audio import find_audio_files, read_audio
@@ -153,7 +153,7 @@ plot_f0_over_spectrogram(source, melody, title=title)
 
 # %% [markdown] convert-text
 # ## Convert
-# Long recordings are cut at silence, converted piece by piece and put back exactly where they were; the result is as
+# Long recordings are cut at silence, converted chunk by chunk and put back exactly where they were; the result is as
 # long as the source. The file appears only when it is complete.
 
 # %% convert
@@ -164,7 +164,7 @@ show_facts({path.name: f"{path.stat().st_size / 1e6:.2f} MB" for path in results
 
 # %% [markdown] listen-text
 # ## Listen
-# First the source, then the result. Buzzing or a hoarse sound often comes from a wrong melody; unclear words come from
+# First the source, then the result. Buzzing or a hoarse sound often comes from a wrong f0; unclear words come from
 # too little training or noisy recordings.
 
 # %% listen
@@ -172,7 +172,7 @@ display(show_audio(source, "source"), show_audio(result, results[0].name))
 
 # %% [markdown] compare-text
 # ## Compare
-# Words stand at the same time in both pictures. The melodies should run in parallel, `trans` semitones apart.
+# Words are at the same time in both spectrograms. The f0 contours should run in parallel, `trans` semitones apart.
 
 # %% compare
 from svcnb.plots import plot_comparison

@@ -1,12 +1,12 @@
 # %% [markdown] title
 # # 06 Evaluate: how good is the voice?
 #
-# At the end you know how near the voice comes to the person it was trained on, whether melody and words survive, and
+# At the end you know how similar the voice is to the person it was trained on, whether f0 and words survive, and
 # what to do next. Everything is measured on this machine, and written to one web page that can be mailed.
 #
 # | | 2 CPU cores | T4 (Colab) |
 # |---|---|---|
-# | three recordings and one copy | about a minute | not yet measured |
+# | three recordings and one copy synthesis | about a minute | not yet measured |
 
 # %% [markdown] parameters-text
 # ## Parameters
@@ -58,7 +58,7 @@ show_facts({"voice": voice.name, "speaker": chosen, "steps": voice.step})
 
 # %% [markdown] settings-text
 # ## What is compared
-# Every recording is moved to the target's middle pitch first, songs by whole octaves, so that the key is no excuse. What
+# Every recording is moved to the target's median f0 first, songs by whole octaves, so that the key is no excuse. What
 # is already measured with the same voice and settings is kept.
 
 # %% settings
@@ -75,7 +75,7 @@ show_facts({"target": target, "sources": ", ".join(path.name for path in places)
 # %% [markdown] measure-text
 # ## Measure
 # A row for each folder, then the target's own recordings, copied and converted into themselves. `similarity` compares
-# voices: sentences of one person reach 0.88 to 0.97, different people 0.4 to 0.75. `of the way` puts the source at 0 and
+# voices: sentences of one person reach 0.88 to 0.97, different people 0.4 to 0.75. `relative similarity` puts the source at 0 and
 # the target's own recordings at 100.
 
 # %% measure
@@ -86,7 +86,7 @@ Table(*evaluation.table())
 
 # %% [markdown] advice-text
 # ## In plain words
-# The same figures as sentences, faults first. Each sentence names the figure it comes from, and what to try. Recordings
+# The same metrics as sentences, faults first. Each sentence names the metric it comes from, and what to try. Recordings
 # that could not be measured are listed with the reason.
 
 # %% advice
@@ -98,7 +98,7 @@ Table(("", "what the figures say"), rows)
 
 # %% [markdown] similarity-text
 # ## Does it sound like the target?
-# Each arrow leads from the source's voice to the result's. The green band is where the target's own recordings lie, and
+# Each arrow leads from the source's voice to the result's. The green band is where the target's own recordings are, and
 # nothing can be expected beyond it.
 
 # %% similarity
@@ -109,7 +109,7 @@ plot_similarity(evaluation)
 # %% [markdown] overview-text
 # ## Melody, hoarseness, words
 # `melody correlation` is 1 when every turn is followed, and `melody error` is how far off the pitch typically is: 20
-# cents are hardly heard. `voicing differs` is heard as hoarseness above 10 %. `words wrong` comes from a recogniser that
+# cents are hardly audible. `voicing differs` is heard as hoarseness above 10 %. `words wrong` comes from a recogniser that
 # also errs in perfect recordings, so only the difference counts.
 
 # %% overview
@@ -117,7 +117,7 @@ plot_overview(evaluation)
 
 # %% [markdown] listen-text
 # ## Listen: before and after
-# The first source and its result, with the melody that was wanted and the one that is sung. Points off the diagonal are
+# The first source and its result, with the f0 that was wanted and the one that came out. Points off the diagonal are
 # out of tune.
 
 # %% listen
@@ -131,10 +131,10 @@ for first in evaluation.sources[:1]:
     display(plot_melodies(wanted, voice.estimate_f0(after), title=first.name))
 
 # %% [markdown] copies-text
-# ## Where the fault lies
-# The copy goes through the decoder only, the conversion through everything. If the copy sounds bad, train longer or on
+# ## Which stage is at fault
+# Copy synthesis goes through the decoder only, the conversion through everything. If copy synthesis sounds bad, train longer or on
 # cleaner recordings; if only the conversion does, look at the content encoder and at `cluster_infer_ratio`. The distance
-# is in dB: 2 is a good vocoder, 4 to 5 a small voice after half an hour, 8 has learnt nothing yet.
+# is in dB: 2 is a good vocoder, 4 to 5 a small voice after half an hour, 8 has learned nothing yet.
 
 # %% copies
 for rungs in evaluation.copies[:1]:
@@ -146,7 +146,7 @@ for rungs in evaluation.copies[:1]:
 
 # %% [markdown] files-text
 # ## What was made
-# `evaluation.html` holds figures, pictures and players in one file; `evaluation.csv` opens in a spreadsheet.
+# `evaluation.html` holds metrics, plots and players in one file; `evaluation.csv` opens in a spreadsheet.
 
 # %% files
 from svcnb.evaluation.page import write_page

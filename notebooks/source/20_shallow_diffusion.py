@@ -1,7 +1,7 @@
 # %% [markdown] title
 # # 20 Shallow diffusion: a finer sound for a trained voice
 #
-# At the end a diffusion model lies in the folder `diffusion` of your voice, and 05_convert can use it
+# At the end a diffusion model is in the folder `diffusion` of your voice, and 05_convert can use it
 # (`shallow_diffusion`). You have seen what it learns from, and compared the voice with and without it, by eye, by ear and
 # in decibels.
 #
@@ -13,7 +13,7 @@
 # ## Parameters
 # You need the features and the voice of 02 and 03, and a vocoder. The usual one is a download of 57 MB (00_setup fetches
 # it); without it this notebook trains a small one of its own. A voice with more steps behind it gains less here, and a
-# diffusion model that is too fresh makes it worse: the table near the end tells.
+# diffusion model that is too fresh makes it worse: the table near the end shows it.
 
 # %% parameters
 #@title Parameters
@@ -94,10 +94,10 @@ show_facts({"vocoder": vocoder_path.name, "bands": len(mel.filters), "frame": me
 
 # %% [markdown] lesson-text
 # ## What the network learns
-# It is shown a spectrum under noise and shall say what the noise was; content, melody and loudness tell it what should be
-# below. Half of the crops are heard in another key (second picture), drawn anew each time, so that it learns more keys
-# than were recorded. The last picture is where a conversion starts: the voice's result under `k_step` steps of noise. With
-# `mend_voice` half of the training starts there as well, from a voice that mishears as it would mishear a stranger.
+# It gets a spectrum under noise and predicts the noise, conditioned on content, f0 and loudness. Half of the crops are
+# transposed (second spectrogram), drawn anew each time, so that it learns more keys
+# than were recorded. The last spectrogram is where a conversion starts: the voice's result under `k_step` steps of noise. With
+# `mend_voice` half of the training starts there as well, from self-converted clips with perturbed content.
 
 # %% lesson
 import torch
@@ -116,7 +116,7 @@ plot_features(rows, clip.duration_s, rows="mel band")
 
 # %% [markdown] train-text
 # ## Train
-# Stop whenever you like, the same cell goes on from there. A `model_0.pt` in the folder `diffusion` of the voice is a
+# Stop whenever you like, the same cell resumes from there. A `model_0.pt` in the folder `diffusion` of the voice is a
 # base model that training starts from; it must have the size you chose.
 
 # %% train
@@ -133,7 +133,7 @@ show_facts({"steps in all": report.step, "minutes": report.seconds / 60, "best c
 
 # %% [markdown] losses-text
 # ## Losses
-# `noise` is what training lowers: 1 means that the network has understood nothing yet. `mel` says the same in the units
+# `noise` is what training lowers: 1 means that the network has learned nothing yet. `mel` is the same in the units
 # of the spectrum. Both fall slowly and for long.
 
 # %% losses
@@ -144,7 +144,7 @@ plot_losses(report.history_path)
 # %% [markdown] copy-text
 # ## With and without
 # A clip of the voice itself, converted into the voice: the nearer to the recording, the better. Look for harmonics that
-# are smeared in the second picture and clear in the third, and for noise where there should be none.
+# are smeared in the second spectrogram and clear in the third, and for noise where there should be none.
 
 # %% copy
 from svcnb.conversion import ConversionSettings
@@ -160,7 +160,7 @@ plot_spectrograms(copies)
 
 # %% [markdown] distance-text
 # ## How many noise steps?
-# The mel-cepstral distance to the recording: lower is nearer. The second row is the voice's result sung again by the
+# The mel-cepstral distance to the recording: lower is nearer. The second row is the voice's result synthesized again by the
 # vocoder alone (the enhancer of 05_convert, `-eh`), which every result of diffusion goes through as well. Few steps
 # change little, many forget what the voice got right; where the first two rows are the lowest, train longer.
 
@@ -178,7 +178,7 @@ Table(("", "distance in dB"), [(name, f"{found.mean_db:.2f}") for name, found in
 
 # %% [markdown] listen-text
 # ## Listen
-# First the clip and its copies, then your recording in this voice, without and with diffusion.
+# First the clip and its copy syntheses, then your recording in this voice, without and with diffusion.
 
 # %% listen
 from svcnb.audio import read_audio

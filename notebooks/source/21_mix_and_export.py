@@ -41,7 +41,7 @@ name = "release"  #@param {"type": "string"}
 # %% [markdown] voices-text
 # ## What there is to mix
 # Two files of the same shape are needed. Checkpoints of one training always fit; another voice must have the same
-# configuration and content encoder, and what differs is told by name.
+# configuration and content encoder, and what differs is listed by name.
 
 # %% voices
 from svcnb.models.sovits.files import step_of
@@ -68,7 +68,7 @@ print(mix_voices([first, second], mixed_path, rates=rates, mode=mode))
 
 # %% [markdown] listen-text
 # ## Listen to the mix
-# The two voices first, then what lies between them. Between two checkpoints of one training the mix often has less of the
+# The two voices first, then what is between them. Between two checkpoints of one training the mix often has less of the
 # noise that either has; between strangers it is a new timbre, or mud.
 
 # %% listen
@@ -83,7 +83,7 @@ display(*(show_audio(voice.convert(source, plain), path.name) for path, voice in
 
 # %% [markdown] timeline-text
 # ## Mix speakers over time
-# The picture shows who is heard when. Each speaker has a curve over the song from 0 to 1, and at every moment the shares
+# The plot shows who is heard when. Each speaker has a curve over the song from 0 to 1, and at every moment the weights
 # add up to 100 %. The curves are also written as a table beside the results: edit it and name it as `speaker_mix`.
 
 # %% timeline
@@ -98,7 +98,7 @@ plot_speaker_mix(mix, source.duration_s, title=f"speakers of {voice.name}")
 
 # %% [markdown] sing-text
 # ## Hear them change
-# The whole recording is one timeline, however it is cut into pieces. A voice with a single speaker is only converted
+# The whole recording is one timeline, however it is cut into chunks. A voice with a single speaker is only converted
 # plainly here.
 
 # %% sing
@@ -121,7 +121,7 @@ print(compress_voice(first, released / f"{name}.pth", half=half))
 # %% [markdown] export-text
 # ## Export to ONNX
 # One file with the whole voice network, in the form that so-vits-svc's own export has, and a .json that describes it.
-# Content and melody come from the program that uses it. The noise of the voice is an input, so that the same input always
+# Content and f0 come from the program that uses it. The noise of the voice is an input, so that the same input always
 # gives the same sound.
 
 # %% export
@@ -144,7 +144,7 @@ show_facts({f"{n} frames": f"largest difference {most:.1e}" for n, most in devia
 
 # %% [markdown] compare-text
 # ## The same song by the exported voice
-# Above by torch, below by the ONNX file: the melodies lie on each other. The two differ in the breath noise alone, which
+# Above by torch, below by the ONNX file: the f0 contours coincide. The two differ in the breath noise alone, which
 # the file reads from a table instead of drawing it.
 
 # %% compare

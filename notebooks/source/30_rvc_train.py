@@ -2,7 +2,7 @@
 # # 30 RVC, training: from a folder of recordings to a voice
 #
 # At the end there is an RVC voice with its index in `data/models/`: cut, extracted and trained in four steps, each of
-# which goes on where it stopped. With the full size it is a small model that RVC and its relatives open.
+# which resumes where it stopped. With the full size it is a small model that RVC and its relatives open.
 #
 # | | 2 CPU cores | T4 (Colab) |
 # |---|---|---|
@@ -12,7 +12,7 @@
 # %% [markdown] parameters-text
 # ## Parameters
 # Without pitch guidance a model is simpler to make but cannot sing: it is for speech. The small size always has it, and
-# needs nothing to download; the full one hears through ContentVec, whose file belongs into `pretrain/`.
+# needs nothing to download; the full one takes its content from ContentVec, whose file belongs into `pretrain/`.
 
 # %% parameters
 #@title Parameters
@@ -55,7 +55,7 @@ device = "auto"  #@param ["auto", "cpu", "cuda"]
 
 # %% [markdown] choice-text
 # ## Step 1: the experiment
-# Version, rate and guidance are chosen once: they cannot be changed in an experiment that has begun. Everything lies in
+# Version, rate and guidance are chosen once: they cannot be changed in an experiment that has begun. Everything is in
 # its folder, so experiments do not get in each other's way.
 
 # %% choice
@@ -79,7 +79,7 @@ clips = rvc.cut_recordings(folder, place, cut, overwrite=overwrite)
 print(clips)
 
 # %% [markdown] features-text
-# ## Step 2b: what the network hears
+# ## Step 2b: the input features
 # Of every clip: its content 50 times a second (which sound it is, hardly whose), and its pitch 100 times a second. Two
 # clips of silence are added, so that the voice learns to be silent too.
 
@@ -92,7 +92,7 @@ print(report)
 
 # %% [markdown] melody-text
 # ## Look at one clip
-# The curve must lie on the lowest bright stripe. Above it is what the text encoder gets of it: 255 steps of equal size
+# The curve must be on the lowest bright stripe. Above it is what the text encoder gets of it: 255 steps of equal size
 # for the ear, from 50 to 1100 Hz, where step 1 means no pitch.
 
 # %% melody
@@ -106,7 +106,7 @@ plot_f0_over_spectrogram(audio, track, title=f"steps {steps.min()} to {steps.max
 
 # %% [markdown] estimate-text
 # ## How long will it take?
-# A *step* updates the network once, with `batch_size` clips; an *epoch* hears every clip once. Time is therefore seconds
+# A *step* updates the network once, with `batch_size` clips; an *epoch* takes every clip once. Time is therefore seconds
 # per step, times clips over batch size, times epochs: a few steps are measured here with your clips. Bigger batches
 # are steadier and quicker per clip, and take more memory: choose the largest that fits.
 
@@ -120,7 +120,7 @@ Table(("epochs", "steps", "time"), estimate.table())
 # %% [markdown] train-text
 # ## Step 3a: train
 # From a published base (`f0G40k.pth` and the like, in `pretrain/pretrained_v2/`) a few minutes of recordings suffice;
-# the small size starts from nothing. Stop whenever you like: the same cell goes on from the last whole step, and the
+# the small size starts from nothing. Stop whenever you like: the same cell resumes from the last whole step, and the
 # best checkpoint on held-out clips is kept.
 
 # %% train
@@ -135,7 +135,7 @@ show_facts({"steps": done.step, "minutes now": done.seconds / 60, "best checkpoi
 # %% [markdown] losses-text
 # ## Losses
 # Above, the distance to the spectra of the recordings, of clips it trains on and of held-out ones (dashed). When the
-# dashed line has been flat for long, more epochs do not help: more and cleaner recordings may.
+# dashed line has reached a plateau, more epochs do not help: more and cleaner recordings may.
 
 # %% losses
 from svcnb.plots import plot_losses
@@ -152,8 +152,8 @@ print(rvc.build_voice_index(place))
 
 # %% [markdown] listen-text
 # ## Listen
-# A held-out clip: the recording first, then the network after few steps and after all of them. It hears content and
-# melody only, as in a conversion.
+# A held-out clip: the recording first, then the network after few steps and after all of them. Its inputs are content and
+# f0 only, as in a conversion.
 
 # %% listen
 from svcnb.training.validation import read_samples
@@ -162,7 +162,7 @@ display(*[show_audio(sound, title) for title, sound in read_samples(place).heard
 
 # %% [markdown] files-text
 # ## What was made
-# Next: [31_rvc_convert](31_rvc_convert.ipynb) sings with it. `weights/` (full size) holds the small model to hand on,
+# Next: [31_rvc_convert](31_rvc_convert.ipynb) converts with it. `weights/` (full size) holds the small model to hand on,
 # together with `added_*.index`; the large `G_*.pth` and `D_*.pth` are only for training on.
 
 # %% files

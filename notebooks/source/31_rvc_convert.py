@@ -11,7 +11,7 @@
 
 # %% [markdown] parameters-text
 # ## Parameters
-# The fields are RVC's own. Bring the middle pitch of the song near that of the voice with `transpose`; then try
+# The fields are RVC's own. Bring the median f0 of the song near that of the voice with `transpose`; then try
 # `index_rate` and `protect` by ear.
 
 # %% parameters
@@ -49,8 +49,8 @@ device = "auto"  #@param ["auto", "cpu", "cuda"]
 
 # %% [markdown] voice-text
 # ## Load the voice
-# The file is read without running any code in it. Version, rate and pitch guidance are told by the file itself, and a
-# missing encoder or index is told with what to do.
+# The file is read without running any code in it. Version, rate and pitch guidance come from the file itself, and the
+# error for a missing encoder or index says what to do.
 
 # %% voice
 from svcnb.models import rvc
@@ -64,8 +64,8 @@ show_facts(facts | {"version": voice.config.version, "pitch guidance": voice.con
 
 # %% [markdown] settings-text
 # ## Check the choices
-# A value out of range is told in one line here, before anything is converted. Without an index there is nothing to pull
-# towards, so its rate counts as 0.
+# A value out of range is reported in one line here, before anything is converted. Without an index there is nothing to blend
+# with, so its rate counts as 0.
 
 # %% settings
 settings = rvc.RvcConversionSettings(
@@ -77,9 +77,9 @@ voice.check(settings)
 show_facts(settings.model_dump(exclude_defaults=True) or {"choices": "all as RVC has them"})
 
 # %% [markdown] source-text
-# ## The recording and its melody
+# ## The recording and its f0
 # The curve must follow the lowest bright stripe: what is wrong here is wrong in the result. The suggestion brings the
-# middle pitches together; for a song that must stay in its key, take the multiple of 12 nearest to it.
+# two median f0 together; for a song that must stay in its key, take the multiple of 12 nearest to it.
 
 # %% source
 from svcnb.audio import find_audio_files, read_audio
@@ -94,7 +94,7 @@ plot_f0_over_spectrogram(source, melody, title=f"{sources[0].name}: {title}")
 
 # %% [markdown] convert-text
 # ## Convert
-# Long recordings are cut at silence, converted piece by piece and put back exactly where they were. The file appears
+# Long recordings are cut at silence, converted chunk by chunk and put back exactly where they were. The file appears
 # only when it is complete.
 
 # %% convert
@@ -106,14 +106,14 @@ show_facts({path.name: f"{path.stat().st_size / 1e6:.2f} MB" for path in results
 # %% [markdown] listen-text
 # ## Listen
 # First the source, then the result. Metallic breath and s sounds: lower `protect`; too much of the singer's own timbre:
-# raise `index_rate`; a buzzing or hoarse sound often comes from a wrong melody.
+# raise `index_rate`; a buzzing or hoarse sound often comes from a wrong f0.
 
 # %% listen
 display(show_audio(source, "source"), show_audio(result, results[0].name))
 
 # %% [markdown] compare-text
 # ## Compare
-# Words stand at the same time in both pictures. The melodies should run in parallel, `transpose` semitones apart.
+# Words are at the same time in both spectrograms. The f0 contours should run in parallel, `transpose` semitones apart.
 
 # %% compare
 from svcnb.plots import plot_comparison
