@@ -1,7 +1,7 @@
 # %% [markdown] title
 # # 10 How it works: one sentence through every stage
 #
-# At the end you have followed one recorded sentence through the whole machine: samples, spectrogram, melody, content,
+# At the end you have followed one recorded sentence through the whole system: samples, spectrogram, f0, content,
 # latents, and out again in another voice. Every idea is first done by hand in a few lines, then by the function that
 # the other notebooks use, and the printed difference shows that both are the same thing.
 #
@@ -16,7 +16,7 @@
 
 # %% parameters
 #@title Parameters
-#@markdown Where your data lies: empty = the project's folder, `drive` = Google Drive, or a path.
+#@markdown Where your data is: empty = the project's folder, `drive` = Google Drive, or a path.
 workspace = ""  #@param ["", "drive"] {"allow-input": true}
 #@markdown Recording whose first sentence is followed through all stages.
 recording = "data/demo/raw/ada/ada_01.flac"  #@param ["data/demo/raw/ada/ada_01.flac", "data/demo/raw/bruno/bruno_02.flac"] {"allow-input": true}
@@ -26,13 +26,13 @@ moment_s = 1.05  #@param {"type": "slider", "min": 0, "max": 10, "step": 0.05}
 voice_recordings = "data/demo/raw/ada"  #@param ["data/demo/raw/ada", "data/demo/raw/bruno"] {"allow-input": true}
 #@markdown Recording of somebody else, to be converted at the end.
 other_recording = "data/demo/raw/bruno/bruno_01.flac"  #@param ["data/demo/raw/bruno/bruno_01.flac", "data/demo/song/melody.flac"] {"allow-input": true}
-#@markdown Minutes of training in all; 0 = no such limit. Raise it, run again, and it goes on.
+#@markdown Minutes of training in all; 0 = no such limit. Raise it, run again, and it resumes.
 max_minutes = 2.5  #@param {"type": "slider", "min": 0, "max": 60, "step": 0.5}
 #@markdown Steps of training in all, whichever limit comes first; 0 = no such limit.
 max_steps = 250  #@param {"type": "integer"}
 #@markdown A voice trained before, such as `data/models/demo`; empty = train a small one here.
 voice_folder = ""  #@param ["", "data/models/demo"] {"allow-input": true}
-#@markdown Semitones by which the melody is moved where we test what content keeps.
+#@markdown Semitones by which f0 is transposed where we test what content keeps.
 pitch_shift = 5  #@param {"type": "slider", "min": -12, "max": 12, "step": 1}
 
 # %% [markdown] sound-text
@@ -90,7 +90,7 @@ plot_curves(times_s, curves, axes=("time (s)", "dB below full scale"))
 
 # %% [markdown] cut-text
 # The package cuts where it stays below the threshold for half a second and keeps a little silence at both ends. What is
-# too short is joined, what is too long is cut at its quietest spot. The first piece is our sentence from here on. *Try* `threshold_db=-20`.
+# too short is joined, what is too long is cut at its quietest spot. The first clip is our sentence from here on. *Try* `threshold_db=-20`.
 
 # %% cut
 from svcnb.audio.slicing import CutSettings, find_clips
@@ -105,7 +105,7 @@ plot_cuts(whole, [(cut.start / rate, cut.end / rate) for cut in cuts])
 # %% [markdown] spectrum-text
 # ## 3 Spectrogram: which tones, when
 # Any wave is a sum of pure tones. The Fourier transform finds how strong each of them is; the soft window around the
-# piece keeps its cut edges from looking like sound. The evenly spaced peaks are *harmonics*: multiples of one frequency,
+# frame keeps its cut edges from looking like sound. The evenly spaced peaks are *harmonics*: multiples of one frequency,
 # the pitch.
 
 # %% spectrum
@@ -122,7 +122,7 @@ curve = {"one piece": 20 * strength.clamp(min=1e-3).log10()[low]}
 plot_curves(tones_hz[low], curve, axes=("frequency (Hz)", "strength (dB)"))
 
 # %% [markdown] stft-text
-# The same for many pieces, each one *hop* later than the last, gives the spectrogram: one column per piece, called a
+# The same for many frames, each one *hop* later than the last, gives the spectrogram: one column per frame, called a
 # *frame*. This grid is the clock of everything that follows. The millionth that is added gives silence a logarithm, too.
 
 # %% stft
@@ -171,7 +171,7 @@ plot_curves(shifts_ms, {"likeness": likeness[:longest]}, axes=("shift (ms)", "li
 
 # %% [markdown] tracker-text
 # Do this in every frame, and you have a pitch tracker. (The Fourier transform is only a fast way to all the shifts.)
-# Where the best likeness is small or the sound is quiet there is no pitch: the frame is *unvoiced* and gets 0.
+# Where the best match is small or the sound is quiet there is no pitch: the frame is *unvoiced* and gets 0.
 
 # %% tracker
 from svcnb.features.pitch.track import F0Track
@@ -187,7 +187,7 @@ print(f"{by_hand.n_frames} frames, {int(is_voiced.sum())} voiced, median {by_han
 
 # %% [markdown] melody-text
 # FCPE is a network that learned to find the pitch, and the default here. On a clean recording the two agree:
-# both lie on the lowest bright stripe. *Try* `longest = rate // 50` above and look for octave errors.
+# both are on the lowest bright stripe. *Try* `longest = rate // 50` above and look for octave errors.
 
 # %% melody
 from svcnb.features.pitch.estimator import PitchEstimator
@@ -215,7 +215,7 @@ print(f"filled melody differs by at most {np.abs(filled - track.interpolated()).
 # %% [markdown] content-text
 # ## 5 Content: what is said, without who says it
 # An encoder turns every 20 milliseconds into a list of numbers that tells which sound it is. Those of the bundled encoder
-# say how much the moment resembles each of 200 typical sounds. In the picture they are ordered by when each is strongest,
+# say how much the moment resembles each of 200 typical sounds. In the plot they are ordered by when each is strongest,
 # so our sentence becomes a diagonal; bright spots beside it are sounds that come more than once.
 
 # %% content
@@ -231,8 +231,8 @@ order = order[content.amax(dim=0)[order] > 0.1]  # those that occur at all
 plot_features({"content": content[:, order].T}, clip.duration_s, rows="typical sound", height=2.6)
 
 # %% [markdown] shift-text
-# Now the test: the same sentence with a higher melody. WORLD takes the voice apart into melody, resonances of the throat
-# and breath; we change the melody alone and put it together again.
+# Now the test: the same sentence with a higher f0. WORLD takes the voice apart into f0, resonances of the throat
+# and breath; we change f0 alone and put it together again.
 
 # %% shift
 from svcnb.files.optional_imports import import_optional
@@ -247,7 +247,7 @@ pictures = {"content of that": higher_content[:, order].T}
 plot_features(pictures, clip.duration_s, rows="typical sound", height=2.6)
 
 # %% [markdown] kept-text
-# The diagonal is still there: content dropped the melody and kept the words. In numbers: for each moment of one
+# The diagonal is still there: content dropped f0 and kept the words. In numbers: for each moment of one
 # recording take the most similar moment of the other; how often is it the right one, within 40 milliseconds? The mel
 # spectrogram sees another sound, because every harmonic has moved.
 
@@ -307,7 +307,7 @@ plot_waves(pair, start_s=start / rate, length_s=0.04)
 
 # %% [markdown] network-text
 # ## 8 The network and its parts
-# The *prior* guesses from content and melody what the sound should be like; the *posterior* looks at the real sound and
+# The *prior* predicts from content and f0 what the sound should be like; the *posterior* looks at the real sound and
 # knows. Both speak one language, the *latents*: some dozen numbers per frame. The *flow* translates between the two
 # dialects, and the *decoder* turns latents into sound. Only training needs the posterior.
 
@@ -323,7 +323,7 @@ sizes = {name: sum(w.numel() for w in getattr(untrained, name).parameters()) for
 Table(("part", "what it does", "numbers to learn"), [(n, roles[n], sizes[n]) for n in roles])
 
 # %% [markdown] forward-text
-# Our sentence goes in. Each part answers with a mean and a spread for every latent and frame, because many sounds fit
+# Our sentence goes in. Each part outputs a mean and a standard deviation for every latent and frame, because many sounds fit
 # the same words. (The shapes are one sentence, so many rows, so many frames or samples.) Nothing is learned yet: you hear the
 # source behind a filter that knows nothing.
 
@@ -341,7 +341,7 @@ show_audio(Audio(result.audio[0, 0].numpy(), rate), "before training")
 
 # %% [markdown] prepare-text
 # ## 9 Learning
-# To learn, the network needs clips of one voice, each with content, melody and sound. Pitch comes from DIO here, which
+# To learn, the network needs clips of one voice, each with content, f0 and sound. Pitch comes from DIO here, which
 # is fast. Steps are kept small (3 clips of 64 frames), so that there are many of them within a minute.
 
 # %% prepare
@@ -357,7 +357,7 @@ how = PrepareSettings(encoder=encoder.name, f0_method="dio", pretrain_folder=wor
 print(prepare(config, clips, features, how))
 
 # %% [markdown] batch-text
-# One step takes a few clips at once, cut to equal length: a *batch*. The posterior hears them, the decoder tries to say
+# One step takes a few clips at once, cut to equal length: a *batch*. The posterior gets them as input, the decoder tries to say
 # a part of them again.
 
 # %% batch
@@ -414,7 +414,7 @@ for attempt in range(5):
 
 # %% [markdown] train-text
 # `train` does the same some hundred times, with all losses and with AdamW, which gives every number a step size of its
-# own. This is the minute to get a coffee. Run it again with more `max_steps`, and it goes on from here.
+# own. This is the minute to get a coffee. Run it again with more `max_steps`, and it resumes from here.
 
 # %% train
 from svcnb.models.sovits import load_voice, train
@@ -432,7 +432,7 @@ show_facts({"voice": voice.name, "speakers": ", ".join(voice.speakers)})
 # %% [markdown] curve-text
 # Losses fall steeply while the network finds the rough colour of the voice, then slowly, detail by detail. The KL falls at
 # once and may rise again: posterior and prior agree easily before the posterior has learned to tell anything. The upper
-# picture also has clips that the network never trains on (*held out*); only they show that it does not learn by heart.
+# plot also has clips that the network never trains on (*held out*); only they show that it does not overfit.
 
 # %% curve
 from svcnb.plots import plot_losses
@@ -443,14 +443,14 @@ plot_losses(history) if history.is_file() else print("this voice came without it
 # %% [markdown] latents-text
 # ## 10 Inside the trained network
 # Our sentence again. Above is what the posterior read from the real sound, in the middle the same after the flow, below
-# what the prior guessed from content and melody alone. Rows are latents, red is above zero and blue below. The more the
+# what the prior predicted from content and f0 alone. Rows are latents, red is above zero and blue below. The more the
 # lower two are alike, the better a foreign sentence will sound, for which there is only the prior.
 
 # %% latents
 with torch.no_grad():
     g = net.embed_speaker(speaker)
     prior = net.prior(aligned[None], melody_hz, voiced)
-    z, log_spread = net.enc_q(spec[None], prior.mask, g)
+    z, log_std = net.enc_q(spec[None], prior.mask, g)
     z_p = net.flow(z, prior.mask, g)
 rows = prior.m_p[0].std(dim=1).argsort()
 pictures = {"posterior": z, "posterior through the flow": z_p, "prior": prior.m_p}
@@ -471,7 +471,7 @@ print(f"there and back they differ by at most {(back - z).abs().max():.1e}")
 # %% [markdown] decode-text
 # ## 11 Decoder: a buzz becomes a voice
 # The decoder reads the latents and filters the source with them, frame by frame. The source has all harmonics at one
-# strength. The filter raises those near the resonances of the throat (*formants*) and adds hiss for consonants: compare
+# strength. The filter raises those near the resonances of the throat (*formants*) and adds noise for consonants: compare
 # before and after training, and with the recording.
 
 # %% decode
@@ -486,7 +486,7 @@ for name, network in (("before training", untrained), ("after training", net)):
 plot_spectrograms(sounds | {"recording": clip})
 
 # %% [markdown] filter-text
-# One moment seen from the side. The peaks of all three stand at the same frequencies, for they share one melody; the
+# One moment seen from the side. The peaks of all three are at the same frequencies, for they share one f0; the
 # heights of the peaks are the vowel and the voice.
 
 # %% filter
@@ -498,15 +498,15 @@ plot_curves(tones_hz[low], curves, axes=("frequency (Hz)", "strength (dB)"))
 
 # %% [markdown] other-text
 # ## 12 Conversion: another person's sentence
-# Now everything comes together. Content and melody are taken from somebody else's recording; the melody is moved to the
-# pitch of our voice, as many semitones as lie between the two middle pitches.
+# Now everything comes together. Content and f0 are taken from somebody else's recording; f0 is transposed to the
+# pitch of our voice, by as many semitones as are between the two median f0.
 
 # %% other
 other_whole = read_audio(work.find(other_recording), sample_rate_hz=rate)
 cut = find_clips(other_whole.samples, settings).clips[0]
 other = Audio(other_whole.samples[cut.start : cut.end], rate)
 other_track = fcpe(other.samples)
-semitones = voice.suggest_transpose(other_track) or 0  # 12 * log2(our middle pitch / theirs)
+semitones = voice.suggest_transpose(other_track) or 0  # 12 * log2(our median f0 / theirs)
 moved = other_track.transposed(semitones)
 print(f"from {other_track.median_hz():.0f} to {moved.median_hz():.0f} Hz: {semitones:+d} semitones")
 show_audio(other, "source")
@@ -521,11 +521,11 @@ words = other_encoder.encode(resample(other, SAMPLE_RATE_HZ).samples)
 words = align_to_frames(words.T, moved.n_frames)[None]
 other_hz = torch.from_numpy(moved.interpolated()).float()[None]
 other_voiced = torch.from_numpy(moved.voiced).float()[None]
-plot_f0_over_spectrogram(other, moved, other_tracks=[other_track], labels=["to be sung", "as it was"])
+plot_f0_over_spectrogram(other, moved, other_tracks=[other_track], labels=["transposed", "as it was"])
 
 # %% [markdown] hand-text
 # By hand: the prior guesses, a little randomness chooses one of the sounds that it thinks possible, the flow runs
-# backwards, the decoder speaks. No posterior is needed. `infer` does the same, and with equal random numbers the results
+# backwards, the decoder makes the waveform. No posterior is needed. `infer` does the same, and with equal random numbers the results
 # are equal.
 
 # %% hand
@@ -573,7 +573,7 @@ plot_spectrograms(pair, (other_track, fcpe(converted.samples)))
 # %% [markdown] measure-text
 # Ears decide, but numbers help to compare. The similarity compares a fingerprint of each voice, made by a network that
 # was trained to tell people apart; the same person reaches about 0.9. The correlation says how closely the result
-# follows the melody: 1 is exactly.
+# follows the f0: 1 is exactly.
 
 # %% measure
 from svcnb.audio import find_audio_files
@@ -591,7 +591,7 @@ show_facts({
 # %% [markdown] centres-text
 # ## 13 Leaning on the voice
 # The other person's content still carries a little of the other person. So some of it can be replaced by the nearest
-# typical sound of *our* voice: one of the centres that k-means finds among all its moments. More of it sounds more like
+# typical sound of *our* voice: one of the cluster centers that k-means finds among all its moments. More of it sounds more like
 # the voice, and less clear.
 
 # %% centres
@@ -622,10 +622,10 @@ show_audio(Audio(result[0, 0].numpy(), rate), "half of the content from the voic
 # | `recording` = your own voice | at which stage do you stop recognising yourself? |
 
 # %% [markdown] files-text
-# ## 15 Where to go on
+# ## 15 Where to continue
 # Your own voice starts in [00_setup](00_setup.ipynb); [03_train](03_train.ipynb) trains longer and
 # [05_convert](05_convert.ipynb) has all choices. Every function used here has a docstring with shapes and sources. The
-# voice of this tour lies in `data/models`, so 05_convert can use it as well.
+# voice of this tour is in `data/models`, so 05_convert can use it as well.
 
 # %% files
 show_files(work.root / "data/tour/converted")
