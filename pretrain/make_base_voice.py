@@ -29,7 +29,7 @@ from svcnb.models.sovits.checkpoint import choose_base, read_about, read_sovits_
 from svcnb.nn.frame_decoder import SUBFRAMES
 from svcnb.training.checkpoints import read_progress
 from svcnb.training.perceptual import Hearing
-from svcnb.training.state import TrainSettings
+from svcnb.training.settings import TrainSettings
 
 HEARD_HZ = 7600.0
 LIKE_HZ = 7000.0  # bands from here to HEARD_HZ speak for those above

@@ -23,7 +23,7 @@ from svcnb.data.extractor import PrepareSettings
 from svcnb.data.feature_store import FeatureStore
 from svcnb.models import sovits
 from svcnb.models.sovits.clusters import ClusterSettings
-from svcnb.training.state import TrainSettings
+from svcnb.training.settings import TrainSettings
 from tests.places import PROJECT
 from tests.toys.small_voice import save_small_voice, tiny_config
 

@@ -33,7 +33,7 @@ from svcnb.files import disk
 from svcnb.files.disk import WatchedFile, WriteError
 from svcnb.models import sovits
 from svcnb.training.checkpoints import read_progress
-from svcnb.training.state import TrainSettings
+from svcnb.training.settings import TrainSettings
 from tests.places import PROJECT
 from tests.toys.small_voice import save_small_voice, tiny_config
 from tests.toys.toy_features import SETTINGS, ToyExtractor, make_toy, write_clips

@@ -24,7 +24,7 @@ from svcnb.training import launch as launching
 from svcnb.training.checkpoints import read_progress
 from svcnb.training.launch import check_devices, run_in_processes
 from svcnb.training.loop import TrainReport
-from svcnb.training.state import TrainSettings
+from svcnb.training.settings import TrainSettings
 from tests.places import PROJECT
 from tests.toys.tiny_voice import (
     refuse_in_second,

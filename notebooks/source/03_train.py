@@ -79,7 +79,7 @@ show_facts({"speakers": ", ".join(store.speakers()), "clips": len(store), "minut
 # unless you ask for them.
 
 # %% settings
-from svcnb.training.state import TrainSettings
+from svcnb.training.settings import TrainSettings
 
 settings = TrainSettings(
     max_minutes=max_minutes or None, max_steps=max_steps or None, precision=precision, device=device,

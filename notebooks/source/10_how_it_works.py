@@ -418,7 +418,7 @@ for attempt in range(5):
 
 # %% train
 from svcnb.models.sovits import load_voice, train
-from svcnb.training.state import TrainSettings
+from svcnb.training.settings import TrainSettings
 
 voice_path = work.find(voice_folder) if voice_folder else work.make(f"data/models/tour-{raw.name}")
 if not voice_folder:

@@ -63,7 +63,7 @@ device = "auto"  #@param ["auto", "cpu", "cuda"]
 
 # %% material
 from svcnb.data.feature_store import FeatureStore
-from svcnb.training.state import TrainSettings
+from svcnb.training.settings import TrainSettings
 
 installed = install_missing(("diffusion",)) if on_colab() else []
 work, limit = open_workspace(workspace), {"device": device, "log_every_steps": 20}

@@ -124,7 +124,7 @@ Table(("epochs", "steps", "time"), estimate.table())
 # best checkpoint on held-out clips is kept.
 
 # %% train
-from svcnb.training.state import TrainSettings
+from svcnb.training.settings import TrainSettings
 
 limits = TrainSettings(max_minutes=max_minutes or None, precision=precision, device=device)
 epochs = rvc.EpochChoices(total_epoch or None, save_every_epoch or None, latest_only=latest_only)

@@ -26,7 +26,7 @@ from svcnb.plots.audio import plot_clip_lengths, plot_comparison, plot_cuts
 from svcnb.plots.page import Page
 from svcnb.plots.training import plot_losses
 from svcnb.training.checkpoints import read_progress
-from svcnb.training.state import TrainSettings
+from svcnb.training.settings import TrainSettings
 
 N_REFERENCES = 12  # more sentences hardly move the mean of the embeddings
 WITHOUT_BASE = "without_base.json"  # report.json of a demo that started from nothing

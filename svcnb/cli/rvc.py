@@ -113,7 +113,7 @@ def _add_exchange(steps, add_command: AddCommand) -> None:
 def run_train(options: argparse.Namespace) -> None:
     from svcnb.models import rvc
     from svcnb.models.rvc.train import EpochChoices
-    from svcnb.training.state import TrainSettings
+    from svcnb.training.settings import TrainSettings
 
     device = choose_device(options.device)
     config = _config(options)

@@ -98,7 +98,7 @@ def add_demo(subparsers) -> None:
 
 def run_train(options: argparse.Namespace) -> None:
     from svcnb.models import sovits
-    from svcnb.training.state import TrainSettings
+    from svcnb.training.settings import TrainSettings
 
     given = {name: getattr(options, name) for name in TrainSettings.model_fields if hasattr(options, name)}
     settings = make_settings(TrainSettings, **given)
@@ -109,7 +109,7 @@ def run_train(options: argparse.Namespace) -> None:
 
 def run_vocoder(options: argparse.Namespace) -> None:
     from svcnb.models import sovits, vocoder
-    from svcnb.training.state import TrainSettings
+    from svcnb.training.settings import TrainSettings
 
     given = {name: getattr(options, name) for name in TrainSettings.model_fields if hasattr(options, name)}
     settings = make_settings(TrainSettings, **given)
@@ -125,7 +125,7 @@ def run_vocoder(options: argparse.Namespace) -> None:
 def run_diffusion(options: argparse.Namespace) -> None:
     from svcnb.models import sovits
     from svcnb.models.diffusion.train import DiffusionChoices, train_diffusion
-    from svcnb.training.state import TrainSettings
+    from svcnb.training.settings import TrainSettings
 
     given = {name: getattr(options, name) for name in TrainSettings.model_fields if hasattr(options, name)}
     names = ("config", "batch_size", "k_step_max", "vocoder", "base")

@@ -36,7 +36,8 @@ from svcnb.training.checkpoints import (
 from svcnb.training.early_stopping import read_advice
 from svcnb.training.history import HistoryWriter
 from svcnb.training.launch import stop_requests
-from svcnb.training.state import TrainingError, TrainSettings, TrainState
+from svcnb.training.settings import TrainSettings
+from svcnb.training.state import TrainingError, TrainState
 
 N_LOSSES_SHOWN = 3
 log = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ from svcnb.models.sovits.step import Networks, StepParts, build, train_step
 from svcnb.nn import attention
 from svcnb.nn.layers import Noise
 from svcnb.training.losses import optimizer_maker
-from svcnb.training.state import TrainSettings, TrainState, assemble, make_accelerator
+from svcnb.training.settings import TrainSettings
+from svcnb.training.state import TrainState, assemble, make_accelerator
 from tests.benchmarks.plain_training import PlainDiscriminator, PlainStep, use_torch_convolutions
 from tests.benchmarks.sides import Size, Work
 

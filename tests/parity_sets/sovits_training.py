@@ -16,7 +16,8 @@ from svcnb.models.sovits.network import SynthesizerTrn
 from svcnb.models.sovits.step import StepParts, generator_terms, run_generator, train_step
 from svcnb.nn.discriminators import MultiPeriodDiscriminator
 from svcnb.training.losses import GeneratorPass, adversarial_terms, loss_weight
-from svcnb.training.state import TrainSettings, assemble, make_accelerator
+from svcnb.training.settings import TrainSettings
+from svcnb.training.state import assemble, make_accelerator
 from tests.parity_sets.gradients import gradient_rows
 from tests.parity_sets.registry import ReferenceSet, Row
 from tests.parity_sets.voices import RecordedNoise, formula_weights, has_predictor

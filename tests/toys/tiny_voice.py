@@ -29,7 +29,8 @@ from svcnb.models.sovits.config import Config
 from svcnb.nn.discriminators import MultiPeriodDiscriminator
 from svcnb.nn.layers import Noise
 from svcnb.training.loop import TrainReport
-from svcnb.training.state import TrainSettings, TrainState
+from svcnb.training.settings import TrainSettings
+from svcnb.training.state import TrainState
 
 RATE_HZ, HOP, WIDTH = 8000, 64, 8
 SETTINGS = FeatureSettings(

@@ -30,7 +30,8 @@ from svcnb.models.diffusion.network import Unit2Mel
 from svcnb.models.vocoder.files import find_vocoder, load_vocoder
 from svcnb.training.checkpoints import RunRecord, read_progress
 from svcnb.training.loop import FitHooks, TrainReport, fit
-from svcnb.training.state import TrainSettings, TrainState, assemble, make_accelerator, restore
+from svcnb.training.settings import TrainSettings
+from svcnb.training.state import TrainState, assemble, make_accelerator, restore
 from svcnb.training.tensorboard import BOARD_FOLDER, TensorBoardLog
 from svcnb.training.validation import choose_clips
 

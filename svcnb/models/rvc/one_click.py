@@ -21,7 +21,7 @@ from svcnb.models.rvc.preprocess import RvcCutReport, RvcCutSettings, cut_record
 from svcnb.models.rvc.step import train_step
 from svcnb.models.rvc.train import AUTO_BASE, EpochChoices, fresh_state, train, training_batches
 from svcnb.training.loop import TrainReport
-from svcnb.training.state import TrainSettings
+from svcnb.training.settings import TrainSettings
 
 N_WARM_STEPS, N_TIMED_STEPS = 1, 3
 

@@ -29,7 +29,8 @@ from svcnb.nn.layers import Noise
 from svcnb.training.checkpoints import RunRecord, read_progress
 from svcnb.training.loop import FitHooks, TrainReport, fit
 from svcnb.training.losses import optimizer_maker
-from svcnb.training.state import TrainSettings, TrainState, assemble, make_accelerator, restore
+from svcnb.training.settings import TrainSettings
+from svcnb.training.state import TrainState, assemble, make_accelerator, restore
 from svcnb.training.tensorboard import BOARD_FOLDER, TensorBoardLog
 from svcnb.training.validation import ClipChoices, HeldOutClips, drop_later_samples
 

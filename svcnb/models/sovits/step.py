@@ -36,7 +36,8 @@ from svcnb.training.losses import (
     shared_total,
     variational_terms,
 )
-from svcnb.training.state import TrainSettings, TrainState, assemble, make_accelerator
+from svcnb.training.settings import TrainSettings
+from svcnb.training.state import TrainState, assemble, make_accelerator
 
 
 @dataclass

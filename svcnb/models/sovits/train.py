@@ -26,7 +26,8 @@ from svcnb.training.checkpoints import RunRecord, read_progress
 from svcnb.training.launch import check_devices, is_launched, run_in_processes
 from svcnb.training.loop import FitHooks, TrainReport, fit
 from svcnb.training.losses import Listening
-from svcnb.training.state import TrainSettings, TrainState, restore
+from svcnb.training.settings import TrainSettings
+from svcnb.training.state import TrainState, restore
 from svcnb.training.tensorboard import BOARD_FOLDER, TensorBoardLog
 from svcnb.training.validation import ClipChoices, HeldOutClips, drop_later_samples
 

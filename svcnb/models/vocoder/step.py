@@ -14,7 +14,8 @@ from svcnb.models.vocoder.network import build_generator, mel_of
 from svcnb.nn.discriminators import MultiPeriodDiscriminator
 from svcnb.nn.layers import Noise
 from svcnb.training import losses
-from svcnb.training.state import TrainSettings, TrainState, assemble, make_accelerator
+from svcnb.training.settings import TrainSettings
+from svcnb.training.state import TrainState, assemble, make_accelerator
 
 N_COARSER_SCALES = 2  # HiFi-GAN's discriminators hear the waveform at three scales
 

@@ -21,7 +21,8 @@ from svcnb.models.vocoder.step import StepParts, fresh_state, train_step
 from svcnb.nn.layers import Noise
 from svcnb.training.checkpoints import RunRecord, read_progress
 from svcnb.training.loop import FitHooks, TrainReport, fit
-from svcnb.training.state import TrainSettings, TrainState, restore
+from svcnb.training.settings import TrainSettings
+from svcnb.training.state import TrainState, restore
 from svcnb.training.validation import drop_later_samples, thin_samples, write_reference, write_sample
 
 MAX_CLIP_S, MAX_MEASURED_S = 8.0, 30.0

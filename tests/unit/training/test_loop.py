@@ -19,7 +19,8 @@ from torch import nn
 from svcnb import SvcError
 from svcnb.training.checkpoints import discard_run, read_progress
 from svcnb.training.loop import FitHooks, fit
-from svcnb.training.state import TrainSettings, TrainState, assemble, make_accelerator, restore
+from svcnb.training.settings import TrainSettings
+from svcnb.training.state import TrainState, assemble, make_accelerator, restore
 
 SETTINGS = TrainSettings(max_steps=12, save_every_steps=5, log_every_steps=2, device="cpu", seed=5)
 

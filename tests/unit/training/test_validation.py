@@ -18,7 +18,7 @@ from svcnb.models import sovits
 from svcnb.models.sovits.config import Config
 from svcnb.training.checkpoints import read_progress
 from svcnb.training.early_stopping import read_advice
-from svcnb.training.state import TrainSettings
+from svcnb.training.settings import TrainSettings
 from svcnb.training.validation import (
     MAX_STEPS_KEPT,
     drop_later_samples,

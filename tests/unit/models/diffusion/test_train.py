@@ -24,7 +24,7 @@ from svcnb.models.diffusion.config import DiffusionConfig
 from svcnb.models.diffusion.data import MARGIN_FRAMES, DiffusionBatch, DiffusionClips, collate_crops
 from svcnb.models.diffusion.train import DiffusionChoices, _compare, _state, learning_rate, train_diffusion
 from svcnb.models.vocoder.files import load_vocoder
-from svcnb.training.state import TrainSettings
+from svcnb.training.settings import TrainSettings
 from tests.toys.tiny_diffusion import content_of, tiny_diffusion, write_vocoder
 from tests.toys.tiny_voice import HOP, RATE_HZ, tiny_config, write_features
 

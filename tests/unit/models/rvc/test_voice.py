@@ -20,7 +20,7 @@ from svcnb.models.rvc.exchange import export_experiment, import_experiment
 from svcnb.models.rvc.index import find_index
 from svcnb.models.rvc.prepare import MUTE, open_features
 from svcnb.models.rvc.train import EpochChoices, count_steps
-from svcnb.training.state import TrainSettings
+from svcnb.training.settings import TrainSettings
 from tests.toys.toy_rvc import sung, tiny_config, tiny_rvc_config, write_recordings
 
 pytest.importorskip("faiss")

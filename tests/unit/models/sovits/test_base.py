@@ -26,7 +26,8 @@ from svcnb.models.sovits.checkpoint import (
 from svcnb.models.sovits.step import as_saved, fresh_state, load_run, save_run
 from svcnb.nn.frame_decoder import SUBFRAMES
 from svcnb.training.checkpoints import RunRecord, SavedCheckpoint
-from svcnb.training.state import TrainSettings, TrainState
+from svcnb.training.settings import TrainSettings
+from svcnb.training.state import TrainState
 from tests.toys.toy_voice import write_voice
 
 

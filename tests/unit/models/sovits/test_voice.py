@@ -17,7 +17,7 @@ from svcnb.features.pitch.track import F0Track
 from svcnb.models import sovits
 from svcnb.models.sovits.checkpoint import read_sovits_checkpoint, save_sovits_checkpoint
 from svcnb.models.sovits.config import Config
-from svcnb.training.state import TrainSettings
+from svcnb.training.settings import TrainSettings
 
 RATE_HZ = 22050
 SETTINGS = {"device": "cpu", "log_every_steps": 1}

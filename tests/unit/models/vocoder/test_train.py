@@ -19,7 +19,7 @@ from svcnb.models.vocoder import step as vocoder_step
 from svcnb.models.vocoder.config import VocoderConfig
 from svcnb.models.vocoder.files import load_vocoder
 from svcnb.nn.discriminators import MultiPeriodDiscriminator
-from svcnb.training.state import TrainSettings
+from svcnb.training.settings import TrainSettings
 from tests.places import BUNDLED_REFERENCE
 from tests.toys.tiny_vocoder import (
     HOP,
