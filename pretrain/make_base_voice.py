@@ -20,7 +20,7 @@ from torch import Tensor
 from pretrain.make_encoder_data import recordings
 from pretrain.moonshine_listener import Listeners, MoonshineListener
 from svcnb import SvcError
-from svcnb.audio.slicing import CutSettings
+from svcnb.audio.settings import CutSettings
 from svcnb.data.clips import cut_folder
 from svcnb.files.checkpoint import write_own
 from svcnb.files.disk import copy_file

@@ -45,4 +45,4 @@ def parsed(command: str) -> argparse.Namespace:
 def sub_parsers(parser: argparse.ArgumentParser | None = None) -> dict[str, argparse.ArgumentParser]:
     """The program's commands, or those below one of them."""
     (actions,) = [a for a in (parser or cli.build_parser())._actions if isinstance(a, argparse._SubParsersAction)]
-    return actions.choices
+    return {name: command.complete() for name, command in actions.choices.items()}

@@ -160,7 +160,7 @@ def press_convert(page: Page) -> str:
 def test_the_filled_form_converts_on_a_click(page: Page, workspace: Path) -> None:
     choose(page, "recording", "data/raw/a song.flac")
     choose(page, "f0 predictor", "dio")
-    drag_to(page, "semitones up", "5")
+    drag_to(page, "trans", "5")
     status = press_convert(page)
     (result,) = (workspace / "data" / "converted").glob("a song.flac_5key_*.flac")
     assert result.name in status and re.search(r"in \d+\.\d s", status)
@@ -176,5 +176,5 @@ def test_the_form_tells_what_is_missing_and_can_be_used_again(page: Page, worksp
     assert "a song.flac is neither in" in press_convert(page)
     assert sorted((workspace / "data" / "converted").iterdir()) == before
     choose(page, "recording", "data/raw/first.flac")
-    drag_to(page, "semitones up", "-2")
+    drag_to(page, "trans", "-2")
     assert "first.flac_-2key_" in press_convert(page)

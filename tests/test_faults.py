@@ -14,15 +14,15 @@ import soundfile
 
 from svcnb import SvcError
 from svcnb.audio.audio import Audio, write_audio
-from svcnb.audio.slicing import CutSettings
+from svcnb.audio.settings import CutSettings
 from svcnb.cli import main as cli
 from svcnb.conversion.settings import ConversionSettings
 from svcnb.data.clips import cut_folder
 from svcnb.data.extraction import FeatureReport
-from svcnb.data.extractor import PrepareSettings
 from svcnb.data.feature_store import FeatureStore
+from svcnb.data.settings import PrepareSettings
 from svcnb.models import sovits
-from svcnb.models.sovits.clusters import ClusterSettings
+from svcnb.models.settings import ClusterSettings
 from svcnb.training.settings import TrainSettings
 from tests.places import PROJECT
 from tests.toys.small_voice import save_small_voice, tiny_config

@@ -14,8 +14,8 @@ import pytest
 from svcnb.features.content import clustering
 from svcnb.files.checkpoint import read_safetensors
 from svcnb.models import sovits
+from svcnb.models.settings import ClusterSettings
 from svcnb.models.sovits import clusters as sovits_clusters
-from svcnb.models.sovits.clusters import ClusterSettings
 from tests.places import PROJECT
 from tests.toys.toy_voice import write_features, write_voice
 

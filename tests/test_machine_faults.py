@@ -22,13 +22,13 @@ import pytest
 
 from svcnb import SvcError
 from svcnb.audio.audio import Audio, read_audio, write_audio
-from svcnb.audio.slicing import CutSettings
+from svcnb.audio.settings import CutSettings
 from svcnb.cli import main as cli
 from svcnb.conversion.settings import ConversionSettings
 from svcnb.data.clips import cut_folder
 from svcnb.data.extraction import extract, scan_clips
-from svcnb.data.extractor import PrepareSettings
 from svcnb.data.feature_store import FeatureStore
+from svcnb.data.settings import PrepareSettings
 from svcnb.files import disk
 from svcnb.files.disk import WatchedFile, WriteError
 from svcnb.models import sovits
@@ -240,7 +240,7 @@ import resource, sys
 from pathlib import Path
 from svcnb import SvcError
 from svcnb.data.extraction import extract, scan_clips
-from svcnb.audio.slicing import CutSettings
+from svcnb.audio.settings import CutSettings
 from svcnb.data.clips import cut_folder
 from tests.toys.toy_features import SETTINGS, make_toy
 folder = Path(sys.argv[1])

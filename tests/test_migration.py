@@ -14,6 +14,7 @@ import soundfile
 
 from svcnb.cli import main as cli
 from svcnb.conversion.settings import ConversionSettings
+from svcnb.files.options import options_of
 from tests import readme_tables
 from tests.places import DEMO_VOICES, PROJECT
 from tests.readme_tables import CODE, FIELD, commands_in, parsed, read_section, sub_parsers
@@ -90,14 +91,13 @@ def test_the_table_of_conversion_flags_is_whole_and_they_are_ours() -> None:
 
 
 def test_defaults_in_the_table_are_the_programs_and_the_forms() -> None:
-    actions, form = sub_parser("convert")._option_string_actions, parameters(PROJECT / "notebooks" / "05_convert.ipynb")
+    options, form = sub_parser("convert").options, parameters(PROJECT / "notebooks" / "05_convert.ipynb")
     n_compared = 0
     for flags, field, default, _ in table(CONVERSION):
         if not flags or not re.fullmatch(r"-?[\d.]+|on|off|flac|auto", default):
             continue
         wanted = {"on": True, "off": False}.get(default, default)
-        found = actions[CODE.findall(flags)[0].split()[0]].default
-        found = found[0] if isinstance(found, list) else found
+        found = options[CODE.findall(flags)[0].split()[0]].default
         values = [found, *(form[name] for name in CODE.findall(field))]
         for value in values:
             assert str(value) == str(wanted) or float(value) == float(wanted), f"{flags}: {value}, the table says {default}"
@@ -106,7 +106,7 @@ def test_defaults_in_the_table_are_the_programs_and_the_forms() -> None:
 
 
 def test_conversion_flags_are_the_settings_own() -> None:
-    told = {flag for info in ConversionSettings.model_fields.values() for flag in info.json_schema_extra["flags"]}
+    told = {flag for option in options_of(ConversionSettings).values() for flag in option.original}
     outside = set("-m --model_path -c --config_path -n --clean_names -cm --cluster_model_path -dm --diffusion_model_path "
                   "-dc --diffusion_config_path -d --device".split())  # fmt: skip
     assert set(THEIR_FLAGS) <= told | outside

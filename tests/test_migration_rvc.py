@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from svcnb.cli import main as cli
-from svcnb.cli.rvc import RATES
 from svcnb.files.pretrained_table import WEIGHTS
 from svcnb.models import rvc
 from svcnb.models.rvc.checkpoint import RvcCheckpoint, read_small_model, write_rvc_checkpoint
+from svcnb.models.rvc.config import RATE_NAMES
 from svcnb.models.rvc.experiment import DERIVED_FOLDERS, FILELIST, GT_FOLDER, WAV16_FOLDER
 from tests import readme_tables
 from tests.places import PROJECT
@@ -57,7 +57,7 @@ def test_every_button_and_every_training_flag_of_theirs_has_a_row() -> None:
     theirs = " ".join(row[0] for row in rows(BUTTONS))
     assert not [name for name in THEIR_BUTTONS if name not in theirs]
     assert set(THEIR_TRAINING_FLAGS) <= set(CODE.findall(theirs))
-    assert set(RATES) >= {"32k", "40k", "48k"}
+    assert rvc_parsers()["train"].options["--sample_rate"].choices == tuple(RATE_NAMES)
 
 
 def test_flags_in_the_notes_are_ours() -> None:
@@ -67,19 +67,18 @@ def test_flags_in_the_notes_are_ours() -> None:
 
 
 def test_the_table_of_conversion_is_whole_and_names_our_options_fields_and_defaults() -> None:
-    assert sorted(CODE.findall(row[0])[0] for row in rows(CONVERSION)) == sorted(THEIR_FLAGS)
-    options, form = rvc_parsers()["convert"]._option_string_actions, parameters(PROJECT / "notebooks" / "31_rvc_convert.ipynb")
-    settings = rvc.RvcConversionSettings()
+    assert sorted(flag for row in rows(CONVERSION) for flag in CODE.findall(row[0])) == sorted(THEIR_FLAGS)
+    options, form = rvc_parsers()["convert"].options, parameters(PROJECT / "notebooks" / "31_rvc_convert.ipynb")
     n_compared = 0
-    for _, ours, field, default, _ in rows(CONVERSION):
+    for theirs, ours, field, default, _ in rows(CONVERSION):
         (flag,), (name,) = CODE.findall(ours) or [""], CODE.findall(field) or [""]
         assert not flag or flag in options
         assert not name or name in form
-        if not default:
+        if flag and theirs:
+            assert options[CODE.findall(theirs)[0]] == options[flag], f"{theirs} is not accepted as {flag}"
+        if not (default and name and options[flag].default is not None):
             continue
-        given = options[flag].default
-        inherent = {"--index_rate": settings.cluster_ratio, "--resample_sr": 0}.get(flag)
-        for value in (inherent if given is None else given, form[name]):
+        for value in (options[flag].default, form[name]):
             assert str(value) == default or float(value) == float(default), f"{flag}: {value}, the table says {default}"
         n_compared += 1
     assert n_compared >= 8

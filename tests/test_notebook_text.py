@@ -7,14 +7,14 @@ import builtins
 import importlib.util
 import json
 import re
-from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
+from svcnb.audio.settings import CutSettings
+from svcnb.files.options import options_of
 from svcnb.files.pretrained_table import WEIGHTS
+from svcnb.notebook.forms import form_default
 from tests.places import PROJECT
 from tests.sources import NOTEBOOKS, code_cells, notebook, parameters, source, tagged
 
@@ -28,6 +28,8 @@ MAIN_LINE = ["00_setup", "01_slice", "02_features", "03_train", "04_cluster", "0
 FORM = re.compile(r"^(?P<name>\w+) = (?P<default>.+?)  #@param (?P<form>.+)$")
 COLAB_ROOT = "/con" + "tent"  # in two pieces: no file of the project names a machine's folders
 PLACEHOLDER = re.compile(r"your|placeholder|xxx|todo|example\.com|<.*>", re.I)
+
+NO_OPTIONS = {"00_setup": ["speaker"]}  # names of options for something else: a folder to be made
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -154,6 +156,22 @@ def test_imports_from_the_package_exist(path: Path) -> None:
 
 
 @each_notebook
+def test_what_is_taken_from_an_imported_module_is_there(path: Path) -> None:
+    trees = [(cell["id"], ast.parse(source(cell))) for cell in code_cells(path)]
+    modules = {}
+    for node in (node for _, tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)):
+        for alias in node.names:
+            if node.module.startswith("svcnb") and importlib.util.find_spec(node.module).submodule_search_locations:
+                name = f"{node.module}.{alias.name}"
+                modules |= {alias.asname or alias.name: importlib.import_module(name)} if importlib.util.find_spec(name) else {}
+    for cell, tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+                module = modules[node.value.id]
+                assert hasattr(module, node.attr), f"{cell}: {module.__name__} has no {node.attr}"
+
+
+@each_notebook
 def test_parameters_are_form_fields_with_help_and_working_defaults(path: Path) -> None:
     (cell,) = tagged(path, "parameters")
     title, *lines = source(cell).splitlines()
@@ -190,50 +208,6 @@ def check_form(name: str, default: object, form: str) -> None:
         assert type(default) is {"boolean": bool, "integer": int, "number": float}[kind], f"{name}: {default!r}"
 
 
-def dropdowns() -> dict[tuple[str, str], Callable[[], list]]:
-    """(notebook, field) -> the values that the package takes; an option with free input is not listed."""
-
-    def literal(settings: str, field: str) -> Callable[[], list]:
-        module, _, name = settings.rpartition(".")
-
-        def options() -> list:
-            kind = getattr(importlib.import_module(module), name).model_fields[field].annotation
-            return list(get_args(kind))
-
-        return options
-
-    conversion, training = "svcnb.conversion.settings.ConversionSettings", "svcnb.training.state.TrainSettings"
-    return {
-        ("00_setup", "speech_encoder"): lambda: ["auto", *importlib.import_module("svcnb.features.content.encoders").ENCODERS],
-        ("00_setup", "f0_predictor"): literal(conversion, "f0_method"),
-        ("01_slice", "level"): lambda: ["off", "peak", "lufs"],
-        ("02_features", "f0_predictor"): literal(conversion, "f0_method"),
-        ("02_features", "config"): lambda: ["small", "full"],
-        ("02_features", "device"): literal(training, "device"),
-        ("03_train", "precision"): literal(training, "precision"),
-        ("03_train", "device"): literal(training, "device"),
-        ("04_cluster", "device"): literal(training, "device"),
-        ("05_convert", "checkpoint"): lambda: list(importlib.import_module("svcnb.models.sovits.files").CHECKPOINTS),
-        ("05_convert", "f0_predictor"): literal(conversion, "f0_method"),
-        ("05_convert", "wav_format"): literal(conversion, "audio_format"),
-        ("05_convert", "device"): literal(training, "device"),
-        ("06_evaluate", "device"): literal(training, "device"),
-        ("21_mix_and_export", "mode"): lambda: list(importlib.import_module("svcnb.models.sovits.release").MIX_MODES),
-        ("20_shallow_diffusion", "precision"): literal(training, "precision"),
-        ("20_shallow_diffusion", "device"): literal(training, "device"),
-        ("30_rvc_train", "size"): lambda: ["small", "full"],
-        ("30_rvc_train", "version"): lambda: list(importlib.import_module("svcnb.models.rvc.network").CONTENT_WIDTHS),
-        ("30_rvc_train", "sample_rate"): lambda: list(importlib.import_module("svcnb.models.rvc.config").RATE_NAMES),
-        ("30_rvc_train", "f0_method"): literal(conversion, "f0_method"),
-        ("30_rvc_train", "base"): lambda: list(importlib.import_module("svcnb.models.rvc.train").BASES),
-        ("30_rvc_train", "precision"): literal(training, "precision"),
-        ("30_rvc_train", "device"): literal(training, "device"),
-        ("31_rvc_convert", "f0_method"): literal(conversion, "f0_method"),
-        ("31_rvc_convert", "wav_format"): literal(conversion, "audio_format"),
-        ("31_rvc_convert", "device"): literal(training, "device"),
-    }
-
-
 def offered_by(name: str, field: str) -> list:
     """What a notebook's form offers for a field."""
     (cell,) = tagged(PROJECT / "notebooks" / f"{name}.ipynb", "parameters")
@@ -241,9 +215,42 @@ def offered_by(name: str, field: str) -> list:
     return json.JSONDecoder().raw_decode(form)[0]
 
 
-@pytest.mark.parametrize(("where", "options"), dropdowns().items(), ids=lambda value: "-".join(value) if isinstance(value, tuple) else "")
-def test_dropdowns_offer_what_the_package_takes(where: tuple[str, str], options: Callable[[], list]) -> None:
-    assert offered_by(*where) == options()
+@each_notebook
+def test_fields_that_are_options_are_made_from_them_basic_ones_first(path: Path) -> None:
+    builder = load_builder()
+    source_path = builder.SOURCES / f"{path.stem}.py"
+    (form,) = [cell.text for cell in builder.read_cells(source_path) if cell.name == "parameters"]
+    assert builder.unmarked_options(form) == NO_OPTIONS.get(path.stem, [])
+    marks = builder.form_marks(source_path)
+    assert marks, "no field of this form is an option of the package"
+    advanced = [option.advanced for _, option in marks]
+    assert advanced == sorted(advanced), "an advanced field stands above a basic one"
+    for mark, option in marks:
+        written = FORM.match(form_line(path, mark["field"]))
+        assert form_line(path, mark["field"], above=True).startswith("#@markdown " + option.sentence.removesuffix("."))
+        value = ast.literal_eval(mark["value"]) if mark["value"] else form_default(option)
+        assert ast.literal_eval(written["default"]) == value
+        offered, _ = json.JSONDecoder().raw_decode(written["form"])
+        if option.choices and not option.is_open:
+            assert offered == list(option.choices)
+        elif option.slider and not option.choices:
+            assert (offered["min"], offered["max"], offered["step"]) == option.slider
+
+
+@each_notebook
+def test_a_closed_dropdown_is_an_option_of_the_package(path: Path) -> None:
+    marked = {mark["field"] for mark, _ in load_builder().form_marks(PROJECT / "notebooks" / "source" / f"{path.stem}.py")}
+    for line in source(tagged(path, "parameters")[0]).splitlines():
+        form = FORM.match(line)
+        if form and form["form"].startswith("[") and "allow-input" not in form["form"]:
+            assert form["name"] in marked, f"who says that {form['name']} has these choices?"
+
+
+def form_line(path: Path, field: str, *, above: bool = False) -> str:
+    """The line of a field in a notebook's form, or the help above it."""
+    lines = source(tagged(path, "parameters")[0]).splitlines()
+    (place,) = [i for i, line in enumerate(lines) if line.startswith(f"{field} = ")]
+    return lines[place - above]
 
 
 def test_base_models_on_the_form_are_in_the_table_and_those_of_so_vits_are_all_there() -> None:
@@ -258,21 +265,11 @@ def test_levels_on_the_form_are_all_there_are() -> None:
     from svcnb.audio.loudness import level
 
     audio = Audio([0.1, -0.1], 16000)
-    for mode in dropdowns()["01_slice", "level"]():
+    for mode in options_of(CutSettings)["level"].choices:
         if mode != "lufs":  # needs longer sounds
             level(audio, mode=mode, target_db=-20)
     with pytest.raises(SvcError, match="off, peak or lufs"):
         level(audio, mode="unknown", target_db=-20)
-
-
-def test_every_closed_dropdown_is_compared_with_the_package() -> None:
-    closed = {
-        (path.stem, m["name"])
-        for path in NOTEBOOKS
-        for line in source(tagged(path, "parameters")[0]).splitlines()
-        if (m := FORM.match(line)) and m["form"].startswith("[") and "allow-input" not in m["form"] and "raw" not in m["form"]
-    }
-    assert closed == set(dropdowns())
 
 
 def test_the_conversion_form_has_the_fields_people_know() -> None:

@@ -28,14 +28,10 @@
 workspace = ""  #@param ["", "drive"] {"allow-input": true}
 #@markdown Name of the speaker you will bring; a folder of this name is made for the recordings.
 speaker = "me"  #@param {"type": "string"}
-#@markdown Content encoder to fetch; auto needs no download and takes the best one that is here.
-speech_encoder = "auto"  #@param ["auto", "vec768l12", "vec256l9", "hubertsoft", "whisper-ppg", "whisper-ppg-large", "whisper-ppg-small", "cnhubertlarge", "dphubert", "wavlmbase+", "vec256l9-onnx", "vec256l12-onnx", "vec768l9-onnx", "vec768l12-onnx", "hubertsoft-onnx", "svcnb-units", "soft-units"]
-#@markdown Melody finder to fetch: only rmvpe is a download, the others are installed.
-f0_predictor = "auto"  #@param ["auto", "fcpe", "rmvpe", "crepe", "dio", "harvest", "pm"]
-#@markdown Fetch the vocoder that shallow diffusion needs.
-shallow_diffusion = False  #@param {"type": "boolean"}
-#@markdown Fetch the vocoder that the enhancer needs (the same one).
-enhance = False  #@param {"type": "boolean"}
+speech_encoder  #@option features --speech_encoder
+f0_predictor  #@option features --f0_predictor; rmvpe is a download
+shallow_diffusion  #@option convert --shallow_diffusion; fetches it
+enhance  #@option convert --enhance; fetches it
 #@markdown Fetch a model to start from: so-vits-svc 4.1, with loudness, diffusion, or RVC (also others).
 base_model = ""  #@param ["", "base", "base_volume", "base_diffusion", "base_rvc_v2_40k", "base_rvc_v2_48k"] {"allow-input": true}
 

@@ -21,18 +21,13 @@ workspace = ""  #@param ["", "drive"] {"allow-input": true}
 raw_folder = "data/demo/raw/ada"  #@param ["data/demo/raw/ada", "data/raw"] {"allow-input": true}
 #@markdown Folder for the clips.
 clips_folder = "data/clips"  #@param {"type": "string"}
-#@markdown Quieter than this counts as silence (dB below full scale); -30 for noisy recordings.
-threshold_db = -40.0  #@param {"type": "slider", "min": -80, "max": -10, "step": 1}
-#@markdown Shorter pieces are joined to a neighbour, or dropped (seconds).
-min_clip_s = 1.0  #@param {"type": "slider", "min": 0.5, "max": 5, "step": 0.1}
-#@markdown No clip is longer (seconds).
-max_clip_s = 12.0  #@param {"type": "slider", "min": 4, "max": 30, "step": 0.5}
-#@markdown Bring recordings to one level first: `lufs` as the ear hears, `peak` by the highest sample.
-level = "off"  #@param ["off", "peak", "lufs"]
-#@markdown Sampling rate of the clips (Hz): 44100 for so-vits-svc.
-sample_rate_hz = 44100  #@param [44100, 48000, 40000, 32000, 22050] {"type": "raw"}
+threshold_db  #@option slice --threshold_db
+min_clip_s  #@option slice --min_clip_s
+max_clip_s  #@option slice --max_clip_s
 #@markdown Cut again what is already cut.
 overwrite = False  #@param {"type": "boolean"}
+level  #@option slice --level
+sample_rate_hz  #@option slice --sample_rate_hz
 
 # %% [markdown] recordings-text
 # ## The recordings
@@ -55,7 +50,7 @@ show_recordings(recordings, raw)
 # this can be stopped and run again. Recordings that give nothing are listed with the reason.
 
 # %% cut
-from svcnb.audio.slicing import CutSettings
+from svcnb.audio.settings import CutSettings
 from svcnb.data.clips import cut_folder
 
 settings = CutSettings(

@@ -21,20 +21,13 @@ workspace = ""  #@param ["", "drive"] {"allow-input": true}
 clips_folder = "data/clips"  #@param {"type": "string"}
 #@markdown Folder for the features.
 features_folder = "data/features/demo"  #@param {"type": "string"}
-#@markdown Size of the voice.
-config = "small"  #@param ["small", "full"]
-#@markdown What turns sound into content; a voice can only be used with the encoder it was trained with.
-speech_encoder = "auto"  #@param ["auto"] {"allow-input": true}
-#@markdown What finds the melody: fcpe and rmvpe are best, crepe is slow, the others are classics.
-f0_predictor = "auto"  #@param ["auto", "fcpe", "rmvpe", "crepe", "dio", "harvest", "pm"]
-#@markdown Let the voice follow the loudness of what it will convert.
-vol_embedding = False  #@param {"type": "boolean"}
-#@markdown Processes that extract at the same time.
-n_jobs = 1  #@param {"type": "slider", "min": 1, "max": 8, "step": 1}
-#@markdown Where the networks run.
-device = "auto"  #@param ["auto", "cpu", "cuda"]
-#@markdown Extract again what is already there.
-overwrite = False  #@param {"type": "boolean"}
+config  #@option features --config
+speech_encoder  #@option features --speech_encoder
+f0_predictor  #@option features --f0_predictor
+vol_embedding  #@option features --vol_embedding
+n_jobs  #@option features --num_processes
+device  #@option features --device
+overwrite  #@option features --overwrite
 
 # %% [markdown] extract-text
 # ## Extract
@@ -42,15 +35,16 @@ overwrite = False  #@param {"type": "boolean"}
 # cell resumes where it stopped.
 
 # %% extract
-from svcnb.data.extractor import PrepareSettings
+from svcnb.data.settings import PrepareSettings
 from svcnb.models.sovits import Config, prepare
 
 work = open_workspace(workspace)
 clips, features = work.find(clips_folder), work.make(features_folder)
-size = Config.small() if config == "small" else Config.full()
+sizes = {"small": Config.small, "full": Config.full}
+size = sizes[config]() if config in sizes else Config.load(work.find(config))
 settings = PrepareSettings(
     encoder=speech_encoder, f0_method=f0_predictor, with_volume=vol_embedding, n_jobs=n_jobs,
-    device=choose_device(device), overwrite=overwrite,
+    device=device, overwrite=overwrite,
 )
 report = prepare(size, clips, features, settings)
 print(report)

@@ -22,40 +22,23 @@ workspace = ""  #@param ["", "drive"] {"allow-input": true}
 features_folder = "data/features/demo"  #@param {"type": "string"}
 #@markdown Folder for the voice.
 voice_folder = "data/models/demo"  #@param {"type": "string"}
-#@markdown Minutes of training in all; 0 = no limit. On a GPU with the full size: some hours.
-max_minutes = 5.0  #@param {"type": "slider", "min": 0, "max": 720, "step": 1}
-#@markdown Steps of training in all; 0 = no limit.
-max_steps = 0  #@param {"type": "integer"}
-#@markdown Go on with the newest checkpoint of this voice.
-resume = True  #@param {"type": "boolean"}
-#@markdown Base model to start from: auto (bundled, for the small size), none, a folder or a G_*.pth.
-base = "auto"  #@param {"type": "string"}
-#@markdown fp16 is faster on a T4, bf16 on newer GPUs; fp32 always works.
-precision = "fp32"  #@param ["fp32", "fp16", "bf16"]
-#@markdown Clips per step; 0 = the size's own, -1 = try out a GPU. Halved when memory runs out.
-batch_size = 0  #@param {"type": "integer"}
-#@markdown Processes that train together, one per GPU (Kaggle has two); each takes its own batch.
-n_processes = 1  #@param {"type": "integer"}
-#@markdown Steps between logged losses.
-log_every_steps = 20  #@param {"type": "slider", "min": 5, "max": 1000, "step": 5}
-#@markdown Steps between measurements on clips that are held out.
-validate_every_steps = 100  #@param {"type": "slider", "min": 20, "max": 2000, "step": 20}
-#@markdown Stop when the held-out clips have not got better for a long time.
-stop_when_flat = False  #@param {"type": "boolean"}
-#@markdown Steps between checkpoints.
-save_every_steps = 800  #@param {"type": "slider", "min": 100, "max": 10000, "step": 100}
-#@markdown Newest checkpoints to keep, beside the best; 0 keeps all.
-keep_checkpoints = 3  #@param {"type": "slider", "min": 0, "max": 20, "step": 1}
-#@markdown Also train on clips in another key, up to this many semitones away; 0 = no.
-key_shift_semitones = 0.0  #@param {"type": "slider", "min": 0, "max": 6, "step": 0.5}
-#@markdown Also train on louder and quieter clips; for features with `vol_embedding`.
-vol_aug = False  #@param {"type": "boolean"}
-#@markdown Write event files for TensorBoard (`pip install "svcnb[tensorboard]"` where it is missing).
-tensorboard = False  #@param {"type": "boolean"}
-#@markdown Where to train.
-device = "auto"  #@param ["auto", "cpu", "cuda"]
-#@markdown Start of the random numbers.
-seed = 1234  #@param {"type": "integer"}
+max_minutes = 5.0  #@option train --max_minutes
+max_steps  #@option train --max_steps
+resume = True  #@option train --resume
+base  #@option train --base
+precision  #@option train --precision
+batch_size  #@option train --batch_size; -1 = auto
+n_processes  #@option train --num_processes
+log_every_steps = 20  #@option train --log_every_steps
+validate_every_steps  #@option train --validate_every_steps
+stop_when_flat  #@option train --stop_when_flat
+save_every_steps  #@option train --save_every_steps
+keep_checkpoints  #@option train --keep_checkpoints
+key_shift_semitones  #@option train --key_shift_semitones
+vol_aug  #@option train --vol_aug
+tensorboard  #@option train --tensorboard
+device  #@option train --device
+seed  #@option train --seed
 
 # %% [markdown] data-text
 # ## What will be trained on

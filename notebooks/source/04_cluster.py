@@ -24,18 +24,14 @@ features_folder = "data/features/demo"  #@param {"type": "string"}
 voice_folder = "data/models/demo"  #@param {"type": "string"}
 #@markdown Fit the centres; off keeps those that are there.
 make_centres = True  #@param {"type": "boolean"}
-#@markdown Centres per speaker; 0 = one for every ten frames, at most so-vits-svc's 10000.
-n_centres = 0  #@param {"type": "integer"}
+n_centres  #@option cluster --n_centres
 #@markdown Build the index; off keeps the one that is there, or does without.
 make_index = True  #@param {"type": "boolean"}
 #@markdown Recording by somebody else to try the files on; ten seconds of it are used.
 wav = "data/demo/raw/bruno/bruno_01.flac"  #@param ["data/demo/raw/bruno/bruno_01.flac", "data/demo/song/melody.flac"] {"allow-input": true}
-#@markdown Speaker to look at; empty = the voice's first one.
-speaker = ""  #@param {"type": "string"}
-#@markdown Where the voice runs; centres use a GPU whenever faiss has one.
-device = "auto"  #@param ["auto", "cpu", "cuda"]
-#@markdown Start of the random numbers.
-seed = 0  #@param {"type": "integer"}
+speaker  #@option convert --spk_list
+device  #@option convert --device
+seed  #@option cluster --seed
 
 # %% [markdown] material-text
 # ## What they are made from
@@ -61,7 +57,7 @@ show_facts(facts | {"encoder": store.settings.encoder})
 
 # %% centres
 from svcnb.models.sovits import fit_voice_centres
-from svcnb.models.sovits.clusters import ClusterSettings
+from svcnb.models.settings import ClusterSettings
 
 fitting = ClusterSettings(n_centres=n_centres or None, seed=seed)
 print(fit_voice_centres(features, voice_path, fitting) if make_centres else "centres are kept")

@@ -24,64 +24,37 @@ workspace = ""  #@param ["", "drive"] {"allow-input": true}
 wav = "data/demo/song/melody.flac"  #@param ["data/demo/song/melody.flac", "data/demo/raw/bruno/bruno_01.flac"] {"allow-input": true}
 #@markdown Voice: its folder, a zip file, or one G_*.pth.
 model = "data/models/demo"  #@param {"type": "string"}
-#@markdown Checkpoint of a folder: best on held-out clips (where training measured that), or the newest.
-checkpoint = "best"  #@param ["best", "newest"]
-#@markdown Speaker of that voice; empty = the first one.
-speaker = ""  #@param {"type": "string"}
-#@markdown Semitones up (12 = one octave; negative = down).
-trans = 0  #@param {"type": "slider", "min": -36, "max": 36, "step": 1}
-#@markdown Pull the sounds towards the voice's own (made by 04_cluster): 0 = clear words, 1 = closest.
-cluster_infer_ratio = 0.0  #@param {"type": "slider", "min": 0, "max": 1, "step": 0.05}
-#@markdown Pull towards the nearest recorded sounds (index) instead of the centres.
-feature_retrieval = False  #@param {"type": "boolean"}
-#@markdown File with centres or an index; empty = those beside the voice.
-cluster_model = ""  #@param {"type": "string"}
-#@markdown Let the voice choose the melody. For speech only: songs would come out of tune.
-auto_predict_f0 = False  #@param {"type": "boolean"}
-#@markdown Smooth the melody over three frames; may lessen hoarseness.
-f0_mean_pooling = False  #@param {"type": "boolean"}
-#@markdown What finds the melody.
-f0_predictor = "auto"  #@param ["auto", "fcpe", "rmvpe", "crepe", "dio", "harvest", "pm"]
-#@markdown Confidence below which a moment counts as unvoiced.
-f0_filter_threshold = 0.05  #@param {"type": "slider", "min": 0, "max": 1, "step": 0.01}
-#@markdown Melody to sing instead of the recording's: table `time_s,f0_hz`; empty = the recording's own.
-f0_csv = ""  #@param {"type": "string"}
-#@markdown Sing the result once more through a vocoder (needs its files): helps where data is little.
-enhance = False  #@param {"type": "boolean"}
-#@markdown Semitones that the enhancer works lower, for high voices.
-enhancer_adaptive_key = 0  #@param {"type": "slider", "min": -24, "max": 24, "step": 1}
-#@markdown Vocoder: folder or released zip; empty = beside the voice, or `pretrain/nsf_hifigan`.
-vocoder = ""  #@param {"type": "string"}
-#@markdown Refine the result with the voice's diffusion model (20 trains one; it needs a vocoder too).
-shallow_diffusion = False  #@param {"type": "boolean"}
-#@markdown Noise steps of it: more = further from the voice's own result.
-k_step = 100  #@param {"type": "slider", "min": 1, "max": 1000, "step": 1}
-#@markdown The diffusion hears the words in the result, not in the recording.
-second_encoding = False  #@param {"type": "boolean"}
-#@markdown Convert with the diffusion model alone, which must have learnt all noise steps.
-only_diffusion = False  #@param {"type": "boolean"}
-#@markdown Diffusion model (model_*.pt, config.yaml beside it); empty = the best beside the voice.
-diffusion_model = ""  #@param {"type": "string"}
-#@markdown Several speakers at once: `ada=0.7, bob=0.3`, or `ada=1>0, bob=0>1` over the song (see 21).
-speaker_mix = ""  #@param {"type": "string"}
-#@markdown Loudness over time: 0 = as the recording, 1 = as the voice sings it.
-loudness_envelope_adjustment = 1.0  #@param {"type": "slider", "min": 0, "max": 1, "step": 0.05}
-#@markdown Quieter than this counts as silence (dB): -30 for noisy recordings, -50 to keep breaths.
-slice_db = -40.0  #@param {"type": "slider", "min": -80, "max": -10, "step": 1}
-#@markdown Randomness: lower is flatter, higher livelier and rougher.
-noice_scale = 0.4  #@param {"type": "slider", "min": 0, "max": 1, "step": 0.05}
-#@markdown Cut into pieces of this many seconds as well; 0 = at silence only.
-clip_seconds = 0.0  #@param {"type": "slider", "min": 0, "max": 60, "step": 1}
-#@markdown Cross-fade between such pieces (seconds).
-linear_gradient = 0.0  #@param {"type": "slider", "min": 0, "max": 5, "step": 0.1}
-#@markdown File format of the result.
-wav_format = "flac"  #@param ["flac", "wav", "ogg", "mp3"]
+speaker  #@option convert --spk_list
+trans  #@option convert --trans
+f0_predictor  #@option convert --f0_predictor
+auto_predict_f0  #@option convert --auto_predict_f0
+cluster_infer_ratio  #@option convert --cluster_infer_ratio; needs 04_cluster
+feature_retrieval  #@option convert --feature_retrieval
+loudness_envelope_adjustment  #@option convert --loudness_envelope_adjustment
+slice_db  #@option convert --slice_db
+enhance  #@option convert --enhance
+shallow_diffusion  #@option convert --shallow_diffusion
+wav_format  #@option convert --wav_format
+checkpoint  #@option convert --checkpoint
 #@markdown Offer the result for download (Colab).
 download = False  #@param {"type": "boolean"}
 #@markdown Show the panel at the end: the same choices with a button, to try several.
 panel = True  #@param {"type": "boolean"}
-#@markdown Where to convert.
-device = "auto"  #@param ["auto", "cpu", "cuda"]
+f0_mean_pooling  #@option convert --f0_mean_pooling
+f0_filter_threshold  #@option convert --f0_filter_threshold
+f0_csv  #@option convert --f0_csv
+speaker_mix  #@option convert --use_spk_mix
+noice_scale  #@option convert --noice_scale
+clip_seconds  #@option convert --clip
+linear_gradient  #@option convert --linear_gradient
+enhancer_adaptive_key  #@option convert --enhancer_adaptive_key
+k_step  #@option convert --k_step
+second_encoding  #@option convert --second_encoding
+only_diffusion  #@option convert --only_diffusion
+cluster_model  #@option convert --cluster_model_path
+vocoder  #@option convert --vocoder
+diffusion_model  #@option convert --diffusion_model_path
+device  #@option convert --device
 
 # %% [markdown] refining-text
 # ## After the voice

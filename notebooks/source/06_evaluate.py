@@ -19,28 +19,22 @@
 workspace = ""  #@param ["", "drive"] {"allow-input": true}
 #@markdown Voice: its folder, or one G_*.pth.
 model = "data/models/demo"  #@param {"type": "string"}
-#@markdown Speaker of that voice; empty = the first one.
-speaker = ""  #@param {"type": "string"}
+speaker  #@option evaluate --spk_list
 #@markdown Recordings of the target: a folder; or the features (takes clips held out in training).
 target = "data/demo/raw/ada"  #@param ["data/demo/raw/ada", "data/features/demo"] {"allow-input": true}
 #@markdown Recordings of others: a folder or one file.
 sources = "data/demo/raw/bruno"  #@param ["data/demo/raw/bruno"] {"allow-input": true}
 #@markdown A song, or more recordings; empty = none.
 songs = "data/demo/song"  #@param ["data/demo/song", ""] {"allow-input": true}
-#@markdown Recordings to take of each folder.
-most = 2  #@param {"type": "slider", "min": 1, "max": 50, "step": 1}
-#@markdown Recordings of the target to copy, to see what the decoder alone can do.
-n_copies = 1  #@param {"type": "slider", "min": 0, "max": 12, "step": 1}
-#@markdown Pull towards the voice's cluster centres while converting (needs 04_cluster).
-cluster_infer_ratio = 0.0  #@param {"type": "slider", "min": 0, "max": 1, "step": 0.05}
-#@markdown Count words that a recogniser gets wrong, where there is a transcript (English).
-words = True  #@param {"type": "boolean"}
+cluster_infer_ratio  #@option evaluate --cluster_infer_ratio; needs 04_cluster
+most = 2  #@option evaluate --most
+n_copies = 1  #@option evaluate --n_copies
 #@markdown Folder for the figures and the sounds.
 evaluation_folder = "data/evaluation/demo"  #@param {"type": "string"}
 #@markdown Measure again what is measured already.
 overwrite = False  #@param {"type": "boolean"}
-#@markdown Where to convert.
-device = "auto"  #@param ["auto", "cpu", "cuda"]
+words  #@option evaluate --no_words
+device  #@option evaluate --device
 
 # %% [markdown] voice-text
 # ## Load the voice
@@ -62,7 +56,8 @@ show_facts({"voice": voice.name, "speaker": chosen, "steps": voice.step})
 # is already measured with the same voice and settings is kept.
 
 # %% settings
-from svcnb.evaluation.run import EvaluationSettings, evaluate_voice, held_out_clips
+from svcnb.evaluation.run import evaluate_voice, held_out_clips
+from svcnb.evaluation.settings import EvaluationSettings
 
 conversion = ConversionSettings(speaker=speaker or None, cluster_ratio=cluster_infer_ratio)
 settings = EvaluationSettings(conversion=conversion, most=most, n_copies=n_copies, words=words)

@@ -26,10 +26,8 @@ moment_s = 1.05  #@param {"type": "slider", "min": 0, "max": 10, "step": 0.05}
 voice_recordings = "data/demo/raw/ada"  #@param ["data/demo/raw/ada", "data/demo/raw/bruno"] {"allow-input": true}
 #@markdown Recording of somebody else, to be converted at the end.
 other_recording = "data/demo/raw/bruno/bruno_01.flac"  #@param ["data/demo/raw/bruno/bruno_01.flac", "data/demo/song/melody.flac"] {"allow-input": true}
-#@markdown Minutes of training in all; 0 = no such limit. Raise it, run again, and it resumes.
-max_minutes = 2.5  #@param {"type": "slider", "min": 0, "max": 60, "step": 0.5}
-#@markdown Steps of training in all, whichever limit comes first; 0 = no such limit.
-max_steps = 250  #@param {"type": "integer"}
+max_minutes = 2.5  #@option train --max_minutes
+max_steps = 250  #@option train --max_steps
 #@markdown A voice trained before, such as `data/models/demo`; empty = train a small one here.
 voice_folder = ""  #@param ["", "data/models/demo"] {"allow-input": true}
 #@markdown Semitones by which f0 is transposed where we test what content keeps.
@@ -346,7 +344,7 @@ show_audio(Audio(result.audio[0, 0].numpy(), rate), "before training")
 
 # %% prepare
 from svcnb.data.clips import cut_folder
-from svcnb.data.extractor import PrepareSettings
+from svcnb.data.settings import PrepareSettings
 from svcnb.models.sovits import prepare
 
 raw = work.find(voice_recordings)

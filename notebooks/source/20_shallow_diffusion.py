@@ -23,38 +23,24 @@ workspace = ""  #@param ["", "drive"] {"allow-input": true}
 features_folder = "data/features/demo"  #@param {"type": "string"}
 #@markdown Folder of the trained voice.
 voice_folder = "data/models/demo"  #@param {"type": "string"}
-#@markdown Vocoder: folder or zip; empty = `vocoder` beside the voice, or `pretrain/nsf_hifigan`.
-vocoder = ""  #@param {"type": "string"}
+vocoder  #@option diffusion --vocoder
 #@markdown Train a small vocoder for the voice first; no download is needed then.
 make_vocoder = False  #@param {"type": "boolean"}
-#@markdown Train it for so many minutes (0 = no limit by time).
-vocoder_minutes = 20.0  #@param {"type": "number"}
-#@markdown Train it for so many steps at most (0 = no limit).
-vocoder_steps = 0  #@param {"type": "integer"}
-#@markdown Vocoder and diffusion also learn to mend what the voice makes of its clips.
-mend_voice = True  #@param {"type": "boolean"}
-#@markdown Size: small (2 CPU cores), full (a GPU), auto = as the voice, or a diffusion.yaml.
-size = "auto"  #@param ["auto", "small", "full"] {"allow-input": true}
-#@markdown Noise steps to learn of 1000: fewer are learnt faster; 0 = all, for diffusion alone.
-k_step_max = 200  #@param {"type": "integer"}
-#@markdown Stop after so many minutes in all (0 = no limit).
-max_minutes = 30.0  #@param {"type": "number"}
-#@markdown Stop after so many steps in all (0 = no limit).
-max_steps = 0  #@param {"type": "integer"}
-#@markdown Crops of two seconds per step; 0 = the size's own.
-batch_size = 0  #@param {"type": "integer"}
-#@markdown Numbers to compute with: fp16 on a T4, bf16 on newer GPUs.
-precision = "fp32"  #@param ["fp32", "fp16", "bf16"]
+vocoder_minutes = 20.0  #@option vocoder --max_minutes; of the vocoder
+vocoder_steps  #@option vocoder --max_steps; of the vocoder
+mend_voice = True  #@option diffusion --mend
+size  #@option diffusion --config
+k_step_max = 200  #@option diffusion --k_step_max
+max_minutes = 30.0  #@option diffusion --max_minutes
+max_steps  #@option diffusion --max_steps
+precision  #@option diffusion --precision
 #@markdown Recording to convert at the end.
 wav = "data/demo/raw/bruno/bruno_01.flac"  #@param ["data/demo/raw/bruno/bruno_01.flac", "data/demo/song/melody.flac"] {"allow-input": true}
-#@markdown Semitones up for it.
-trans = 0  #@param {"type": "slider", "min": -36, "max": 36, "step": 1}
-#@markdown Noise steps to put on the voice's result and take off: more = further from the voice's own.
-k_step = 100  #@param {"type": "slider", "min": 1, "max": 1000, "step": 1}
-#@markdown The diffusion hears the words in the voice's result, not in the recording.
-second_encoding = False  #@param {"type": "boolean"}
-#@markdown Where to train and convert.
-device = "auto"  #@param ["auto", "cpu", "cuda"]
+trans  #@option convert --trans
+k_step  #@option convert --k_step
+second_encoding  #@option convert --second_encoding
+batch_size  #@option diffusion --batch_size
+device  #@option diffusion --device
 
 # %% [markdown] material-text
 # ## What is there
@@ -120,7 +106,8 @@ plot_features(rows, clip.duration_s, rows="mel band")
 # base model that training starts from; it must have the size you chose.
 
 # %% train
-from svcnb.models.diffusion.train import DiffusionChoices, train_diffusion
+from svcnb.models.diffusion.train import train_diffusion
+from svcnb.models.settings import DiffusionChoices
 
 until = {"max_minutes": max_minutes or None, "max_steps": max_steps or None, "precision": precision}
 choices = DiffusionChoices(

@@ -23,20 +23,16 @@ voice_folder = "data/models/demo"  #@param {"type": "string"}
 second_voice = ""  #@param {"type": "string"}
 #@markdown Weight of the first voice in the mix; the second gets the rest of 100.
 first_weight = 50  #@param {"type": "slider", "min": 0, "max": 100, "step": 1}
-#@markdown linear: the weights as they are; convex: so-vits-svc's softmax, which evens them out.
-mode = "linear"  #@param ["convex", "linear"]
+mode = "linear"  #@option mix --mode
 #@markdown Folder for the mixed voice.
 mixed_folder = "data/models/mixed"  #@param {"type": "string"}
-#@markdown Speakers over the song: `ada=1>0, bob=0>1` fades, `ada=0.7, bob=0.3` stays; or a .csv file.
-speaker_mix = ""  #@param {"type": "string"}
 #@markdown Recording to listen to the mixes with; ten seconds of it are used.
 wav = "data/demo/raw/bruno/bruno_01.flac"  #@param ["data/demo/raw/bruno/bruno_01.flac", "data/demo/song/melody.flac"] {"allow-input": true}
-#@markdown Semitones up for it.
-trans = 0  #@param {"type": "slider", "min": -36, "max": 36, "step": 1}
-#@markdown Release file with 16-bit numbers: half of the size again, and hardly a difference to hear.
-half = False  #@param {"type": "boolean"}
+trans  #@option convert --trans
+half  #@option compress --half
 #@markdown Name of the release file and of the exported voice.
 name = "release"  #@param {"type": "string"}
+speaker_mix  #@option convert --use_spk_mix
 
 # %% [markdown] voices-text
 # ## What there is to mix

@@ -22,36 +22,22 @@ workspace = ""  #@param ["", "drive"] {"allow-input": true}
 recordings = "data/demo/raw/ada"  #@param {"type": "string"}
 #@markdown The experiment's folder: gets everything, and is the voice.
 experiment = "data/models/demo-rvc"  #@param {"type": "string"}
-#@markdown Size: small for two CPU cores, full is RVC's own and wants a GPU.
-size = "small"  #@param ["small", "full"]
-#@markdown Version of the full size: v2 hears 768 values of content, v1 256.
-version = "v2"  #@param ["v1", "v2"]
-#@markdown Rate of the full size.
-sample_rate = "40k"  #@param ["32k", "40k", "48k"]
+size  #@option rvc train --config
+version  #@option rvc train --version
+sample_rate  #@option rvc train --sample_rate
 #@markdown Pitch guidance of the full size: needed for songs.
 pitch_guidance = True  #@param {"type": "boolean"}
-#@markdown What turns sound into content; auto = the version's own (small: the bundled one).
-speech_encoder = "auto"  #@param ["auto", "svcnb-units"] {"allow-input": true}
-#@markdown What finds the melody.
-f0_method = "auto"  #@param ["auto", "fcpe", "rmvpe", "crepe", "dio", "harvest", "pm"]
-#@markdown Minutes of training in all; 0 = no limit.
-max_minutes = 5.0  #@param {"type": "slider", "min": 0, "max": 720, "step": 1}
-#@markdown Epochs in all; 0 = no limit. Clean recordings of ten minutes want some 200 in the full size.
-total_epoch = 0  #@param {"type": "integer"}
-#@markdown Epochs between checkpoints; 0 = every ten minutes.
-save_every_epoch = 0  #@param {"type": "integer"}
-#@markdown Keep the newest checkpoint only (and the best one).
-latest_only = False  #@param {"type": "boolean"}
-#@markdown Clips per step; 0 = the size's own.
-batch_size = 0  #@param {"type": "integer"}
-#@markdown Start from: auto = the published base where it is in `pretrain/`, or none.
-base = "auto"  #@param ["auto", "none"]
-#@markdown fp16 is faster on a T4, bf16 on newer GPUs; fp32 always works.
-precision = "fp32"  #@param ["fp32", "fp16", "bf16"]
-#@markdown Cut and extract again, for other recordings or settings.
-overwrite = False  #@param {"type": "boolean"}
-#@markdown Where to train.
-device = "auto"  #@param ["auto", "cpu", "cuda"]
+f0_method  #@option rvc train --f0_method
+max_minutes = 5.0  #@option rvc train --max_minutes
+total_epoch  #@option rvc train --total_epoch
+base  #@option rvc train --base
+precision  #@option rvc train --precision
+speech_encoder  #@option rvc train --speech_encoder
+save_every_epoch  #@option rvc train --save_every_epoch
+latest_only  #@option rvc train --latest_only
+batch_size  #@option rvc train --batch_size
+overwrite  #@option rvc train --overwrite
+device  #@option rvc train --device
 
 # %% [markdown] choice-text
 # ## Step 1: the experiment
@@ -85,7 +71,7 @@ print(clips)
 
 # %% features
 settings = rvc.PrepareSettings(
-    encoder=speech_encoder, f0_method=f0_method, device=choose_device(device), overwrite=overwrite,
+    encoder=speech_encoder, f0_method=f0_method, device=device, overwrite=overwrite,
 )
 report = rvc.prepare(config, place, settings)
 print(report)
@@ -111,9 +97,10 @@ plot_f0_over_spectrogram(audio, track, title=f"steps {steps.min()} to {steps.max
 # are steadier and quicker per clip, and take more memory: choose the largest that fits.
 
 # %% estimate
+from svcnb.models.rvc.one_click import estimate_time
 from svcnb.plots import Table
 
-estimate = rvc.estimate_time(place, batch_size=batch_size or None, device=device, precision=precision)
+estimate = estimate_time(place, batch_size=batch_size or None, device=device, precision=precision)
 print(estimate)
 Table(("epochs", "steps", "time"), estimate.table())
 
@@ -124,10 +111,12 @@ Table(("epochs", "steps", "time"), estimate.table())
 # best checkpoint on held-out clips is kept.
 
 # %% train
+from svcnb.models.settings import EpochChoices
 from svcnb.training.settings import TrainSettings
 
 limits = TrainSettings(max_minutes=max_minutes or None, precision=precision, device=device)
-epochs = rvc.EpochChoices(total_epoch or None, save_every_epoch or None, latest_only=latest_only)
+counts = {"total_epochs": total_epoch or None, "save_every_epochs": save_every_epoch or None}
+epochs = EpochChoices(**counts, latest_only=latest_only)
 done = rvc.train(place, limits, epochs, base=base, batch_size=batch_size or None)
 best = f"step {done.best.step}" if done.best else "not measured"
 show_facts({"steps": done.step, "minutes now": done.seconds / 60, "best checkpoint": best})

@@ -22,30 +22,19 @@ workspace = ""  #@param ["", "drive"] {"allow-input": true}
 wav = "data/demo/song/melody.flac"  #@param ["data/demo/song/melody.flac", "data/demo/raw/bruno/bruno_01.flac"] {"allow-input": true}
 #@markdown Voice: an experiment's folder, a small model, or a G_*.pth with its config.json.
 model = "data/models/demo-rvc"  #@param {"type": "string"}
-#@markdown Index (added_*.index); empty = the one that belongs to the voice.
-index = ""  #@param {"type": "string"}
-#@markdown Semitones up (12 = one octave; negative = down).
-transpose = 0  #@param {"type": "slider", "min": -36, "max": 36, "step": 1}
-#@markdown Pull towards the voice's recorded sounds: 0 = clear words, 1 = closest.
-index_rate = 0.75  #@param {"type": "slider", "min": 0, "max": 1, "step": 0.05}
-#@markdown Breath and voiceless consonants keep more of the recording: 0 = most, 0.5 = off.
-protect = 0.33  #@param {"type": "slider", "min": 0, "max": 0.5, "step": 0.01}
-#@markdown Above 2, smooths the melody that harvest finds.
-filter_radius = 3  #@param {"type": "slider", "min": 0, "max": 7, "step": 1}
-#@markdown Loudness over time: 0 = as the recording, 1 = as the voice sings it.
-rms_mix_rate = 0.25  #@param {"type": "slider", "min": 0, "max": 1, "step": 0.05}
-#@markdown What finds the melody.
-f0_method = "auto"  #@param ["auto", "fcpe", "rmvpe", "crepe", "dio", "harvest", "pm"]
-#@markdown Rate of the result in Hz; 0 = the voice's own.
-resample_sr = 0  #@param [0, 16000, 22050, 44100, 48000] {"type": "raw"}
-#@markdown File format of the result.
-wav_format = "flac"  #@param ["flac", "wav", "ogg", "mp3"]
-#@markdown Same seed, same result.
-seed = 52468  #@param {"type": "integer"}
+index  #@option rvc convert --index
+transpose  #@option rvc convert --transpose
+f0_method  #@option rvc convert --f0_method
+index_rate  #@option rvc convert --index_rate
+protect  #@option rvc convert --protect
+rms_mix_rate  #@option rvc convert --rms_mix_rate
+wav_format  #@option rvc convert --wav_format
 #@markdown Offer the result for download (Colab).
 download = False  #@param {"type": "boolean"}
-#@markdown Where to convert.
-device = "auto"  #@param ["auto", "cpu", "cuda"]
+filter_radius  #@option rvc convert --filter_radius
+resample_sr  #@option rvc convert --resample_sr
+seed  #@option rvc convert --seed
+device  #@option rvc convert --device
 
 # %% [markdown] voice-text
 # ## Load the voice

@@ -14,6 +14,7 @@ from svcnb import SvcError
 from svcnb.audio.audio import Audio
 from svcnb.audio.loudness import frame_rms
 from svcnb.audio.recording import BLOCK_SAMPLES, Recording
+from svcnb.audio.settings import CutSettings
 
 CLIP_HOP_S = 0.01  # loudness grid of clip cutting
 CLIP_WINDOW_S = 0.04
@@ -161,50 +162,6 @@ def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
 
 
 # ------------------------------------------------------------------------------------- training clips
-
-
-@dataclass(frozen=True)
-class CutSettings:
-    """How a recording becomes training clips.
-
-    Args:
-        sample_rate_hz: rate of the clips.
-        threshold_db: frames below this RMS level (dBFS, after levelling) are silent.
-        min_silence_s: a silence at least this long is cut at.
-        keep_silence_s: silence kept at both ends of a clip.
-        min_clip_s: shorter clips are joined to a neighbour, or dropped.
-        max_clip_s: no clip is longer; longer stretches are cut at their quietest point.
-        max_join_gap_s: a short clip is joined over a silence up to this long.
-        level: "off", "peak" or "lufs": one gain per recording, before cutting.
-        level_db: wanted peak (dBFS) or loudness (LUFS).
-    """
-
-    sample_rate_hz: int = 44100
-    threshold_db: float = -40.0
-    min_silence_s: float = 0.5
-    keep_silence_s: float = 0.2
-    min_clip_s: float = 1.0
-    max_clip_s: float = 12.0
-    max_join_gap_s: float = 1.0
-    level: str = "off"
-    level_db: float = -20.0
-
-    def __post_init__(self) -> None:
-        problems = {
-            f"sample_rate_hz is {self.sample_rate_hz}, expected 8000 to 192000":
-                not 8000 <= self.sample_rate_hz <= 192000,
-            f"threshold_db is {self.threshold_db}, expected -100 to -1": not -100 <= self.threshold_db <= -1,
-            f"min_clip_s is {self.min_clip_s}, expected at least 0.1": self.min_clip_s < 0.1,
-            f"max_clip_s is {self.max_clip_s}, expected at least twice min_clip_s ({self.min_clip_s})":
-                self.max_clip_s < 2 * self.min_clip_s,
-            "silences and gaps cannot be negative":
-                min(self.min_silence_s, self.keep_silence_s, self.max_join_gap_s) < 0,
-            f"level is {self.level!r}, expected off, peak or lufs": self.level not in ("off", "peak", "lufs"),
-            f"level_db is {self.level_db}, expected below 0": self.level_db >= 0,
-        }  # fmt: skip
-        for message, wrong in problems.items():
-            if wrong:
-                raise SlicingError(message)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from svcnb import SvcError
 from svcnb.audio.audio import Audio, find_audio_files, read_audio
-from svcnb.audio.slicing import CutSettings
+from svcnb.audio.settings import CutSettings
 from svcnb.conversion.settings import ConversionSettings
 from svcnb.data.clips import CutReport, cut_folder
 from svcnb.evaluation.metrics import ConversionReport, Melodies, SpeakerSimilarity, evaluate_conversion

@@ -12,11 +12,16 @@ from collections.abc import Sequence
 
 from svcnb import SvcError, __version__
 from svcnb.cli.convert import add_convert, add_evaluate
-from svcnb.cli.parser import EXIT_INTERRUPTED, EXIT_USER_ERROR, CommandParser, OneLineParser, add_command
+from svcnb.cli.parser import EXIT_INTERRUPTED, EXIT_USER_ERROR, CommandParser, HelpFormatter, OneLineParser
 from svcnb.cli.prepare import add_features, add_slice, add_weights
 from svcnb.cli.rvc import add_rvc
 from svcnb.cli.share import add_compress, add_export, add_mix
 from svcnb.cli.train import add_cluster, add_demo, add_diffusion, add_index, add_train, add_vocoder
+
+IN_ORDER_OF_WORK = (
+    add_weights, add_slice, add_features, add_train, add_cluster, add_index, add_convert, add_evaluate, add_vocoder,
+    add_diffusion, add_mix, add_compress, add_export, add_rvc, add_demo,
+)  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,17 +29,27 @@ def build_parser() -> argparse.ArgumentParser:
         prog="svcnb",
         allow_abbrev=False,
         description="Singing voice conversion: cut recordings, extract features, train a voice, convert with it.",
-        epilog="Every step can be repeated; what is already done is kept. The notebooks do the same with pictures.",
+        epilog="Every step can be repeated; what is already done is kept.",
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"svcnb {__version__}")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=CommandParser)
-    steps = (
-        add_weights, add_slice, add_features, add_train, add_vocoder, add_diffusion, add_cluster, add_index,
-        add_convert, add_evaluate, add_mix, add_compress, add_export, add_demo,
-    )  # fmt: skip
-    for add in steps:
+    parser.set_defaults(run=lambda options: parser.print_help())
+    subparsers = parser.add_subparsers(title="commands, in the order of work", metavar="COMMAND", parser_class=CommandParser)
+    for add in IN_ORDER_OF_WORK:
         add(subparsers)
-    add_rvc(subparsers, add_command, CommandParser)
+    return parser
+
+
+def find_command(name: str) -> CommandParser:
+    """The parser of a command, e.g. "convert" or "rvc train", with its options.
+
+    Raises:
+        KeyError: there is no such command.
+    """
+    parser = build_parser()
+    for word in name.split():
+        (below,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        parser = below.choices[word].complete()
     return parser
 
 

@@ -6,132 +6,109 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svcnb.cli.parser import add_command, make_settings, number, size_or_auto
+from svcnb.cli.parser import CommandParser, add_command, number, read_settings
 from svcnb.device import choose_device
 
 if TYPE_CHECKING:
     from svcnb.training.loop import TrainReport
 
+NOT_BESIDE_A_VOICE = ("n_processes", "key_shift_semitones", "vol_aug")  # vocoder and diffusion train without these
+
 
 def add_train(subparsers) -> None:
-    parser = add_command(subparsers, "train", run_train, "train a voice from features")
+    add_command(
+        subparsers, "train", run_train, "train a voice from features", _fill_train,
+        ["svcnb train data/features/me data/models/me --max_minutes 30",
+         "svcnb train data/features/me data/models/me --resume --precision fp16 --batch_size auto"],
+    )  # fmt: skip
+
+
+def _fill_train(parser: CommandParser) -> None:
+    from svcnb.cli.settings import VoiceTraining
+    from svcnb.training.settings import TrainSettings
+
     parser.add_argument("features", type=Path, metavar="FEATURES", help="folder made by `svcnb features`")
     parser.add_argument("voice", type=Path, metavar="VOICE", help="folder for the checkpoints and the history")
-    parser.add_argument("--batch_size", type=size_or_auto, metavar="N", help="clips per step, or auto (tries a GPU); else the config's")
-    parser.add_argument(
-        "--num_processes", type=int, default=1, metavar="N", dest="n_processes",
-        help="processes that train together, each with its own batch: one per GPU",
-    )  # fmt: skip
-    parser.add_argument("--key_shift_semitones", type=number, metavar="N", help="also train on clips moved by up to this")
-    parser.add_argument("--vol_aug", action="store_true", default=None, help="also train on clips of another loudness")
-    parser.add_argument("--tensorboard", action="store_true", help="write event files into VOICE/tensorboard")
-    parser.add_argument(
-        "--base", default="auto", help="folder of a base model, or a G_*.pth, to start from; auto takes the bundled one "
-        "for the small size, none starts from nothing",
-    )  # fmt: skip
-    parser.add_argument("--resume", action="store_true", help="go on with the newest checkpoint in VOICE")
-    _add_training_flags(parser, keep_checkpoints=3)
-
-
-def add_vocoder(subparsers) -> None:
-    parser = add_command(subparsers, "vocoder", run_vocoder, "train a vocoder, for convert -eh and shallow diffusion")
-    parser.add_argument("source", type=Path, metavar="CLIPS", help="folder of clips, or the features made of them")
-    parser.add_argument("folder", type=Path, metavar="FOLDER",
-                        help="VOICE/vocoder to use it for that voice, pretrain/nsf_hifigan for all; goes on where it stopped")  # fmt: skip
-    parser.add_argument("--config", metavar="TEXT", help="small (2 CPU cores), full (a GPU) or a config.json; else small")
-    parser.add_argument("--voice", type=Path, help="also learn to mend what this voice makes of the clips")
-    parser.add_argument("--base", type=Path, help="vocoder to start from: a folder, its model file or a released zip")
-    _add_training_flags(parser, keep_checkpoints=2)
-
-
-def add_diffusion(subparsers) -> None:
-    summary = "train a voice's diffusion model, for convert -shd and -od"
-    parser = add_command(subparsers, "diffusion", run_diffusion, summary)
-    parser.add_argument("features", type=Path, metavar="FEATURES", help="folder the voice was trained on")
-    parser.add_argument("voice", type=Path, metavar="VOICE",
-                        help="folder of the voice; gets diffusion/, and goes on where it stopped")  # fmt: skip
-    parser.add_argument("--config", default="auto", metavar="TEXT",
-                        help="small (2 CPU cores), full (a GPU), a diffusion.yaml, or auto: as the voice")  # fmt: skip
-    parser.add_argument("--k_step_max", type=int, metavar="N", help="noise steps to learn, 0 = all (for -od); else the config's")
-    parser.add_argument("--batch_size", type=int, metavar="N", help="crops of two seconds per step; else the config's")
-    parser.add_argument("--vocoder", type=Path, metavar="FILE", help="its mel settings count; else as in convert")
-    parser.add_argument("--mend", action="store_true", help="also learn to mend what the voice makes of its clips")
-    parser.add_argument("--base", type=Path, help="model_*.pt to start from; else the newest in VOICE/diffusion, if any")
-    parser.add_argument("--tensorboard", action="store_true", help="write event files into VOICE/diffusion/tensorboard")
-    _add_training_flags(parser, keep_checkpoints=2)
-
-
-def _add_training_flags(parser: argparse.ArgumentParser, *, keep_checkpoints: int) -> None:
-    parser.add_argument("--max_steps", type=int, help="stop after this many steps in all")
-    parser.add_argument("--max_minutes", type=number, help="stop after this many minutes")
-    parser.add_argument("--log_every_steps", type=int, default=50, help="steps between logged losses")
-    parser.add_argument("--save_every_steps", type=int, default=800, help="steps between checkpoints")
-    parser.add_argument("--validate_every_steps", type=int, default=100, help="steps between held-out measurements")
-    parser.add_argument("--stop_when_flat", action="store_true", help="stop when held-out clips have not got better for long")
-    parser.add_argument("--keep_checkpoints", type=int, default=keep_checkpoints, help="newest checkpoints kept, and the best; 0 keeps all")
-    parser.add_argument("--precision", default="fp32", help="fp32, fp16 (a T4) or bf16 (newer GPUs and CPUs)")
-    parser.add_argument("--seed", type=int, default=1234, help="start of the random numbers")
-    parser.add_argument("-d", "--device", default="auto", help="auto, cpu or cuda")
-
-
-def add_cluster(subparsers) -> None:
-    parser = add_command(subparsers, "cluster", run_cluster, "fit k-means centres of a voice's sounds, for convert -cr")
-    parser.add_argument("features", type=Path, metavar="FEATURES", help="folder the voice was trained on")
-    parser.add_argument("voice", type=Path, metavar="VOICE", help="folder of the trained voice; gets kmeans_N.pt")
-    parser.add_argument("--n_centres", type=int, metavar="N", help="per speaker; else one for ten frames, at most 10000")
-    parser.add_argument("--seed", type=int, default=0, help="start of the random numbers")
-
-
-def add_index(subparsers) -> None:
-    parser = add_command(subparsers, "index", run_index, "build the index of a voice's frames, for convert -cr -fr")
-    parser.add_argument("features", type=Path, metavar="FEATURES", help="folder the voice was trained on")
-    parser.add_argument("voice", type=Path, metavar="VOICE", help="folder of the trained voice; gets feature_and_index.pkl")
-    parser.add_argument("--seed", type=int, default=0, help="start of the random numbers")
-
-
-def add_demo(subparsers) -> None:
-    parser = add_command(subparsers, "demo", run_demo, "train on the bundled voices and convert a recording, start to end")
-    parser.add_argument("--minutes", type=number, default=None, help="training time; else the demo's own")
-    parser.add_argument("--base", default="auto", help="what to start from: see train; none starts from nothing")
-    parser.add_argument("-o", "--output", type=Path, default=Path("data/demo-run"), help="folder for all it makes")
+    parser.add_options(VoiceTraining)
+    parser.add_options(TrainSettings)
 
 
 def run_train(options: argparse.Namespace) -> None:
+    from svcnb.cli.settings import VoiceTraining
     from svcnb.models import sovits
     from svcnb.training.settings import TrainSettings
 
-    given = {name: getattr(options, name) for name in TrainSettings.model_fields if hasattr(options, name)}
-    settings = make_settings(TrainSettings, **given)
-    choices = {"resume": options.resume, "base": options.base, "batch_size": options.batch_size}
-    report = sovits.train(options.features, options.voice, settings, **choices)
+    start = read_settings(options, VoiceTraining)
+    settings = read_settings(options, TrainSettings)
+    report = sovits.train(options.features, options.voice, settings, **dict(start))
     _tell_training(report, options.voice)
 
 
+def add_vocoder(subparsers) -> None:
+    add_command(
+        subparsers, "vocoder", run_vocoder, "train a vocoder, for convert -eh and shallow diffusion", _fill_vocoder,
+        ["svcnb vocoder data/features/me data/models/me/vocoder --max_minutes 20",
+         "svcnb vocoder data/clips pretrain/nsf_hifigan --config full --precision fp16"],
+    )  # fmt: skip
+
+
+def _fill_vocoder(parser: CommandParser) -> None:
+    from svcnb.cli.settings import VocoderTraining
+    from svcnb.training.settings import TrainSettings
+
+    parser.add_argument("source", type=Path, metavar="CLIPS", help="folder of clips, or the features made of them")
+    parser.add_argument("folder", type=Path, metavar="FOLDER",
+                        help="VOICE/vocoder for that voice, pretrain/nsf_hifigan for all; a training in it is resumed")  # fmt: skip
+    parser.add_options(VocoderTraining)
+    parser.add_options(TrainSettings, skip=(*NOT_BESIDE_A_VOICE, "tensorboard"), defaults={"keep_checkpoints": 2})
+
+
 def run_vocoder(options: argparse.Namespace) -> None:
+    from svcnb.cli.settings import VocoderTraining
     from svcnb.models import sovits, vocoder
     from svcnb.training.settings import TrainSettings
 
-    given = {name: getattr(options, name) for name in TrainSettings.model_fields if hasattr(options, name)}
-    settings = make_settings(TrainSettings, **given)
+    start, settings = read_settings(options, VocoderTraining), read_settings(options, TrainSettings)
     sizes = {"small": vocoder.VocoderConfig.small, "full": vocoder.VocoderConfig.full}
     config = None
-    if options.config is not None:
-        config = sizes[options.config]() if options.config in sizes else vocoder.VocoderConfig.load(options.config)
-    voice = sovits.load_voice(options.voice, device=choose_device(options.device)) if options.voice else None
-    report = vocoder.train(options.source, options.folder, settings, config=config, base=options.base, voice=voice)
+    if start.config is not None:
+        config = sizes[start.config]() if start.config in sizes else vocoder.VocoderConfig.load(start.config)
+    voice = sovits.load_voice(start.voice, device=choose_device(settings.device)) if start.voice else None
+    report = vocoder.train(options.source, options.folder, settings, config=config, base=start.base, voice=voice)
     _tell_training(report, options.folder)
 
 
-def run_diffusion(options: argparse.Namespace) -> None:
-    from svcnb.models import sovits
-    from svcnb.models.diffusion.train import DiffusionChoices, train_diffusion
+def add_diffusion(subparsers) -> None:
+    add_command(
+        subparsers, "diffusion", run_diffusion, "train a voice's diffusion model, for convert -shd and -od", _fill_diffusion,
+        ["svcnb diffusion data/features/me data/models/me --max_minutes 30 --k_step_max 200",
+         "svcnb diffusion data/features/me data/models/me --config full --precision fp16"],
+    )  # fmt: skip
+
+
+def _fill_diffusion(parser: CommandParser) -> None:
+    from svcnb.cli.settings import DiffusionTraining
+    from svcnb.models.settings import DiffusionChoices
     from svcnb.training.settings import TrainSettings
 
-    given = {name: getattr(options, name) for name in TrainSettings.model_fields if hasattr(options, name)}
-    names = ("config", "batch_size", "k_step_max", "vocoder", "base")
-    choices = DiffusionChoices(**{name: getattr(options, name) for name in names})
-    settings = make_settings(TrainSettings, **given)
-    voice = sovits.load_voice(options.voice, device=choose_device(options.device)) if options.mend else None
+    parser.add_argument("features", type=Path, metavar="FEATURES", help="folder the voice was trained on")
+    parser.add_argument("voice", type=Path, metavar="VOICE",
+                        help="folder of the voice; gets diffusion/, and a training in it is resumed")  # fmt: skip
+    parser.add_options(DiffusionChoices)
+    parser.add_options(DiffusionTraining)
+    parser.add_options(TrainSettings, skip=NOT_BESIDE_A_VOICE, defaults={"keep_checkpoints": 2})
+
+
+def run_diffusion(options: argparse.Namespace) -> None:
+    from svcnb.cli.settings import DiffusionTraining
+    from svcnb.models import sovits
+    from svcnb.models.diffusion.train import train_diffusion
+    from svcnb.models.settings import DiffusionChoices
+    from svcnb.training.settings import TrainSettings
+
+    settings, choices = read_settings(options, TrainSettings), read_settings(options, DiffusionChoices)
+    refines = read_settings(options, DiffusionTraining).mend
+    voice = sovits.load_voice(options.voice, device=choose_device(settings.device)) if refines else None
     report = train_diffusion(options.features, options.voice, settings, choices, voice=voice)
     _tell_training(report, options.voice)
 
@@ -146,18 +123,61 @@ def _tell_training(report: TrainReport, folder: Path) -> None:
           f"stopped by {report.stopped_by}: {folder}")  # fmt: skip
 
 
+def add_cluster(subparsers) -> None:
+    add_command(
+        subparsers, "cluster", run_cluster, "fit k-means cluster centers of a voice's content, for convert -cr", _fill_cluster,
+        ["svcnb cluster data/features/me data/models/me", "svcnb cluster data/features/me data/models/me --n_centres 2000"],
+    )  # fmt: skip
+
+
+def _fill_cluster(parser: CommandParser) -> None:
+    from svcnb.models.settings import ClusterSettings
+
+    parser.add_argument("features", type=Path, metavar="FEATURES", help="folder the voice was trained on")
+    parser.add_argument("voice", type=Path, metavar="VOICE", help="folder of the trained voice; gets kmeans_N.pt")
+    parser.add_options(ClusterSettings)
+
+
 def run_cluster(options: argparse.Namespace) -> None:
     from svcnb.models import sovits
-    from svcnb.models.sovits.clusters import ClusterSettings
+    from svcnb.models.settings import ClusterSettings
 
-    settings = make_settings(ClusterSettings, n_centres=options.n_centres, seed=options.seed)
-    print(sovits.fit_voice_centres(options.features, options.voice, settings))
+    print(sovits.fit_voice_centres(options.features, options.voice, read_settings(options, ClusterSettings)))
+
+
+def add_index(subparsers) -> None:
+    add_command(
+        subparsers, "index", run_index, "build the index of a voice's content frames, for convert -cr -fr", _fill_index,
+        ["svcnb index data/features/me data/models/me", "svcnb index data/features/me data/models/me --seed 1"],
+    )  # fmt: skip
+
+
+def _fill_index(parser: CommandParser) -> None:
+    from svcnb.models.settings import IndexSettings
+
+    parser.add_argument("features", type=Path, metavar="FEATURES", help="folder the voice was trained on")
+    parser.add_argument("voice", type=Path, metavar="VOICE", help="folder of the trained voice; gets feature_and_index.pkl")
+    parser.add_options(IndexSettings)
 
 
 def run_index(options: argparse.Namespace) -> None:
     from svcnb.models import sovits
+    from svcnb.models.settings import IndexSettings
 
-    print(sovits.build_voice_index(options.features, options.voice, seed=options.seed))
+    print(sovits.build_voice_index(options.features, options.voice, seed=read_settings(options, IndexSettings).seed))
+
+
+def add_demo(subparsers) -> None:
+    add_command(
+        subparsers, "demo", run_demo, "train on the bundled voices and convert a recording, start to end", _fill_demo,
+        ["svcnb demo", "svcnb demo --minutes 2 --base none -o data/demo-run"],
+    )  # fmt: skip
+
+
+def _fill_demo(parser: CommandParser) -> None:
+    parser.add_argument("--minutes", type=number, metavar="N", help="training time in minutes; else the demo's own")
+    parser.add_argument("--base", default="auto", help="base model to start from: see train; none starts from nothing")
+    parser.add_argument("-o", "--output", type=Path, default=Path("data/demo-run"), metavar="PATH", help="folder for all it makes")
 
 
 def run_demo(options: argparse.Namespace) -> None:

@@ -1,114 +1,119 @@
-"""Every choice of one conversion, with its flags, limits and help text: one table for all doors."""
+"""Every choice of one conversion: one table for the command line, the notebooks, the panel and README."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
-from svcnb import SvcError
 from svcnb.conversion.speaker_mix import Timeline, read_mix
+from svcnb.files.options import Settings, option
 
 
-class SettingsError(SvcError):
-    """A setting of the conversion is out of range; the message names its flag."""
+class ConversionSettings(Settings):
+    """Every choice of one conversion; flags and defaults are those of so-vits-svc's inference_main.py."""
 
-
-def _flagged(default: Any, flags: str, description: str, **limits: Any) -> Any:
-    return Field(default, description=description, json_schema_extra={"flags": flags.split()}, **limits)
-
-
-class ConversionSettings(BaseModel):
-    """Every choice of one conversion. The descriptions are the help texts of the command line and of notebook forms."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    speaker: str | int | None = _flagged(
-        None, "-s --spk_list", "target speaker, by name or number; empty takes the voice's only speaker"
+    speaker: str | int | None = option(
+        None, "target speaker, by name or number", original="-s --spk_list", aliases="--speaker", unset="the voice's first",
     )
-    transpose_semitones: float = _flagged(
-        0.0, "-t --trans", "move the melody by this many semitones (12 = one octave up)", ge=-36, le=36
+    transpose_semitones: float = option(
+        0.0, "transpose the f0: 12 is one octave up, negative is down", original="-t --trans", unit="semitones",
+        ge=-36, le=36, slider=(-36, 36, 1),
     )
-    auto_predict_f0: bool = _flagged(
-        False, "-a --auto_predict_f0", "let the voice choose the melody: for speech only, it sings out of tune"
+    auto_predict_f0: bool = option(
+        False, "let the model predict the f0: for speech only, songs come out of tune", original="-a --auto_predict_f0",
+        group="melody",
     )
-    f0_method: Literal["auto", "fcpe", "rmvpe", "crepe", "dio", "harvest", "pm"] = _flagged(
-        "auto", "-f0p --f0_predictor", "how the melody is estimated; auto takes the best one installed"
+    f0_method: Literal["auto", "fcpe", "rmvpe", "crepe", "dio", "harvest", "pm"] = option(
+        "auto", "f0 predictor; auto takes the best one installed", original="-f0p --f0_predictor", group="melody",
+        note="so-vits-svc: pm, which is an extra here because of its licence",
     )
-    f0_mean_pooling: bool = _flagged(
-        False, "-fmp --f0_mean_pooling", "smooth the melody over three frames (4.0: with crepe); may lessen hoarseness"
+    f0_mean_pooling: bool = option(
+        False, "average the f0 over three frames; may reduce hoarseness", original="-fmp --f0_mean_pooling", group="melody",
+        advanced=True, note="4.0, with crepe",
     )
-    f0_threshold: float = _flagged(
-        0.05, "-ft --f0_filter_threshold", "confidence below which a frame counts as unvoiced (crepe, rmvpe, fcpe)",
-        ge=0, le=1,
+    f0_threshold: float = option(
+        0.05, "confidence below which a frame is unvoiced (fcpe, rmvpe, crepe)", original="-ft --f0_filter_threshold",
+        group="melody", advanced=True, ge=0, le=1, slider=(0, 1, 0.01),
     )
-    cluster_ratio: float = _flagged(
-        0.0, "-cr --cluster_infer_ratio", "pull the content towards the target: 0 = clearer words, 1 = closer timbre",
-        ge=0, le=1,
+    cluster_ratio: float = option(
+        0.0, "blend the content with the voice's: 0 = clearer words, 1 = closer timbre", group="voice",
+        original="-cr --cluster_infer_ratio", ge=0, le=1, slider=(0, 1, 0.05),
     )
-    feature_retrieval: bool = _flagged(
-        False, "-fr --feature_retrieval", "pull towards nearest neighbours (index) instead of k-means centres"
+    feature_retrieval: bool = option(
+        False, "blend with nearest neighbours of the index, not with cluster centers", original="-fr --feature_retrieval",
+        group="voice",
     )
-    noise_scale: float = _flagged(
-        0.4, "-ns --noice_scale", "randomness of the prior: lower is flatter, higher is livelier and rougher", ge=0, le=2
+    noise_scale: float = option(
+        0.4, "noise in the prior: lower is flatter, higher is livelier and rougher", original="-ns --noice_scale",
+        aliases="--noise_scale", group="quality", advanced=True, ge=0, le=2, slider=(0, 1, 0.05),
+        note="`--noise_scale` works too",
     )
-    slice_db: float = _flagged(
-        -40.0, "-sd --slice_db", "below this level (dBFS) counts as silence: -30 for noisy recordings, -50 keeps breaths",
-        ge=-120, le=0,
+    slice_db: float = option(
+        -40.0, "level below which is silence: -30 for noisy recordings, -50 keeps breaths", original="-sd --slice_db",
+        group="quality", unit="dBFS", ge=-120, le=0, slider=(-80, -10, 1),
     )
-    clip_seconds: float = _flagged(
-        0.0, "-cl --clip", "cut into pieces of this length as well; 0 cuts at silence only", ge=0, le=3600
+    clip_seconds: float = option(
+        0.0, "also cut into chunks of this length; 0 = at silence only", original="-cl --clip", group="quality", advanced=True,
+        unit="seconds", ge=0, le=3600, slider=(0, 60, 1),
     )
-    crossfade_seconds: float = _flagged(
-        0.0, "-lg --linear_gradient", "overlap of forced pieces in seconds, when joins are audible", ge=0, le=60
+    crossfade_seconds: float = option(
+        0.0, "overlap of such chunks, cross-faded", original="-lg --linear_gradient", group="quality", advanced=True,
+        unit="seconds", ge=0, le=60, slider=(0, 5, 0.1),
     )
-    crossfade_keep_ratio: float = _flagged(
-        0.75, "-lgr --linear_gradient_retain", "share of the overlap that is cross-faded, cut off evenly at both ends",
-        gt=0, le=1,
+    crossfade_keep_ratio: float = option(
+        0.75, "fraction of the overlap that is cross-faded, cut off evenly at both ends", group="quality", advanced=True,
+        original="-lgr --linear_gradient_retain", gt=0, le=1, slider=(0.05, 1, 0.05),
     )
-    pad_seconds: float = _flagged(
-        0.5, "-p --pad_seconds", "context around each piece: the real sound where there is some, else silence", ge=0, le=10
+    pad_seconds: float = option(
+        0.5, "context around each chunk: of the recording where possible, else silence", original="-p --pad_seconds",
+        group="quality", advanced=True, unit="seconds", ge=0, le=10, slider=(0, 2, 0.1),
     )
-    loudness_envelope_ratio: float = _flagged(
-        1.0, "-lea --loudness_envelope_adjustment", "0 = loudness over time of the source, 1 = as the voice gives it",
-        ge=0, le=1,
+    loudness_envelope_ratio: float = option(
+        1.0, "loudness over time: 0 = of the recording, 1 = of the voice's result", group="voice",
+        original="-lea --loudness_envelope_adjustment", ge=0, le=1, slider=(0, 1, 0.05), note="the web page's default was 0",
     )
-    speaker_mix: Timeline | None = _flagged(
-        None, "-usm --use_spk_mix", "several speakers at once: ada=0.7,bob=0.3, or ada=1>0,bob=0>1 over the song, or a file"
+    speaker_mix: Timeline | None = option(
+        None, "mix speakers: ada=0.7,bob=0.3, or ada=1>0,bob=0>1 over the song, or a file", original="-usm --use_spk_mix",
+        group="voice", advanced=True, unset="off", note="takes a value: `-usm spkmix.py`, or `-usm ada=0.7,bob=0.3`",
     )
-    enhance: bool = _flagged(
-        False, "-eh --enhance", "pass the result through the NSF-HiFiGAN enhancer; helps voices with little training data"
+    enhance: bool = option(
+        False, "NSF-HiFiGAN enhancer (needs a vocoder): for voices with little training data", original="-eh --enhance",
+        group="quality",
     )
-    enhancer_adaptive_key: int = _flagged(
-        0, "-eak --enhancer_adaptive_key", "semitones a voice lies above the enhancer's range: it works so much lower",
-        ge=-24, le=24,
+    enhancer_adaptive_key: int = option(
+        0, "how much lower the enhancer works, for high voices", original="-eak --enhancer_adaptive_key",
+        group="quality", advanced=True, unit="semitones", ge=-24, le=24, slider=(-24, 24, 1),
     )
-    shallow_diffusion: bool = _flagged(
-        False, "-shd --shallow_diffusion", "refine the result with the voice's diffusion model: less noise, richer timbre"
+    shallow_diffusion: bool = option(
+        False, "refine the result with the voice's diffusion model (needs a vocoder)", original="-shd --shallow_diffusion",
+        group="quality",
     )
-    k_step: int = _flagged(
-        100, "-ks --k_step", "noise steps of the shallow diffusion: more = further from the voice's own result", ge=1, le=1000
+    k_step: int = option(
+        100, "noise steps of shallow diffusion: more = further from the voice's own result", original="-ks --k_step",
+        group="quality", advanced=True, ge=1, le=1000, slider=(1, 1000, 1),
     )
-    second_encoding: bool = _flagged(
-        False, "-se --second_encoding", "the diffusion hears the words in the result, not in the recording"
+    second_encoding: bool = option(
+        False, "condition the diffusion on the content of the result, not of the recording", group="quality", advanced=True,
+        original="-se --second_encoding",
     )
-    only_diffusion: bool = _flagged(
-        False, "-od --only_diffusion", "convert with the diffusion model alone, which must have learnt all noise steps"
+    only_diffusion: bool = option(
+        False, "convert with the diffusion model alone, trained on all noise steps", original="-od --only_diffusion",
+        group="quality", advanced=True,
     )
-    audio_format: Literal["flac", "wav", "ogg", "mp3"] = _flagged("flac", "-wf --wav_format", "file format of the result")
-    seed: int = _flagged(52468, "--seed", "seed of all randomness: same seed, same result", ge=0, le=2**63 - 1)
-    like_original: bool = _flagged(
-        False, "--like_original", "the original program's timing and 16-bit steps, to compare results; ours is cleaner"
+    audio_format: Literal["flac", "wav", "ogg", "mp3"] = option(
+        "flac", "file format of the result", original="-wf --wav_format", group="files",
     )
-    max_piece_s: float = _flagged(
-        30.0, "--max_piece_s", "longest piece in seconds, so that memory stays flat on long songs", ge=1, le=600
+    seed: int = option(
+        52468, "random seed: same seed, same result", group="quality", advanced=True, ge=0, le=2**63 - 1,
     )
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise SettingsError("; ".join(_explain(problem) for problem in error.errors())) from None
+    like_original: bool = option(
+        False, "the original's slice times and 16-bit steps, to compare results with it", group="quality", advanced=True,
+    )
+    max_piece_s: float = option(
+        30.0, "longest chunk: bounds the memory on long songs", group="quality", advanced=True,
+        unit="seconds", ge=1, le=600, slider=(5, 120, 1),
+    )
 
     @field_validator("speaker_mix", mode="before")
     @classmethod
@@ -128,21 +133,3 @@ class ConversionSettings(BaseModel):
         if 0 < self.clip_seconds < 0.1:
             raise ValueError(f"clip_seconds (-cl) is {self.clip_seconds:g}: 0 (off) or at least 0.1 seconds")
         return self
-
-
-def _explain(problem: Any) -> str:
-    """One pydantic error in one line: the field, its flag, what was found, what is accepted."""
-    if not problem["loc"]:
-        return str(problem.get("ctx", {}).get("error", problem["msg"]))
-    name = str(problem["loc"][0])
-    field = ConversionSettings.model_fields.get(name)
-    if field is None:
-        known = ", ".join(ConversionSettings.model_fields)
-        return f"{name} is not a conversion setting; known are {known}"
-    flag = field.json_schema_extra["flags"][0]
-    wanted = problem["msg"].removeprefix("Input should be ")
-    if problem["type"] in ("greater_than", "greater_than_equal", "less_than_equal"):
-        limits = {k: getattr(bound, k) for bound in field.metadata for k in ("gt", "ge", "le") if hasattr(bound, k)}
-        low = f"above {limits['gt']:g}" if "gt" in limits else f"from {limits['ge']:g}"
-        wanted = f"{low} to {limits['le']:g}"
-    return f"{name} ({flag}) is {problem['input']!r}: expected {wanted}"

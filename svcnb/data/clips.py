@@ -9,7 +9,7 @@ import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -247,7 +247,7 @@ class _SpeakerCutter:
         """Cut one recording, or take over what an earlier call made of it."""
         key = source.relative_to(self.raw).as_posix()
         stat = source.stat()
-        origin = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "stem": stem, "settings": asdict(self.settings)}
+        origin = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "stem": stem, "settings": self.settings.model_dump()}
         entry = self.old.get(key)
         reused = entry is not None and not self.overwrite and self._is_current(entry, origin)
         if not reused:

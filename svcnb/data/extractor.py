@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,30 +22,6 @@ from svcnb.files.disk import write_json
 # A speaker's cepstral statistics settle within a minute of speech; more only costs time and memory.
 STATISTICS_SECONDS = 120.0
 MIDDLE_PITCH_FILE = "middle_pitch.json"  # speaker -> Hz
-
-
-@dataclass(frozen=True)
-class PrepareSettings:
-    """How to extract: which networks, where their files lie, how many processes.
-
-    Attributes:
-        encoder: a name of content.ENCODERS, or "auto" (ContentVec where its file is present).
-        f0_method: a name of pitch.METHODS, or "auto" (RMVPE where its file is present, else FCPE).
-        with_volume: store the loudness envelope and switch the loudness embedding on.
-        n_jobs: worker processes; each loads the networks once.
-        dask: run the workers on a dask cluster: "local", or the address of its scheduler; None runs them here.
-        overwrite: start over when the stored features were made with other settings.
-    """
-
-    encoder: str = "auto"
-    f0_method: str = "auto"
-    f0_threshold: float | None = None
-    with_volume: bool = False
-    n_jobs: int = 1
-    device: str = "cpu"
-    pretrain_folder: Path = Path("pretrain")
-    overwrite: bool = False
-    dask: str | None = None
 
 
 class FeatureExtractor:

@@ -16,10 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 from tqdm.auto import tqdm
 
 from svcnb import SvcError
@@ -32,6 +31,7 @@ from svcnb.data.feature_store import INT16_SCALE, FeatureStore
 from svcnb.evaluation.mel_cepstral import SpectralDistance, mel_cepstral_distance
 from svcnb.evaluation.metrics import SpeakerSimilarity, compare_pitch
 from svcnb.evaluation.results import CopyResult, Rung, Skipped, SourceResult, Target, VoiceEvaluation
+from svcnb.evaluation.settings import EvaluationSettings
 from svcnb.evaluation.words import WordErrors, WordRecogniser, find_transcript
 from svcnb.features.pitch.track import F0Track, looks_sung
 from svcnb.files.disk import WriteError
@@ -56,27 +56,6 @@ class EvaluatedVoice(Protocol):
     def convert(self, audio: Audio, settings: ConversionSettings | None = None) -> Audio: ...
 
     def resynthesise(self, audio: Audio, speaker: str | int | None = None) -> Audio: ...
-
-
-class EvaluationSettings(BaseModel):
-    """Every choice of an evaluation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    conversion: ConversionSettings = Field(default_factory=ConversionSettings, description="how recordings are converted")
-    transposition: Literal["auto", "semitones", "octaves", "none"] = Field(
-        "auto", description="move melodies near the target's middle pitch: by semitones, by octaves, or not at all; "
-        "auto takes octaves for songs and semitones for speech. Added to the conversion's own transposition"
-    )  # fmt: skip
-    n_references: int = Field(12, ge=1, description="recordings of the target to compare with, the last ones; more hardly "
-                              "move their mean")  # fmt: skip
-    n_copies: int = Field(3, ge=0, description="of these, recordings to copy and to convert into their own voice")
-    most: int = Field(10, ge=1, description="recordings per folder of sources, the first ones")
-    max_seconds: float = Field(60.0, ge=1, le=600, description="of each recording, from its start")
-    words: bool = Field(True, description="count word errors where a transcript is found (English; not in songs, which "
-                        "the recogniser does not understand)")  # fmt: skip
-    parallel: bool = Field(False, description="recordings of equal names in target and sources hold the same words: "
-                           "measure the mel-cepstral distance between them")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svcnb import SvcError
+from svcnb.conversion.settings import ConversionSettings
+from svcnb.models.settings import RvcConversionSettings
 
 if TYPE_CHECKING:
     from svcnb.conversion.voice import LoadedVoice
@@ -33,3 +35,10 @@ def load_any_voice(source: Path | str, *, cluster_model: Path | str | None = Non
         raise SvcError(f"{source} is an RVC voice, which has no use for {' and '.join(wrong)}: leave it out")
     parts.pop("config", None)  # RVC's lies beside the weights, or inside a small model
     return rvc.load_voice(source, index=cluster_model, **parts)
+
+
+def conversion_settings_of(source: Path | str) -> type[ConversionSettings]:
+    """The settings class of a voice's family, by what its folder or file holds."""
+    from svcnb.models.rvc.voice import is_rvc_voice
+
+    return RvcConversionSettings if is_rvc_voice(source) else ConversionSettings

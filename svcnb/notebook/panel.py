@@ -6,11 +6,12 @@ import html
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from svcnb import MissingExtra, SvcError
 from svcnb.audio.audio import read_audio
 from svcnb.conversion.settings import ConversionSettings
+from svcnb.files.options import Option, options_of
 from svcnb.notebook.display import show_audio
 
 if TYPE_CHECKING:
@@ -30,11 +31,11 @@ def speakers_of(voice: Path) -> list[str]:
 
 @dataclass
 class ConversionPanel:
-    """A form over ConversionSettings: choose, press Convert, listen, look at the melody, change, press again.
+    """A form over the settings of the voice's family: choose, press Convert, listen, look at the f0, press again.
 
     Attributes:
-        fields: widgets by name: voice, recording and the names of ConversionSettings.
-        view: the widget to display.
+        fields: widgets by name: voice, recording and the options of the settings class.
+        view: the widget to display: options that are often used, the others in an accordion, the results.
         result_path: the newest result, None before the first.
     """
 
@@ -42,6 +43,7 @@ class ConversionPanel:
     fields: dict[str, Any] = field(default_factory=dict)
     view: Any = None
     result_path: Path | None = None
+    _settings_class: type[ConversionSettings] | None = None
     _loaded: dict[Path, LoadedVoice] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -51,16 +53,15 @@ class ConversionPanel:
             raise SvcError("no trained voice in data/models: run 03_train first")
         if not recordings:
             raise SvcError("no recording in data/raw or data/demo: upload one to data/raw")
-        self.fields = _make_fields(widgets, voices, recordings)
+        self.fields = {"voice": _dropdown("voice", voices), "recording": _dropdown("recording", recordings)}
         self.button = widgets.Button(description="Convert", button_style="primary", icon="microphone")
         self.progress = widgets.IntProgress(value=0, max=3, layout=widgets.Layout(width="30%"))
         self.status = widgets.HTML("ready")
         self.output = widgets.Output()
-        self.fields["voice"].observe(self._fill_speakers, names="value")
-        self._fill_speakers()
+        self.view = widgets.VBox()
+        self._fill()
+        self.fields["voice"].observe(self._fill, names="value")
         self.button.on_click(self._on_click)
-        foot = widgets.HBox([self.button, self.progress, self.status])
-        self.view = widgets.VBox([*self.fields.values(), foot, self.output])
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
@@ -69,8 +70,8 @@ class ConversionPanel:
 
     def settings(self) -> ConversionSettings:
         """The settings that the form shows now."""
-        chosen = {name: widget.value for name, widget in self.fields.items() if name in ConversionSettings.model_fields}
-        return ConversionSettings(**chosen)
+        options = options_of(self._settings_class)
+        return self._settings_class(**{name: _value(option, self.fields[name]) for name, option in options.items()})
 
     def convert(self) -> Path:
         """Convert the chosen recording; the voice stays loaded for the next one."""
@@ -117,11 +118,34 @@ class ConversionPanel:
             display(show_audio(before, "source"), show_audio(after, self.result_path.name))
             display(plot_comparison(before, after, tracks))
 
-    def _fill_speakers(self, _change: Any = None) -> None:
+    def _fill(self, _change: Any = None) -> None:
+        """The options of the chosen voice; another voice of the same family keeps what was set."""
+        from svcnb.models.auto import conversion_settings_of
+
         folder = self.workspace.find(Path("data/models") / self.fields["voice"].value)
+        if conversion_settings_of(folder) is not self._settings_class:
+            self._settings_class = conversion_settings_of(folder)
+            self._lay_out(options_of(self._settings_class))
         names = speakers_of(folder)
         self.fields["speaker"].options = names
         self.fields["speaker"].value = names[0] if names else None
+
+    def _lay_out(self, options: dict[str, Option]) -> None:
+        widgets = _ipywidgets()
+        files = {name: self.fields[name] for name in ("voice", "recording")}
+        own = {name: make_widget(option) for name, option in options.items()}
+        own["speaker"] = _dropdown(options["speaker"].label, [])
+        rows = {name: widgets.HBox([widget, widgets.HTML(_small(options[name]))]) for name, widget in own.items()}
+        folded = widgets.VBox([rows[name] for name, option in options.items() if option.advanced])
+        accordion = widgets.Accordion(children=[folded], selected_index=None)
+        accordion.set_title(0, "advanced")
+        shown = [rows[name] for name, option in options.items() if not option.advanced]
+        foot = widgets.HBox([self.button, self.progress, self.status])
+        self.fields = files | own
+        self.view.children = [*files.values(), *shown, accordion, foot, self.output]
+
+
+# ------------------------------------------------------------------------------------------------- its widgets
 
 
 def _ipywidgets() -> Any:
@@ -132,40 +156,38 @@ def _ipywidgets() -> Any:
     return ipywidgets
 
 
-def _choices(name: str) -> list[str]:
-    return list(get_args(ConversionSettings.model_fields[name].annotation))
+def _look() -> dict[str, Any]:
+    return {"style": {"description_width": "15em"}, "layout": _ipywidgets().Layout(width="36em")}
 
 
-def _make_fields(widgets: Any, voices: list[str], recordings: list[str]) -> dict[str, Any]:
-    look = {"style": {"description_width": "11em"}, "layout": widgets.Layout(width="36em")}
-    default = {name: info.default for name, info in ConversionSettings.model_fields.items()}
+def _dropdown(label: str, choices: list[Any]) -> Any:
+    value = choices[0] if choices else None
+    return _ipywidgets().Dropdown(options=choices, value=value, description=label, **_look())
 
-    def slider(name: str, low: float, high: float, step: float, label: str) -> Any:
-        numbers = {"min": low, "max": high, "step": step, "readout_format": ".0f" if step >= 1 else ".2f"}
-        return widgets.FloatSlider(value=default[name], description=label, **numbers, **look)
 
-    def choice(options: list[str], label: str) -> Any:
-        return widgets.Dropdown(options=options, value=options[0] if options else None, description=label, **look)
+def _small(option: Option) -> str:
+    return f"<small>{html.escape(option.sentence.replace('`', ''), quote=False)}</small>"
 
-    def tick(name: str, label: str) -> Any:
-        return widgets.Checkbox(value=default[name], description=label, **look)
 
-    return {
-        "voice": choice(voices, "voice"),
-        "speaker": choice([], "speaker"),
-        "recording": choice(recordings, "recording"),
-        "transpose_semitones": slider("transpose_semitones", -36, 36, 1, "semitones up"),
-        "f0_method": choice(_choices("f0_method"), "f0 predictor"),
-        "cluster_ratio": slider("cluster_ratio", 0, 1, 0.05, "pull to the voice (04)"),
-        "feature_retrieval": tick("feature_retrieval", "pull by retrieval (index), not centres"),
-        "loudness_envelope_ratio": slider("loudness_envelope_ratio", 0, 1, 0.05, "loudness: source to voice"),
-        "noise_scale": slider("noise_scale", 0, 1, 0.05, "noise"),
-        "slice_db": slider("slice_db", -80, -10, 1, "silence below (dB)"),
-        "auto_predict_f0": tick("auto_predict_f0", "predict the melody (speech only)"),
-        "f0_mean_pooling": tick("f0_mean_pooling", "smooth the melody"),
-        "enhance": tick("enhance", "enhancer (needs a vocoder)"),
-        "shallow_diffusion": tick("shallow_diffusion", "shallow diffusion (20)"),
-        "k_step": slider("k_step", 1, 1000, 1, "its noise steps"),
-        "second_encoding": tick("second_encoding", "it hears the words in the result"),
-        "audio_format": choice(_choices("audio_format"), "file format"),
-    }
+def make_widget(option: Option) -> Any:
+    """The widget of an option, set to its default."""
+    widgets = _ipywidgets()
+    common = {"description": option.label, **_look()}
+    if option.kind is bool:
+        return widgets.Checkbox(value=bool(option.default), **common)
+    if option.choices and (option.kind in (int, float) or not option.is_open):
+        return widgets.Dropdown(options=list(option.choices), value=option.default, **common)
+    if option.slider and option.default is not None:
+        low, high, step = option.slider
+        kind = widgets.IntSlider if option.kind is int else widgets.FloatSlider
+        numbers = {"readout_format": ".0f" if step >= 1 else ".2f"} if option.kind is float else {}
+        return kind(value=option.default, min=low, max=high, step=step, **numbers, **common)
+    if option.kind in (int, float) and option.default is not None:
+        kind = widgets.IntText if option.kind is int else widgets.FloatText
+        return kind(value=option.default, **common)
+    return widgets.Text(value=str(option.default or ""), placeholder=option.unset, **common)
+
+
+def _value(option: Option, widget: Any) -> Any:
+    """What the widget says; an empty text stands for None."""
+    return option.default if widget.value == "" and option.default is None else widget.value

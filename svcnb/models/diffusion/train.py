@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from svcnb.models.diffusion.checkpoint import (
 from svcnb.models.diffusion.config import DiffusionConfig, VoiceContent
 from svcnb.models.diffusion.data import DiffusionBatch, DiffusionClips, collate_crops, crop_loader
 from svcnb.models.diffusion.network import Unit2Mel
+from svcnb.models.settings import DiffusionChoices
 from svcnb.models.vocoder.files import find_vocoder, load_vocoder
 from svcnb.training.checkpoints import RunRecord, read_progress
 from svcnb.training.loop import FitHooks, TrainReport, fit
@@ -42,27 +43,6 @@ SPOKEN_VARIANCE = 0.01
 # One vector per speaker, and one table for two and more: what a base model may have in another size.
 PER_SPEAKER = ("spk_embed.",)
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class DiffusionChoices:
-    """What a diffusion training takes besides its features; None leaves a choice to the config.
-
-    Attributes:
-        config: "small", "full" or the path of a diffusion.yaml; "auto" is as small as the voice's own config.
-        batch_size: crops per step and process.
-        k_step_max: noise steps to learn: 0 is all of them (which conversion by diffusion alone needs); fewer are learnt
-            faster and serve shallow diffusion.
-        vocoder: its folder or zip; None finds it, see vocoder.find_vocoder.
-        base: model_*.pt to start from; None takes the newest one that lies in the folder, model_0.pt for instance.
-    """
-
-    config: str | Path = "auto"
-    batch_size: int | None = None
-    k_step_max: int | None = None
-    vocoder: Path | None = None
-    base: Path | None = None
-    pretrain_folder: Path = Path("pretrain")
 
 
 def train_diffusion(

@@ -10,13 +10,15 @@
 
 from __future__ import annotations
 
+from svcnb.data.settings import PrepareSettings
 from svcnb.models.rvc.config import Config
 from svcnb.models.rvc.one_click import OneClickSettings, build_voice_index, train_one_click
-from svcnb.models.rvc.prepare import PrepareSettings, prepare
+from svcnb.models.rvc.prepare import prepare
 from svcnb.models.rvc.preprocess import RvcCutSettings, cut_recordings
 from svcnb.models.rvc.step import build
 from svcnb.models.rvc.train import train
-from svcnb.models.rvc.voice import RvcConversionSettings, load_voice
+from svcnb.models.rvc.voice import load_voice
+from svcnb.models.settings import RvcConversionSettings
 
 __all__ = [
     "Config",

@@ -12,7 +12,7 @@ import torch
 
 from svcnb.data.dataset import load_split
 from svcnb.data.extraction import FeatureReport
-from svcnb.data.extractor import PrepareSettings
+from svcnb.data.settings import PrepareSettings
 from svcnb.device import peak_memory_bytes
 from svcnb.models.rvc.config import Config
 from svcnb.models.rvc.index import IndexReport, write_index

@@ -10,8 +10,10 @@ import numpy as np
 from svcnb import SvcError
 from svcnb.audio.audio import Audio, write_audio
 from svcnb.data.extraction import FeatureReport, extract
-from svcnb.data.extractor import PrepareSettings, make_extractor
+from svcnb.data.extractor import make_extractor
 from svcnb.data.feature_store import INT16_SCALE, Clip, FeatureSettings, FeatureStore
+from svcnb.data.settings import PrepareSettings
+from svcnb.device import choose_device
 from svcnb.features.content.encoders import load_encoder, resolve_encoder
 from svcnb.features.pitch.estimator import resolve_method
 from svcnb.features.pitch.track import F0Track
@@ -54,7 +56,7 @@ def prepare(
         pitch_method=resolve_method(settings.f0_method, settings.pretrain_folder),
         f0_threshold=settings.f0_threshold,
     )
-    make = partial(make_extractor, pretrain_folder=settings.pretrain_folder.absolute(), device=settings.device)
+    make = partial(make_extractor, pretrain_folder=settings.pretrain_folder.absolute(), device=choose_device(settings.device))
     folder = experiment / FEATURES_FOLDER
     report = extract(clips, folder, stored, make_extractor=make, n_jobs=settings.n_jobs, overwrite=settings.overwrite)
     config = config.model_copy(deep=True)

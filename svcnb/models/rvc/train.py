@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,6 +24,7 @@ from svcnb.models.rvc.checkpoint import (
 from svcnb.models.rvc.config import Config
 from svcnb.models.rvc.prepare import CONFIG_NAME, MUTE, open_features, sounding, speakers_of
 from svcnb.models.rvc.step import RvcBatch, StepParts, build, train_step
+from svcnb.models.settings import EpochChoices
 from svcnb.nn.layers import Noise
 from svcnb.training.checkpoints import RunRecord, read_progress
 from svcnb.training.loop import FitHooks, TrainReport, fit
@@ -36,39 +36,6 @@ from svcnb.training.validation import ClipChoices, HeldOutClips, drop_later_samp
 
 WEIGHTS_FOLDER = "weights"  # small models, as in RVC's assets/weights
 BASES = AUTO_BASE, NO_BASE = "auto", "none"
-
-
-@dataclass(frozen=True)
-class EpochChoices:
-    """RVC's way of counting; each replaces what TrainSettings says in steps. Losses are logged every epoch at least.
-
-    Attributes:
-        total_epochs: stop after so many in all.
-        save_every_epochs: checkpoint, and a small model where wished, after each so many.
-        latest_only: keep only the newest checkpoint (and the best on held-out clips).
-        save_small_models: also at every checkpoint, not only at the end.
-    """
-
-    total_epochs: int | None = None
-    save_every_epochs: int | None = None
-    latest_only: bool = False
-    save_small_models: bool = False
-
-    def apply(self, settings: TrainSettings, steps_per_epoch: int) -> TrainSettings:
-        """The settings in steps.
-
-        Raises:
-            SvcError: a number below 1.
-        """
-        changes = {"log_every_steps": min(settings.log_every_steps, steps_per_epoch)}
-        for name, epochs in (("max_steps", self.total_epochs), ("save_every_steps", self.save_every_epochs)):
-            if epochs is not None:
-                if epochs < 1:
-                    raise SvcError(f"{epochs} epochs: expected at least 1")
-                changes[name] = epochs * steps_per_epoch
-        if self.latest_only:
-            changes["keep_checkpoints"] = 1
-        return settings.model_copy(update=changes)
 
 
 def train(

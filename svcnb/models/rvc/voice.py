@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from svcnb import SvcError
@@ -35,9 +34,10 @@ from svcnb.models.rvc.checkpoint import (
 )
 from svcnb.models.rvc.config import Config
 from svcnb.models.rvc.index import find_index
-from svcnb.models.rvc.network import NOISE_SCALE, RvcSynthesizer
+from svcnb.models.rvc.network import RvcSynthesizer
 from svcnb.models.rvc.pipeline import guided_content, network_inputs, smoothed, without_rumble
 from svcnb.models.rvc.prepare import CONFIG_NAME
+from svcnb.models.settings import RvcConversionSettings
 from svcnb.nn.layers import Noise, fold_weight_norm, sample_latents
 from svcnb.training.checkpoints import read_progress
 
@@ -48,25 +48,6 @@ CONTEXT_SAMPLES = 1280  # more than the frames that content encoders lose at the
 NOT_HERE = {
     "auto_predict_f0": "-a", "enhance": "-eh", "shallow_diffusion": "-shd", "only_diffusion": "-od", "speaker_mix": "-usm",
 }  # fmt: skip
-
-
-class RvcConversionSettings(ConversionSettings):
-    """Every choice of one conversion, with RVC's own defaults; `cluster_ratio` is its index_rate.
-
-    `loudness_envelope_ratio` is its rms_mix_rate. Plain ConversionSettings work too: then nothing is pulled towards
-    the voice unless their ratio says so.
-    """
-
-    cluster_ratio: float = Field(0.75, ge=0, le=1, description="pull the content towards the voice by the index (index_rate)")
-    feature_retrieval: bool = Field(True, description="RVC always searches an index")
-    noise_scale: float = Field(NOISE_SCALE, ge=0, le=2, description="randomness of the prior")
-    loudness_envelope_ratio: float = Field(0.25, ge=0, le=1, description="0 = loudness of the source, 1 = of the voice "
-                                           "(rms_mix_rate)")  # fmt: skip
-    f0_threshold: float = Field(0.03, ge=0, le=1, description="confidence below which a frame counts as unvoiced")
-    protect: float = Field(0.33, ge=0, le=MAX_PROTECT, description="frames without pitch keep this much less of the index; "
-                           "0.5 switches it off")  # fmt: skip
-    filter_radius: int = Field(3, ge=0, le=7, description="above 2, a median over three frames smooths harvest's melody")
-    resample_hz: int = Field(0, ge=0, le=192000, description="rate of the result in Hz; below 16000 the voice's own (resample_sr)")
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@
 
 from __future__ import annotations
 
+from svcnb.data.settings import PrepareSettings
 from svcnb.models.sovits.clusters import build_voice_index, fit_voice_centres
 from svcnb.models.sovits.config import Config
 from svcnb.models.sovits.export import export_voice
-from svcnb.models.sovits.prepare import PrepareSettings, prepare
+from svcnb.models.sovits.prepare import prepare
 from svcnb.models.sovits.release import mix_voices
 from svcnb.models.sovits.step import build, train_step
 from svcnb.models.sovits.train import train

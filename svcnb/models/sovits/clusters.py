@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from svcnb import SvcError
 from svcnb.data.dataset import load_split
@@ -34,6 +33,7 @@ from svcnb.features.content.clustering import (
 from svcnb.features.content.encoders import encoder_for_width
 from svcnb.features.content.retrieval import INDEX_FILE, FeatureIndex, SpeakerCentres
 from svcnb.files.checkpoint import read_safetensors, write_safetensors
+from svcnb.models.settings import ClusterSettings
 from svcnb.models.sovits.config import Config
 
 if TYPE_CHECKING:
@@ -42,22 +42,6 @@ if TYPE_CHECKING:
 FIT_PREFIX, INDEX_PREFIX = "centres_", "index_"  # of hidden files that keep what is finished
 FRAMES_PER_SECOND = 50  # of every content encoder
 FEW_FRAMES = 30 * FRAMES_PER_SECOND
-
-
-class ClusterSettings(BaseModel):
-    """How to fit centres.
-
-    Attributes:
-        n_centres: per speaker (so-vits-svc: 10 000); None takes one for every ten frames, at most 10 000.
-        seed: of all random choices.
-        n_rounds: how often idle centres move; 0 is plain k-means, faster and some per cent worse.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    n_centres: int | None = Field(None, ge=1)
-    seed: int = Field(0, ge=0)
-    n_rounds: int = Field(10, ge=0, le=1000)
 
 
 @dataclass(frozen=True)

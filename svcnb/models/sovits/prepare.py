@@ -7,8 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from svcnb.data.extraction import FeatureReport, dask_jobs, extract, scan_clips
-from svcnb.data.extractor import PrepareSettings, make_extractor
+from svcnb.data.extractor import make_extractor
 from svcnb.data.feature_store import FeatureSettings
+from svcnb.data.settings import PrepareSettings
+from svcnb.device import choose_device
 from svcnb.features.content.encoders import load_encoder, resolve_encoder
 from svcnb.features.pitch.estimator import resolve_method
 from svcnb.models.sovits.config import Config
@@ -42,7 +44,7 @@ def prepare(
         f0_threshold=settings.f0_threshold,
         with_volume=settings.with_volume,
     )
-    make = partial(make_extractor, pretrain_folder=settings.pretrain_folder.absolute(), device=settings.device)
+    make = partial(make_extractor, pretrain_folder=settings.pretrain_folder.absolute(), device=choose_device(settings.device))
     cluster = dask_jobs(settings.dask, n_workers=settings.n_jobs) if settings.dask else nullcontext()
     with cluster:
         n_jobs = -1 if settings.dask else settings.n_jobs

@@ -24,6 +24,7 @@ from svcnb.audio.slicing import (
     join_with_overlap,
 )
 from svcnb.data.clips import cut_folder
+from svcnb.files.options import SettingsError
 from tests.places import PROJECT
 
 RATE_HZ = 16000
@@ -153,11 +154,11 @@ def test_clips_keep_a_little_silence_at_their_ends():
 
 
 @pytest.mark.parametrize(("setting", "message"), [
-    ({"max_clip_s": 1.5}, "at least twice min_clip_s"), ({"level": "loud"}, "expected off, peak or lufs"),
-    ({"threshold_db": 3.0}, "expected -100 to -1"), ({"sample_rate_hz": 100}, "8000 to 192000"),
+    ({"max_clip_s": 1.5}, "at least twice min_clip_s"), ({"level": "loud"}, r"level \(--level\) is .loud.: expected .off., .peak. or .lufs."),
+    ({"threshold_db": 3.0}, "expected from -100 to -1"), ({"sample_rate_hz": 100}, "8000 to 192000"),
 ])  # fmt: skip
 def test_impossible_cut_settings_are_named(setting, message):
-    with pytest.raises(SlicingError, match=message):
+    with pytest.raises(SettingsError, match=message):
         CutSettings(**setting)
 
 

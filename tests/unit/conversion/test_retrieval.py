@@ -18,7 +18,7 @@ from svcnb.data.feature_store import FeatureStore
 from svcnb.features.content.encoders import align_to_frames
 from svcnb.features.content.retrieval import FeatureIndex, SpeakerCentres
 from svcnb.models import sovits
-from svcnb.models.sovits.clusters import ClusterSettings
+from svcnb.models.settings import ClusterSettings
 from svcnb.training.checkpoints import BestCheckpoint, RunRecord, SavedCheckpoint
 from tests.toys.toy_voice import SPEAKERS, WIDTH, write_features, write_voice
 

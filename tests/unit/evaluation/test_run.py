@@ -15,7 +15,8 @@ from svcnb.audio.audio import Audio, AudioError, read_audio, write_audio
 from svcnb.conversion.settings import ConversionSettings
 from svcnb.evaluation import run as evaluation_run
 from svcnb.evaluation.results import VoiceEvaluation, reach_ratio
-from svcnb.evaluation.run import EvaluationSettings, choose_transposition, evaluate_voice, held_out_clips
+from svcnb.evaluation.run import choose_transposition, evaluate_voice, held_out_clips
+from svcnb.evaluation.settings import EvaluationSettings
 from svcnb.evaluation.words import WordErrors, find_transcript
 from svcnb.features.pitch.estimator import PitchEstimator
 from svcnb.features.pitch.track import F0Track

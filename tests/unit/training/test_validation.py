@@ -13,7 +13,7 @@ import torch
 
 from svcnb import MissingExtra, SvcError
 from svcnb.audio.audio import Audio, write_audio
-from svcnb.data.extractor import PrepareSettings
+from svcnb.data.settings import PrepareSettings
 from svcnb.models import sovits
 from svcnb.models.sovits.config import Config
 from svcnb.training.checkpoints import read_progress

@@ -22,7 +22,8 @@ from svcnb.models import sovits
 from svcnb.models.diffusion.checkpoint import read_diffusion_checkpoint, save_diffusion_checkpoint
 from svcnb.models.diffusion.config import DiffusionConfig
 from svcnb.models.diffusion.data import MARGIN_FRAMES, DiffusionBatch, DiffusionClips, collate_crops
-from svcnb.models.diffusion.train import DiffusionChoices, _compare, _state, learning_rate, train_diffusion
+from svcnb.models.diffusion.train import _compare, _state, learning_rate, train_diffusion
+from svcnb.models.settings import DiffusionChoices
 from svcnb.models.vocoder.files import load_vocoder
 from svcnb.training.settings import TrainSettings
 from tests.toys.tiny_diffusion import content_of, tiny_diffusion, write_vocoder
@@ -300,7 +301,7 @@ def test_a_base_model_that_lies_there_is_started_from(features: Path, choices: D
     stored["unit_embed.weight"] = torch.zeros(6, 5)
     base = save_diffusion_checkpoint(tmp_path / "model_0.pt", model_state=stored, global_step=0)
     with pytest.raises(SvcError, match=r"unit_embed.weight is \(6, 5\), expected \(6, 8\)"):
-        train(features, tmp_path / "other", DiffusionChoices(choices.config, vocoder=choices.vocoder, base=base), 1)
+        train(features, tmp_path / "other", DiffusionChoices(config=choices.config, vocoder=choices.vocoder, base=base), 1)
 
 
 @pytest.mark.parametrize("precision", ["bf16"])
@@ -313,7 +314,7 @@ def test_half_precision_trains_and_is_noted(
 
 
 def test_k_step_max_bounds_the_noise_that_is_learnt(features: Path, choices: DiffusionChoices, tmp_path: Path) -> None:
-    limited = DiffusionChoices(choices.config, k_step_max=5, batch_size=2, vocoder=choices.vocoder)
+    limited = DiffusionChoices(config=choices.config, k_step_max=5, batch_size=2, vocoder=choices.vocoder)
     report = train(features, tmp_path / "voice", limited, 2)
     assert report.last_losses["mel"] < 1.0  # noise of five steps is at most 0.22 in these logarithms
     assert DiffusionConfig.load(tmp_path / "voice" / "diffusion" / "config.yaml").model.k_step_max == 5
@@ -325,14 +326,14 @@ def test_k_step_max_bounds_the_noise_that_is_learnt(features: Path, choices: Dif
 def test_a_vocoder_with_other_frames_is_refused(features: Path, tmp_path: Path) -> None:
     other = write_vocoder(tmp_path / "vocoder", GRID | {"hop_size": 80})
     with pytest.raises(SvcError, match="125.00 frames per second, the vocoder 100.00"):
-        train(features, tmp_path / "voice", DiffusionChoices("small", vocoder=other), 1)
+        train(features, tmp_path / "voice", DiffusionChoices(config="small", vocoder=other), 1)
 
 
 def test_another_model_or_no_resuming_is_refused_in_a_used_folder(
     features: Path, choices: DiffusionChoices, tmp_path: Path
 ) -> None:
     train(features, tmp_path / "voice", choices, 1)
-    other = DiffusionChoices(choices.config, k_step_max=7, vocoder=choices.vocoder)
+    other = DiffusionChoices(config=choices.config, k_step_max=7, vocoder=choices.vocoder)
     with pytest.raises(SvcError, match="has another configuration"):
         train(features, tmp_path / "voice", other, 2)
     with pytest.raises(SvcError, match="already holds a training"):

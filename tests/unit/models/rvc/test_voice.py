@@ -19,7 +19,8 @@ from svcnb.models import rvc
 from svcnb.models.rvc.exchange import export_experiment, import_experiment
 from svcnb.models.rvc.index import find_index
 from svcnb.models.rvc.prepare import MUTE, open_features
-from svcnb.models.rvc.train import EpochChoices, count_steps
+from svcnb.models.rvc.train import count_steps
+from svcnb.models.settings import EpochChoices
 from svcnb.training.settings import TrainSettings
 from tests.toys.toy_rvc import sung, tiny_config, tiny_rvc_config, write_recordings
 
@@ -92,7 +93,7 @@ def test_epochs_count_as_rvc_counts_them(experiment: Path, tmp_path: Path) -> No
     assert stored["iteration"] == 3
     logged = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in logged if "losses" in line] == [n_steps, 2 * n_steps, 3 * n_steps]
-    with pytest.raises(SvcError, match="0 epochs"):
+    with pytest.raises(SvcError, match=r"total_epochs \(--total_epoch\) is 0: expected at least 1"):
         rvc.train(folder, TrainSettings(device="cpu"), EpochChoices(total_epochs=0))
 
 

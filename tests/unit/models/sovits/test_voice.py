@@ -12,7 +12,7 @@ import torch
 from svcnb import SvcError
 from svcnb.audio.audio import Audio, read_audio, write_audio
 from svcnb.conversion.settings import ConversionSettings
-from svcnb.data.extractor import PrepareSettings
+from svcnb.data.settings import PrepareSettings
 from svcnb.features.pitch.track import F0Track
 from svcnb.models import sovits
 from svcnb.models.sovits.checkpoint import read_sovits_checkpoint, save_sovits_checkpoint
