@@ -29,7 +29,7 @@ workspace = ""  #@param ["", "drive"] {"allow-input": true}
 #@markdown Name of the speaker you will bring; a folder of this name is made for the recordings.
 speaker = "me"  #@param {"type": "string"}
 speech_encoder  #@option features --speech_encoder
-f0_predictor  #@option features --f0_predictor; rmvpe is a download
+f0_predictor  #@option features --f0_predictor; rmvpe is fetched
 shallow_diffusion  #@option convert --shallow_diffusion; fetches it
 enhance  #@option convert --enhance; fetches it
 #@markdown Fetch a model to start from: so-vits-svc 4.1, with loudness, diffusion, or RVC (also others).

@@ -30,7 +30,7 @@ class VoiceFiles(Settings):
     )
     vocoder: Path | None = option(
         None, "vocoder: folder, model file or zip", group="files", advanced=True,
-        unset="`vocoder/` of the voice, else `pretrain/nsf_hifigan`",
+        unset="the voice's, else `pretrain/nsf_hifigan`",
     )
     device: str = option(
         "auto", "where the networks run", original="-d --device", group="files", advanced=True,

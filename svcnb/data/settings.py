@@ -26,7 +26,7 @@ class PrepareSettings(Settings):
         suggestions=ENCODER_NAMES,
     )
     f0_method: Literal["auto", "fcpe", "rmvpe", "crepe", "dio", "harvest", "pm"] = option(
-        "auto", "f0 predictor: rmvpe and fcpe are best, crepe is slow; auto takes the best", flags="--f0_predictor",
+        "auto", "f0 predictor: rmvpe and fcpe are best, crepe is slow; auto = best here", flags="--f0_predictor",
         aliases="--f0_method", group="melody",
     )
     f0_threshold: float | None = option(

@@ -142,7 +142,7 @@ class Option:
     def sentence(self) -> str:
         """The help text as a sentence with the unit, for forms and the panel."""
         unit = f" ({self.unit})" if self.unit else ""
-        starts_with_a_word = self.help.split(maxsplit=1)[0].isalpha()  # f0 and fp16 stay as they are
+        starts_with_a_word = self.help.split(maxsplit=1)[0].strip(":,;").isalpha()  # f0 and fp16 stay as they are
         return f"{self.help[0].upper() if starts_with_a_word else self.help[0]}{self.help[1:]}{unit}."
 
 
