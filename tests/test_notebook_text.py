@@ -151,7 +151,7 @@ def test_imports_from_the_package_exist(path: Path) -> None:
             if isinstance(node, ast.ImportFrom) and node.module.startswith("svcnb"):
                 module = importlib.import_module(node.module)
                 for alias in node.names:
-                    found = hasattr(module, alias.name) or find_spec(f"{node.module}.{alias.name}")
+                    found = hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}")
                     assert found, f"{cell['id']}: {node.module} has no {alias.name}"
 
 

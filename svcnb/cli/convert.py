@@ -38,6 +38,7 @@ def _fill_convert(parser: CommandParser) -> None:
 def run_convert(options: argparse.Namespace) -> None:
     from svcnb.audio.audio import read_audio
     from svcnb.cli.settings import ConvertFiles, VoiceFiles
+    from svcnb.conversion.result_names import distinct_names
     from svcnb.conversion.settings import ConversionSettings
     from svcnb.features.pitch.track import F0Track
 

@@ -321,7 +321,8 @@ def test_convert_takes_the_checkpoint_that_is_asked_for(song: Path, tmp_path: Pa
     convert = ["convert", str(voice), str(song), "-f0p", "dio", "-o", str(tmp_path / "out")]
     assert cli.main(convert) == 0
     assert "G_9.pth" in told(capsys, *convert, "--checkpoint", "newest")
-    assert "'best', 'newest'" in told(capsys, *convert, "--checkpoint", "last").replace("best, newest", "'best', 'newest'")
+    line = told(capsys, *convert, "--checkpoint", "last")
+    assert "best" in line and "newest" in line
 
 
 # --- the parser itself --------------------------------------------------------------------------------------------
