@@ -75,7 +75,7 @@ class ConversionSettings(Settings):
     )
     speaker_mix: Timeline | None = option(
         None, "mix speakers: ada=0.7,bob=0.3, or ada=1>0,bob=0>1 over the song, or a file", original="-usm --use_spk_mix",
-        group="voice", advanced=True, unset="off", note="takes a value: `-usm spkmix.py`, or `-usm ada=0.7,bob=0.3`",
+        group="voice", advanced=True, unset="none", note="takes a value: `-usm spkmix.py`, or `-usm ada=0.7,bob=0.3`",
     )
     enhance: bool = option(
         False, "NSF-HiFiGAN enhancer (needs a vocoder): for voices with little training data", original="-eh --enhance",
