@@ -18,7 +18,7 @@ help:
 	@echo "make demo       train and convert the bundled voices, about ten minutes on two cores"
 	@echo "make test       all tests"
 	@echo "make bench      speed and memory beside a plain version, some six minutes; leave the machine alone meanwhile"
-	@echo "make notebooks  write notebooks/*.ipynb anew from notebooks/source"
+	@echo "make notebooks  write notebooks/*.ipynb and README's tables of options anew"
 	@echo "make gallery    run the notebooks in order and keep them as HTML in gallery/"
 	@echo "make clean      remove caches, builds and the demo's results; your data stays"
 

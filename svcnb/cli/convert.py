@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from svcnb.device import choose_device
 
 if TYPE_CHECKING:
     from svcnb.cli.settings import ConvertFiles, VoiceFiles
+    from svcnb.conversion.settings import ConversionSettings
     from svcnb.conversion.voice import LoadedVoice
 
 
@@ -36,11 +38,8 @@ def _fill_convert(parser: CommandParser) -> None:
 
 
 def run_convert(options: argparse.Namespace) -> None:
-    from svcnb.audio.audio import read_audio
     from svcnb.cli.settings import ConvertFiles, VoiceFiles
-    from svcnb.conversion.result_names import distinct_names
     from svcnb.conversion.settings import ConversionSettings
-    from svcnb.features.pitch.track import F0Track
 
     files, parts = read_settings(options, ConvertFiles), read_settings(options, VoiceFiles)
     values = given_values(options, ConversionSettings)
@@ -62,22 +61,38 @@ def run_convert(options: argparse.Namespace) -> None:
         voice.check(settings)
     if speakers == [None] and len(voice.speakers) > 1 and not jobs[0][1].speaker_mix:
         print(f"speaker {voice.speaker_name(None)} of {', '.join(sorted(voice.speakers))}: -s chooses", file=sys.stderr)
+    convert_all(voice, jobs, files.output, f0_csv=files.f0_csv, write_f0=files.write_f0)
+
+
+def convert_all(
+    voice: LoadedVoice, jobs: Sequence[tuple[Path, ConversionSettings]], folder: Path, *, f0_csv: Path | None,
+    write_f0: bool = False,
+) -> None:  # fmt: skip
+    """Convert recordings, each with its settings, and print the files; one that fails does not stop the others.
+
+    Raises:
+        SvcError: at the end, if any failed; at once, if there is only one.
+    """
+    from svcnb.audio.audio import read_audio
+    from svcnb.conversion.result_names import distinct_names
+    from svcnb.features.pitch.track import F0Track
+
+    given_f0 = F0Track.from_csv(f0_csv) if f0_csv else None
     names = distinct_names([voice.result_name(path, settings) for path, settings in jobs])
-    melody = F0Track.from_csv(files.f0_csv) if files.f0_csv else None
     skipped = []
     for (path, settings), name in zip(jobs, names, strict=True):
         try:
-            print(voice.convert_file(path, files.output, settings, name=name, melody=melody))
-            if files.write_f0:
-                track = melody or voice.estimate_f0(read_audio(path), settings.f0_method, threshold=settings.f0_threshold)
-                print(track.to_csv(files.output / f"{name}.f0.csv"))
+            print(voice.convert_file(path, folder, settings, name=name, melody=given_f0))
+            if write_f0:
+                f0 = given_f0 or voice.estimate_f0(read_audio(path), settings.f0_method, threshold=settings.f0_threshold)
+                print(f0.to_csv(folder / f"{name}.f0.csv"))
         except SvcError as error:
             if len(jobs) == 1:
                 raise
             skipped.append((path, str(error)))
     if skipped:
         tell_skipped(skipped)
-        raise SvcError(f"{len(skipped)} of {len(jobs)} conversions failed, see above; the others are in {files.output}")
+        raise SvcError(f"{len(skipped)} of {len(jobs)} conversions failed, see above; the others are in {folder}")
 
 
 def _load_voice(path: Path, parts: VoiceFiles, *, only_diffusion: bool) -> LoadedVoice:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svcnb import SvcError
+from svcnb.cli.convert import convert_all
 from svcnb.cli.parser import (
     NO_ABBREVIATION,
     CommandParser,
@@ -111,8 +112,6 @@ def _fill_convert(parser: CommandParser) -> None:
 
 def run_convert(options: argparse.Namespace) -> None:
     from svcnb.cli.settings import RvcFiles
-    from svcnb.conversion.result_names import distinct_names
-    from svcnb.features.pitch.track import F0Track
     from svcnb.models import rvc
     from svcnb.models.settings import RvcConversionSettings
 
@@ -125,19 +124,7 @@ def run_convert(options: argparse.Namespace) -> None:
     voice.check(settings)
     used = voice.index_path.name if settings.cluster_ratio else "not used"
     print(f"{voice.name}: {voice.about or 'no info'}; index: {used}", file=sys.stderr)
-    melody = F0Track.from_csv(files.f0_csv) if files.f0_csv else None
-    names = distinct_names([voice.result_name(path, settings) for path in options.inputs])
-    failed = []
-    for path, name in zip(options.inputs, names, strict=True):
-        try:
-            print(voice.convert_file(path, files.output, settings, name=name, melody=melody))
-        except SvcError as error:
-            if len(options.inputs) == 1:
-                raise
-            failed.append((path, str(error)))
-    if failed:
-        tell_skipped(failed)
-        raise SvcError(f"{len(failed)} of {len(options.inputs)} conversions failed, see above; the others are in {files.output}")
+    convert_all(voice, [(path, settings) for path in options.inputs], files.output, f0_csv=files.f0_csv)
 
 
 def _add_index(steps) -> None:
