@@ -33,7 +33,7 @@ MANY_PARAMETERS = {("spectral.py", "__init__")}
 PRINTING_ROOM = "cli"  # talks to a terminal
 HEAVY = (
     "librosa transformers faiss pyworld parselmouth torchcrepe torchfcpe torchaudio resemblyzer accelerate "
-    "matplotlib ipywidgets IPython pyloudnorm diffusers sklearn pandas onnxruntime onnx"
+    "matplotlib ipywidgets IPython pyloudnorm diffusers sklearn pandas onnxruntime onnx huggingface_hub"
 ).split()
 
 

@@ -18,7 +18,7 @@ from svcnb import SvcError
 from svcnb.files.archives import ArchiveError, list_archive, unpack
 from svcnb.files.disk import write_json
 from svcnb.files.pretrained_table import BUNDLED_FOLDER, HUGGING_FACE, WEIGHTS, Weights
-from svcnb.files.transfer import TransferError, download
+from svcnb.files.transfer import Arrived, TransferError, download
 
 CHECKSUMS_NAME = "checksums.json"
 HUGGING_FACE_VARIABLE = "HF_ENDPOINT"  # Hugging Face's own programs read a mirror's address there, too
@@ -99,7 +99,7 @@ def find_weights(name: str, folder: str | Path = Path("pretrain")) -> Path:
 
 
 def fetch(name: str, folder: str | Path = Path("pretrain")) -> Fetched:
-    """The weights, downloaded into `folder` if they are not there; broken downloads go on where they stopped.
+    """The weights, downloaded into `folder` if they are not there; broken downloads are resumed.
 
     An archive that was put into `folder` by hand is unpacked instead. The file appears under its name only when its
     checksum agrees with the published one, or with the one that the first use recorded.
@@ -173,14 +173,14 @@ def _last_part(address: str) -> str:
 def _fetch_from(address: str, row: Weights, folder: Path) -> Fetched:
     path = folder / row.file_name
     unchecked = path.with_name(path.name + UNCHECKED_SUFFIX)
-    mirror, kept_bytes = urlsplit(address).netloc, 0
+    mirror, arrived = urlsplit(address).netloc, Arrived(0, "")
     if address.endswith(".zip"):
         archive = folder / _last_part(address)
         by_hand = archive.is_file()
         if by_hand:
             mirror = archive.name
         else:
-            kept_bytes = download(address, archive)
+            arrived = Arrived(download(address, archive).kept_bytes, "")  # a checksum would be the archive's
         try:
             _unpack_row(row, archive, unchecked)
         except (ArchiveError, WeightsMissing):
@@ -188,14 +188,14 @@ def _fetch_from(address: str, row: Weights, folder: Path) -> Fetched:
                 archive.unlink()
             raise
     else:
-        kept_bytes = download(address, unchecked)
+        arrived = download(address, unchecked)
     try:
-        checked = _verify(row, folder, unchecked, row.file_name)
+        checked = _verify(row, folder, unchecked, row.file_name, by_host=arrived.sha256)
     except WeightsMissing:
         unchecked.unlink()
         raise
     unchecked.replace(path)
-    return Fetched(path, mirror, path.stat().st_size, kept_bytes, *checked)
+    return Fetched(path, mirror, path.stat().st_size, arrived.kept_bytes, *checked)
 
 
 def _unpack_row(row: Weights, archive: Path, target: Path) -> None:
@@ -212,22 +212,34 @@ def _unpack_row(row: Weights, archive: Path, target: Path) -> None:
     archive.unlink()
 
 
-def _verify(row: Weights, folder: Path, path: Path, name: str) -> tuple[str, str]:
+def _verify(row: Weights, folder: Path, path: Path, name: str, *, by_host: str = "") -> tuple[str, str]:
     """(checksum, what it was compared with) of a file that belongs under `name`; the first one is recorded.
+
+    Args:
+        by_host: the checksum that the host named while it gave the file; counts where none is known from before.
 
     Raises:
         WeightsMissing: it is another file.
     """
     found, recorded = sha256_of(path), _recorded(folder).get(name)
     published = row.sha256 if name == row.file_name else None
-    if (published or recorded or found) != found:
-        whose = "the published one" if published else f"the one in {folder / CHECKSUMS_NAME}"
+    expected, whose = next(
+        (checksum, whose)
+        for checksum, whose in (
+            (published, "the published one"),
+            (recorded, f"the one in {folder / CHECKSUMS_NAME}"),
+            (by_host, "the one that the host names"),
+            (found, "none is published"),
+        )
+        if checksum
+    )
+    if found != expected:
         raise WeightsMissing(f"{folder / name} is another file than expected: its sha256 {found} is not {whose}, "
-                             f"{published or recorded}. Remove it and fetch it again")  # fmt: skip
-    if not (published or recorded):
-        write_json(folder / CHECKSUMS_NAME, {**_recorded(folder), name: found})
-        return found, "recorded now (none is published)"
-    return found, "equal to the published checksum" if published else "equal to the checksum of the first use"
+                             f"{expected}. Remove it and fetch it again")  # fmt: skip
+    if published or recorded:
+        return found, "equal to the published checksum" if published else "equal to the checksum of the first use"
+    write_json(folder / CHECKSUMS_NAME, {**_recorded(folder), name: found})
+    return found, f"{'equal to the checksum that the host names, ' if by_host else ''}recorded now (none is published)"
 
 
 def _recorded(folder: Path) -> dict[str, str]:

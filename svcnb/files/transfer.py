@@ -1,26 +1,27 @@
-"""Fetch a file over HTTP so that a broken connection costs nothing: what has arrived stays, the rest is asked for.
+"""Fetch a file over HTTP with huggingface_hub's transfer, which resumes: what has arrived is kept for the next call.
 
 `downloads` decides what is fetched and whether it is the right file; only these two modules may use the network.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import shutil
-from dataclasses import asdict, dataclass
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from svcnb import MissingExtra, SvcError
-from svcnb.files.disk import told_plainly, write_json
+from svcnb.files.disk import REMEDIES, told_plainly
 
-BLOCK_BYTES = 1 << 16
-TIMEOUT_S = 30
-TRIES_WITHOUT_PROGRESS = 3
-PART_SUFFIX, NOTE_SUFFIX = ".part", ".part.json"
-OK, PARTIAL, NOT_SATISFIABLE = 200, 206, 416
+PART_SUFFIX = ".part"
+NOT_SATISFIABLE = 416
+SHA256 = re.compile(r"[0-9a-f]{64}")
+UNCOMPRESSED = {"Accept-Encoding": "identity"}  # sizes are those of the file, not of a compressed copy
+WEB_PAGE = re.compile(rb"\s*<(!doctype\s+html|html)", re.IGNORECASE)
 
 
 class TransferError(SvcError):
@@ -28,146 +29,119 @@ class TransferError(SvcError):
 
 
 @dataclass(frozen=True)
-class _Note:
-    """What lies in a .part file: from where, which version of it (ETag or date), of how many bytes (None: not told)."""
+class Arrived:
+    """A file that was fetched.
 
-    address: str
+    Attributes:
+        kept_bytes: what an earlier call had left; 0 for a download in one go.
+        sha256: the checksum that the host names (Hugging Face: the ETag of a large file); "" where it names none.
+    """
+
+    kept_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Served:
+    """What a host says of a file: its version (ETag) and size; "" and None where it does not say."""
+
     version: str
     n_bytes: int | None
 
 
-def download(address: str, path: Path) -> int:
-    """Fetch `address` into `path`, going on where an earlier try broke off.
+def download(address: str, path: Path) -> Arrived:
+    """Fetch `address` into `path`, resuming where an earlier call broke off.
 
-    Until it is complete the file is called `<path>.part`. It is started anew where the address, or the file behind
-    it, is another one than before, and where the server does not give parts.
-
-    Returns:
-        the number of bytes that an earlier try had left; 0 for a download in one go.
+    Until it is complete the file is `<path>.<number>.part`, where the number stands for the address and the version
+    behind it: a part of anything else is removed. A connection that breaks is tried again as long as it gets further;
+    huggingface_hub writes blocks of 10 MB, so that of a broken block nothing is kept.
 
     Raises:
-        TransferError: no connection, an error page, or it broke off again and again without progress.
+        TransferError: no connection, an error page, no room on the disk, or it broke off again and again.
         WriteError: the disk is full or the folder is read-only.
     """
-    requests = _requests()
-    part = path.with_name(path.name + PART_SUFFIX)
+    errors, files = _hub()
     with told_plainly(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = _kept_bytes(path, address)
-        failures = 0
-        while True:
-            before = _size(part)
-            try:
-                _fetch_rest(requests, address, path)
-                break
-            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-                failures = 0 if _size(part) > before else failures + 1
-                if failures == TRIES_WITHOUT_PROGRESS:
-                    raise TransferError(_broken(address, part, error)) from error
-            except requests.RequestException as error:
-                raise TransferError(f"{address}: {error}") from error
+        kept, served, part = 0, None, None
+        try:
+            served = _look_up(files, errors, address)
+            part = _part_path(path, address, served)
+            kept = _size(part)
+            _refuse_if_too_big(path, served.n_bytes, kept)
+            with part.open("ab") as file:
+                files.http_get(address, file, resume_size=kept, headers=UNCOMPRESSED,
+                               expected_size=served.n_bytes, displayed_filename=path.name)  # fmt: skip
+        except (errors.HTTPError, OSError) as error:
+            if getattr(error, "errno", None) in REMEDIES:
+                raise
+            raise TransferError(_why_not(address, part, error)) from error
+        _refuse_web_page(address, part)
         os.replace(part, path)
-        _note_path(path).unlink(missing_ok=True)
-    return kept
+    return Arrived(kept, served.version if SHA256.fullmatch(served.version) else "")
 
 
-def forget_part(path: Path) -> None:
-    """Remove what a broken download of `path` left."""
-    path.with_name(path.name + PART_SUFFIX).unlink(missing_ok=True)
-    _note_path(path).unlink(missing_ok=True)
-
-
-def _requests() -> Any:
+def _hub() -> tuple[Any, Any]:
     try:
-        import requests
+        import huggingface_hub.errors
+        import huggingface_hub.file_download
     except ImportError as error:
-        raise MissingExtra("downloads need requests: pip install requests") from error
-    return requests
+        raise MissingExtra("downloads need huggingface_hub: pip install huggingface_hub") from error
+    return huggingface_hub.errors, huggingface_hub.file_download
 
 
-def _note_path(path: Path) -> Path:
-    return path.with_name(path.name + NOTE_SUFFIX)
+def _look_up(files: Any, errors: Any, address: str) -> _Served:
+    """Ask for version and size. A host that only leads to another one (GitHub) says neither: that one is asked."""
+    found = files.get_hf_file_metadata(address)
+    if not found.size and found.location != address:
+        try:
+            found = files.get_hf_file_metadata(found.location)
+        except errors.HfHubHTTPError:  # some give files but no information about them
+            return _Served("", None)
+    return _Served(found.etag or "", found.size or None)
+
+
+def _part_path(path: Path, address: str, served: _Served) -> Path:
+    """Where this version of the file is collected; parts of other versions are removed."""
+    number = zlib.crc32(f"{address} {served.version} {served.n_bytes}".encode())
+    part = path.with_name(f"{path.name}.{number:08x}{PART_SUFFIX}")
+    for other in path.parent.glob(f"*{PART_SUFFIX}"):
+        if other.name.startswith(f"{path.name}.") and other != part:
+            other.unlink()
+    return part
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _read_note(path: Path) -> _Note | None:
-    note = _note_path(path)
-    if not note.is_file():
-        return None
-    try:
-        return _Note(**json.loads(note.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):  # written by something else: the part is not trusted either
-        return None
-
-
-def _kept_bytes(path: Path, address: str) -> int:
-    """Bytes of an earlier try of the same address; what belongs to another one is removed."""
-    note = _read_note(path)
-    if note is None or note.address != address:
-        forget_part(path)
-        return 0
-    return _size(path.with_name(path.name + PART_SUFFIX))
-
-
-def _fetch_rest(requests: Any, address: str, path: Path) -> None:
-    """One connection: append what is missing, or start anew where the server says so."""
-    part, note = path.with_name(path.name + PART_SUFFIX), _read_note(path)
-    have = _size(part) if note else 0
-    if have and have == note.n_bytes:
-        return
-    headers = {"Accept-Encoding": "identity"}  # sizes are those of the file, not of a compressed copy
-    if have:
-        headers["Range"] = f"bytes={have}-"
-        if note.version:
-            headers["If-Range"] = note.version
-    with requests.get(address, headers=headers, stream=True, timeout=TIMEOUT_S) as answer:
-        start, total = _place(answer)
-        continues = answer.status_code == PARTIAL and have and (start, total) == (have, note.n_bytes)
-        if answer.status_code == NOT_SATISFIABLE or (answer.status_code == PARTIAL and not continues):
-            forget_part(path)
-            raise requests.ConnectionError(f"{address} has changed since the download began")
-        answer.raise_for_status()
-        if answer.headers.get("Content-Type", "").startswith("text/html"):
-            raise TransferError(f"{address} leads to a web page, not to a file: the address has moved, or asks for a login")
-        _refuse_if_too_big(path, total, start)
-        version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
-        write_json(_note_path(path), asdict(_Note(address, "" if version.startswith("W/") else version, total)))
-        _append(answer, part, start, total)
-    if total is not None and _size(part) != total:
-        raise requests.ConnectionError(f"{_size(part)} of {total} bytes arrived")
-
-
-def _place(answer: Any) -> tuple[int, int | None]:
-    """(first byte, size of the whole file or None) of an answer."""
-    if answer.status_code == PARTIAL:  # bytes 100-199/200
-        span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-        first = span.partition("-")[0]
-        return int(first) if first.isdigit() else -1, int(total) if total.isdigit() else None
-    length = answer.headers.get("Content-Length", "")
-    return 0, int(length) if length.isdigit() else None
-
-
-def _append(answer: Any, part: Path, start: int, total: int | None) -> None:
-    from tqdm.auto import tqdm
-
-    look = {"unit": "B", "unit_scale": True, "mininterval": 0.5, "desc": part.name.removesuffix(PART_SUFFIX)}
-    with part.open("ab" if start else "wb") as file, tqdm(initial=start, total=total, **look) as bar:
-        for block in answer.iter_content(BLOCK_BYTES):
-            file.write(block)
-            bar.update(len(block))
-
-
-def _refuse_if_too_big(path: Path, total: int | None, have: int) -> None:
+def _refuse_if_too_big(path: Path, n_bytes: int | None, kept: int) -> None:
     free = shutil.disk_usage(path.parent).free
-    if total is not None and total - have > free:
-        need = f"{(total - have) / 1e9:.2f} GB are missing, {free / 1e9:.2f} GB are free"
+    if n_bytes is not None and n_bytes - kept > free:
+        need = f"{(n_bytes - kept) / 1e9:.2f} GB are missing, {free / 1e9:.2f} GB are free"
         raise TransferError(f"no room for {path.name} in {path.parent}: {need}. Free some space or choose another folder")
 
 
-def _broken(address: str, part: Path, error: Exception) -> str:
-    if not _size(part):
+def _refuse_web_page(address: str, part: Path) -> None:
+    with part.open("rb") as file:
+        is_page = WEB_PAGE.match(file.read(256))
+    if is_page:
+        part.unlink()
+        raise TransferError(f"{address} leads to a web page, not to a file: the address has moved, or asks for a login")
+
+
+def _why_not(address: str, part: Path | None, error: Exception) -> str:
+    """One line; a part that cannot be resumed is removed."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    reason = str(error).partition("\n")[0]
+    wrong_size = type(error) is OSError  # huggingface_hub's own comparison: more or less arrived than was announced
+    if part is not None and (status == NOT_SATISFIABLE or wrong_size or not _size(part)):
+        part.unlink(missing_ok=True)
+    if status is not None:
+        return f"{address}: {status} ({reason})"
+    if wrong_size:
+        return f"{address}: {reason}"
+    if part is None or not part.exists():
         return f"{address}: no answer from {urlsplit(address).netloc} ({type(error).__name__})"
-    return f"{address}: broke off again and again ({error}). {_size(part) / 1e6:.1f} MB are kept: run the same again to go on"
+    kept = f"{_size(part) / 1e6:.1f} MB are kept: run the same again to resume"
+    return f"{address}: broke off again and again ({reason}). {kept}"
