@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.multiprocessing import ProcessRaisedException
 
 from svcnb import SvcError
 from svcnb.models import sovits
@@ -167,6 +168,12 @@ def test_an_error_in_one_process_is_the_error_of_all(tmp_path: Path, monkeypatch
     with pytest.raises(SvcError, match="^the disk is full$"):
         run_in_processes(partial(refuse_in_second, tmp_path / "started"), 2)
     assert time.monotonic() - started < 50, "the other process was waited for"
+
+
+def test_a_bug_in_a_process_comes_with_its_traceback() -> None:
+    with pytest.raises(ProcessRaisedException, match="(?s)Traceback.*ValueError: invalid literal") as caught:
+        run_in_processes(partial(int, "no number"), 2)
+    assert not isinstance(caught.value, SvcError)
 
 
 @pytest.mark.parametrize("end", ["ctrl-C", "death of the starter"])

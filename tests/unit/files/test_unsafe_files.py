@@ -208,7 +208,7 @@ def test_a_timeline_of_speakers_in_python_is_read_and_not_run(folder: Path) -> N
 READERS = {
     "torch.load": {"files.unpickling", "features.pitch.neural"},  # both weights_only
     "pickle.load": set(),
-    "pickle.loads": {"training.launch"},  # an error of our own, to see whether it survives
+    "pickle.loads": {"training.launch"},  # what processes of our own left in a private folder
     "pickle.Unpickler": {"features.content.index_files"},  # builds nothing but containers
     "np.load": set(),
     "numpy.load": set(),
