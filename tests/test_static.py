@@ -33,7 +33,7 @@ MANY_PARAMETERS = {("spectral.py", "__init__")}
 PRINTING_ROOM = "cli"  # talks to a terminal
 HEAVY = (
     "librosa transformers faiss pyworld parselmouth torchcrepe torchfcpe torchaudio resemblyzer accelerate "
-    "matplotlib ipywidgets IPython pyloudnorm diffusers sklearn pandas onnxruntime onnx huggingface_hub"
+    "matplotlib ipywidgets IPython pyloudnorm diffusers sklearn pandas onnxruntime onnx huggingface_hub jinja2"
 ).split()
 
 
@@ -274,6 +274,13 @@ def test_pyproject_gives_ranges_and_constraints_give_versions() -> None:
     assert "+" not in pinned["torch"]
     missing = set(declared_requirements()) - {name.lower() for name in pinned}
     assert not missing, f"constraints.txt lacks {missing}"
+
+
+def test_every_file_that_is_no_code_is_packaged() -> None:
+    (patterns,) = PYPROJECT["tool"]["setuptools"]["package-data"].values()
+    packaged = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
+    others = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert others and others <= packaged, f"not in a wheel: {others - packaged}"
 
 
 def test_all_is_every_extra_but_gpu() -> None:

@@ -6,18 +6,14 @@ panel needs ipywidgets, version 7 (Colab) or 8; nothing else does.
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from svcnb import SvcError
-from svcnb.audio.audio import Audio, player_bytes, read_audio
-from svcnb.plots.page import Table
-
-PLAYER_MIME = "audio/mpeg"
+from svcnb.audio.audio import Audio, read_audio
+from svcnb.plots.page import Table, as_sound, render
 
 
 @dataclass(frozen=True)
@@ -28,11 +24,7 @@ class Player:
     title: str = ""
 
     def _repr_html_(self) -> str:
-        encoded = base64.b64encode(player_bytes(self.audio, format="mp3")).decode()
-        return (
-            f'<div style="margin:4px 0">{html.escape(self.title)}<br>'
-            f'<audio controls preload="metadata" src="data:{PLAYER_MIME};base64,{encoded}"></audio></div>'
-        )
+        return render([{"kind": "player", "name": self.title, "sound": as_sound(self.audio)}])
 
     def __repr__(self) -> str:
         return f"<player: {self.title or 'recording'}, {self.audio.duration_s:.1f} s>"

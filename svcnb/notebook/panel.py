@@ -13,6 +13,7 @@ from svcnb.audio.audio import read_audio
 from svcnb.conversion.settings import ConversionSettings
 from svcnb.files.options import Option, options_of
 from svcnb.notebook.display import show_audio
+from svcnb.plots.page import render
 
 if TYPE_CHECKING:
     from svcnb.conversion.voice import LoadedVoice
@@ -94,7 +95,7 @@ class ConversionPanel:
             path = self.convert()
             self.status.value = html.escape(f"{path.name} in {time.monotonic() - started:.1f} s")
         except SvcError as error:
-            self.status.value = f'<span style="color:#b00020">{html.escape(str(error))}</span>'
+            self.status.value = render([{"kind": "warning", "text": str(error)}])
         finally:
             self.button.disabled = False
 
