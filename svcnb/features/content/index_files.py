@@ -1,30 +1,29 @@
-"""The bytes of index files, checked before faiss sees them.
-
-faiss believes the sizes in a file: damaged ones make it hang or take all memory, and some kinds of index
-open further files. Here only IVF,Flat and Flat pass, the kinds that so-vits-svc and RVC write.
-"""
+"""Index files: which kind one is, the indexes' bytes of a pickle, and faiss' reading of them behind limits."""
 
 from __future__ import annotations
 
 import io
+import os
 import pickle
-import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from svcnb.features.content.clustering import import_faiss
+from svcnb.features.content.index_reader import EXPECTED, REFUSED
 from svcnb.files.unpickling import MALFORMED, CheckpointError, UnsafePickle
 
-FLAT_KINDS = (b"IxF2", b"IxFI", b"IxFl")
-IVF_FLAT = b"IwFl"
 INDEX_CLASSES = ("IndexIVFFlat", "IndexFlat", "IndexFlatL2")
 PLAIN_INDEX, PICKLE = b"I", b"\x80"  # what every faiss index and every binary pickle begins with
 OLD_TORCH = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # a pickle too: torch.save before 1.6
-L2 = 1
-HEADER = struct.Struct("<4siqqqBi")  # kind, width, vectors, two unused numbers, trained, metric
-ID_BYTES = 8
-DAMAGED = (struct.error, ValueError, OverflowError)
+READER = Path(__file__).with_name("index_reader.py")
+READER_START_S, READER_BYTES_PER_S = 30.0, 5e6
+DAMAGED = (ValueError, OverflowError, MemoryError, EOFError)
 
 
 def kind_of_file(path: str | Path) -> str:
@@ -102,61 +101,70 @@ def _bytes_of(value: Any, path: Path) -> bytes:
     return stored
 
 
-def check_index_bytes(stored: bytes, what: str) -> None:
-    """Refuse anything but an IVF,Flat or Flat index for squared distances whose sizes add up; `what` names it."""
-    kind = stored[:4]
-    if kind not in (*FLAT_KINDS, IVF_FLAT):
-        raise CheckpointError(f"{what}: an index of the kind {kind!r}, expected IVF,Flat or Flat. Build it again with build_index.")
-    try:
-        end = _ivf_end(stored) if kind == IVF_FLAT else _flat_end(stored, 0)
-    except DAMAGED as error:
-        raise CheckpointError(f"{what}: the index is cut short or damaged ({error}). Copy it again.") from error
-    if end != len(stored):
-        raise CheckpointError(f"{what}: the index has {len(stored)} bytes, its sizes ask for {end}. Copy it again.")
+def read_indexes(stored: Mapping[int, bytes], path: Path) -> dict[int, Any]:
+    """faiss indexes of what `stored_indexes` gave, read in a process of its own and made anew here from plain arrays.
+
+    The process has a limit of time, memory and output, and can open no file: see index_reader.
+
+    Raises:
+        CheckpointError: an index that is neither IVF,Flat nor Flat for squared distances, cut short, or damaged.
+    """
+    import_faiss()
+    command = [sys.executable, "-P", str(READER), *(str(len(contents)) for contents in stored.values())]
+    paths = os.pathsep.join(place for place in sys.path if place)
+    n_bytes = sum(map(len, stored.values()))
+    timeout_s = READER_START_S + n_bytes / READER_BYTES_PER_S
+    with tempfile.TemporaryFile() as indexes, tempfile.TemporaryFile() as arrays:
+        indexes.writelines(stored.values())
+        indexes.seek(0)
+        try:
+            done = subprocess.run(command, stdin=indexes, stdout=arrays, stderr=subprocess.PIPE,
+                                  timeout=timeout_s, env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"})  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise CheckpointError(f"{path} is damaged: it was not read within {timeout_s:.0f} s. Copy it again.") from error
+        if done.returncode:
+            raise CheckpointError(_why_not(done, list(stored), path))
+        arrays.seek(0)
+        try:
+            return {number: _index_of(arrays) for number in stored}
+        except DAMAGED as error:
+            raise CheckpointError(f"{path} is damaged ({error}). Copy it again.") from error
 
 
-def _header(stored: bytes, place: int) -> tuple[int, int]:
-    """(width, number of vectors) of the index at `place`."""
-    _, width, n_vectors, _, _, trained, metric = HEADER.unpack_from(stored, place)
-    if width < 1 or n_vectors < 0 or trained != 1 or metric != L2:
-        raise ValueError(f"width {width}, {n_vectors} vectors, trained {trained}, metric {metric}; expected metric {L2}")
-    return width, n_vectors
+def _why_not(done: subprocess.CompletedProcess[bytes], numbers: list[int], path: Path) -> str:
+    told = (done.stderr.decode(errors="replace").strip().splitlines() or [""])[-1]
+    if done.returncode != REFUSED:
+        how = f"ended by signal {-done.returncode}" if done.returncode < 0 else told
+        return f"{path}: the index is damaged, its reader failed ({how}). Copy it again."
+    place, _, reason = told.partition(" ")
+    what = f"{path}, speaker {numbers[int(place)]}"
+    if EXPECTED in reason:
+        return f"{what}: {reason}. Build it again with build_index."
+    return f"{what}: the index is cut short or damaged ({reason}). Copy it again."
 
 
-def _flat_end(stored: bytes, place: int) -> int:
-    """Where the Flat index that begins at `place` ends."""
-    if stored[place : place + 4] not in FLAT_KINDS:
-        raise ValueError(f"the lists' centres are {stored[place : place + 4]!r}, expected a Flat index")
-    width, n_vectors = _header(stored, place)
-    (n_numbers,) = struct.unpack_from("<Q", stored, place + HEADER.size)
-    if n_numbers != width * n_vectors:
-        raise ValueError(f"{n_numbers} numbers for {n_vectors} vectors of {width}")
-    return place + HEADER.size + 8 + 4 * n_numbers
+def _index_of(arrays: IO[bytes]) -> Any:
+    """The next index in the reader's output."""
+    faiss = import_faiss()
 
+    def following() -> np.ndarray:
+        return np.lib.format.read_array(arrays, allow_pickle=False)
 
-def _ivf_end(stored: bytes) -> int:
-    """Where an IVF,Flat index ends: header, centres of the lists, map of the ids, then the lists' vectors and ids."""
-    width, n_vectors = _header(stored, 0)
-    n_lists, n_probed = struct.unpack_from("<QQ", stored, HEADER.size)
-    centres = HEADER.size + 16
-    place = _flat_end(stored, centres)
-    if _header(stored, centres) != (width, n_lists) or n_probed < 1:
-        raise ValueError(f"{n_lists} lists of width {width}, {n_probed} searched, do not fit the lists' centres")
-    map_kind, n_mapped = struct.unpack_from("<BQ", stored, place)
-    place += 9 + 8 * n_mapped
-    if map_kind > 1 or n_mapped not in (0, n_vectors):
-        raise ValueError(f"a map of kind {map_kind} with {n_mapped} entries for {n_vectors} vectors")
-    kind, n_stored_lists, code_bytes, layout, n_sizes = struct.unpack_from("<4sQQ4sQ", stored, place)
-    if (kind, n_stored_lists, code_bytes) != (b"ilar", n_lists, 4 * width) or layout not in (b"full", b"sprs"):
-        raise ValueError(f"{n_stored_lists} lists of {kind!r} {layout!r} with {code_bytes} bytes per vector")
-    place += 32
-    sizes = np.frombuffer(stored, "<u8", n_sizes, place).tolist()
-    if layout == b"sprs":  # pairs of a list's number and size, where most lists are empty
-        if len(sizes) % 2 or any(number >= n_lists for number in sizes[::2]):
-            raise ValueError("lists beyond the last one")
-        sizes = sizes[1::2]
-    elif n_sizes != n_lists:
-        raise ValueError(f"{n_sizes} sizes for {n_lists} lists")
-    if sum(sizes) != n_vectors:
-        raise ValueError(f"{sum(sizes)} vectors in the lists, expected {n_vectors}")
-    return place + 8 * n_sizes + n_vectors * (code_bytes + ID_BYTES)
+    width, n_lists, n_probed, map_kind, n_vectors = following().tolist()
+    flat = faiss.IndexFlatL2(width)
+    if not n_lists:
+        flat.add(following())
+        return flat
+    flat.add(following())  # the centers of the lists
+    sizes, ids, vectors = following(), following(), following()
+    if not len(ids) == len(vectors) == sizes.sum() == n_vectors or len(sizes) != n_lists:
+        raise ValueError(f"{len(sizes)} lists with {sizes.sum()} vectors, expected {n_lists} with {n_vectors}")
+    index = faiss.IndexIVFFlat(flat, width, n_lists)
+    index.is_trained, index.ntotal, index.nprobe = True, n_vectors, n_probed
+    ends = sizes.cumsum()
+    for number, (size, end) in enumerate(zip(sizes.tolist(), ends.tolist(), strict=True)):
+        if size:
+            own_ids, own_vectors = ids[end - size : end], vectors[end - size : end].view(np.uint8)
+            index.invlists.add_entries(number, size, faiss.swig_ptr(own_ids), faiss.swig_ptr(own_vectors))
+    index.set_direct_map_type(map_kind)
+    return index

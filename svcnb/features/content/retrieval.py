@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from svcnb.features.content.clustering import RetrievalError, as_matrix, import_faiss
-from svcnb.features.content.index_files import check_index_bytes, stored_indexes
+from svcnb.features.content.index_files import read_indexes, stored_indexes
 from svcnb.files.checkpoint import read_checkpoint, read_safetensors, write_safetensors
 from svcnb.files.disk import atomic_path
 
@@ -192,12 +192,8 @@ class FeatureIndex:
         Raises:
             UnsafePickle: the pickle asks for anything but indexes. CheckpointError: missing or damaged.
         """
-        faiss = import_faiss()
-        indexes = {}
-        for number, stored in stored_indexes(path, speaker_id=speaker_id).items():
-            check_index_bytes(stored, f"{path}, speaker {number}")
-            indexes[number] = faiss.deserialize_index(np.frombuffer(stored, dtype=np.uint8))
-        return cls(indexes)
+        path = Path(path)
+        return cls(read_indexes(stored_indexes(path, speaker_id=speaker_id), path))
 
     def write(self, path: str | Path) -> Path:
         """Write .pkl (all speakers, for so-vits-svc) or .index (one speaker, as for RVC).

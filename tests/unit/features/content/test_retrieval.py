@@ -5,8 +5,11 @@ from __future__ import annotations
 import builtins
 import os
 import pickle
+import struct
 import sys
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ import pytest
 import torch
 
 from svcnb import MissingExtra
+from svcnb.features.content import index_files
 from svcnb.features.content.clustering import RetrievalError, build_index, count_lists, fit_centres
 from svcnb.features.content.retrieval import FeatureIndex, SpeakerCentres
 from svcnb.files.unpickling import CheckpointError, UnsafePickle
@@ -198,23 +202,79 @@ def test_an_index_that_opens_another_file_is_refused(tmp_path: Path, frames: np.
         FeatureIndex.read(tmp_path / "on_disk.index")
 
 
+def read_or_refused(path: Path) -> None:
+    """A damaged file is read (a few numbers in it do not matter) or refused in one line; nothing else happens."""
+    try:
+        FeatureIndex.read(path).blend(content(2), 0, 0.5)
+    except (CheckpointError, RetrievalError) as error:
+        assert path.name in str(error) and "\n" not in str(error)
+
+
 def test_damaged_bytes_are_an_error_that_comes_at_once(tmp_path: Path, index: FeatureIndex) -> None:
+    """One bit in each number of the header and of the lists' sizes, and files cut short; each is read behind limits."""
     path = FeatureIndex({0: index.indexes[3]}).write(tmp_path / "added.index")
     whole, random = path.read_bytes(), np.random.default_rng(0)
-    sizes_end = whole.index(b"ilar") + 32 + 8 * index.indexes[3].nlist
-    for _ in range(300):
-        place = int(random.choice([*range(94), *range(whole.index(b"ilar") - 9, sizes_end)]))
+    lists = whole.index(b"ilar")
+    places = [*range(0, 94, 4), *range(lists - 9, lists + 32 + 8 * index.indexes[3].nlist, 8)]
+    paths = []
+    for number, place in enumerate(places):
         damaged = bytearray(whole)
-        damaged[place] ^= 1 << int(random.integers(8))
-        path.write_bytes(damaged)
-        try:
-            FeatureIndex.read(path).blend(content(2), 0, 0.5)  # a few numbers in the file do not matter
-        except (CheckpointError, RetrievalError) as error:
-            assert "added.index" in str(error)
+        damaged[place + int(random.integers(4))] ^= 1 << int(random.integers(8))
+        paths.append(tmp_path / f"{number}.index")
+        paths[-1].write_bytes(damaged)
+    started = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(read_or_refused, paths))
+    assert time.monotonic() - started < 3 * len(paths), "a damaged file was waited for"
     for n_bytes in (0, 3, 40, 95, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:n_bytes])
         with pytest.raises(CheckpointError, match="added.index"):
             FeatureIndex.read(path)
+    path.write_bytes(whole + b"more")
+    with pytest.raises(CheckpointError, match=rf"{len(whole) + 4} bytes, its sizes ask for {len(whole)}"):
+        FeatureIndex.read(path)
+
+
+@pytest.mark.parametrize("script, told", [
+    ("import os; os.kill(os.getpid(), 9)", "ended by signal 9"),
+    ("import time; time.sleep(60)", "not read within 1 s"),
+    ("print('no arrays')", "damaged"),
+], ids=["killed", "hangs", "says nonsense"])  # fmt: skip
+def test_a_reader_that_fails_in_any_way_is_one_line(tmp_path: Path, index: FeatureIndex, monkeypatch, script: str, told: str) -> None:
+    path = FeatureIndex({0: index.indexes[3]}).write(tmp_path / "added.index")
+    (tmp_path / "reader.py").write_text(script)
+    monkeypatch.setattr(index_files, "READER", tmp_path / "reader.py")
+    monkeypatch.setattr(index_files, "READER_START_S", 1.0)
+    with pytest.raises(CheckpointError, match=f"added.index.*{told}"):
+        FeatureIndex.read(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
+def test_the_reader_cannot_take_more_memory_than_an_index_needs(tmp_path: Path, index: FeatureIndex) -> None:
+    path = FeatureIndex({0: index.indexes[3]}).write(tmp_path / "added.index")
+    whole = bytearray(path.read_bytes())
+    whole[8:16] = struct.pack("<q", 10**9)  # vectors, here and in the lists' first size
+    lists = whole.index(b"ilar") + 32
+    whole[lists : lists + 8] = struct.pack("<q", 10**9)
+    path.write_bytes(whole)
+    with pytest.raises(CheckpointError, match="added.index"):
+        FeatureIndex.read(path)
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    assert used < 3e9  # 10^9 vectors of 16 numbers are 64 GB
+
+
+def test_what_is_read_is_written_byte_for_byte(tmp_path: Path, index: FeatureIndex) -> None:
+    for number, kind in enumerate(["IVF,Flat", "IVF,Flat with a map of ids", "Flat"]):
+        one = faiss.clone_index(index.indexes[3]) if kind != "Flat" else faiss.IndexFlatL2(WIDTH)
+        if kind == "Flat":
+            one.add(clustered(50))
+        elif "map" in kind:
+            one.make_direct_map()
+        written = FeatureIndex({0: one}).write(tmp_path / f"{number}.index")
+        again = FeatureIndex.read(written).write(tmp_path / "again.index")
+        assert again.read_bytes() == written.read_bytes(), kind
 
 
 def test_a_missing_file_and_an_index_without_vectors_say_so(tmp_path: Path, frames: np.ndarray) -> None:
