@@ -217,7 +217,7 @@ def table(scores: dict[str, Scores], n_readers: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--readers", type=Path, required=True, help="folder with one folder of recordings per reader")
-    parser.add_argument("--encoders", nargs="*", default=["soft-units", "svcnb-units"], help="names of content.ENCODERS")
+    parser.add_argument("--encoders", nargs="*", default=["svcnb-units"], help="names of content.ENCODERS")
     parser.add_argument("--files", type=Path, nargs="*", default=[], help="files of make_encoder")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where the encoders' files lie")
     options = parser.parse_args()

@@ -156,7 +156,7 @@ def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Steps that would take hours or need a download, at a size that takes a moment.
-SMALLER = {"vec768l12": "soft-units", "4": "1"}
+SMALLER = {"vec768l12": "svcnb-units", "4": "1"}
 ALSO = {
     "features": ["--config", "configs/config.json"],
     "train": ["--max_steps", "2", "--save_every_steps", "2", "--resume"],

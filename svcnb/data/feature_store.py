@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from svcnb import SvcError
+from svcnb.features.content.encoders import refuse_removed
 from svcnb.files.disk import TEMPORARY_PATTERN, atomic_path, told_plainly, write_json
 
 MAX_SHARD_CLIPS = 256
@@ -121,6 +122,7 @@ class FeatureStore:
             differences = _differences(store.settings, settings)
             raise SvcError(f"{folder} holds features made with other settings: {differences}. "
                            "Extract again with overwrite=True (--overwrite), or take another folder")  # fmt: skip
+        refuse_removed(store.settings.encoder, f"a voice of the features in {folder}")
         store._read_index()
         return store
 

@@ -105,15 +105,6 @@ WEIGHTS: dict[str, Weights] = {
             bundled=True,
         ),
         Weights(
-            "soft-units",
-            "soft_units.safetensors",
-            "content encoder soft-units (bundled)",
-            "part of svcnb; made by pretrain/make_soft_units.py",
-            "MIT, data CC BY 4.0",
-            ("soft-units",),
-            bundled=True,
-        ),
-        Weights(
             "contentvec",
             "checkpoint_best_legacy_500.pt",
             "content encoders vec768l12 and vec256l9",

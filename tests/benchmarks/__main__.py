@@ -41,7 +41,7 @@ ROWS = (
     f0_row("fcpe", loads=True),
     f0_row("rmvpe", loads=True),
     f0_row("crepe", seconds=extraction.CREPE_S, n_pairs=1),
-    Row("content with soft-units", extraction.soft_units, None, 3, MINUTE),
+    Row("content with svcnb-units", extraction.svcnb_units, None, 3, MINUTE),
     Row("content with HuBERT base, 12 layers", extraction.hubert, None, 2, MINUTE),
     Row("k-means, 20 000 frames x 256, 2000 centres", clustering.our_centres, clustering.plain_centres, 1),
 )

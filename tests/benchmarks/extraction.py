@@ -72,10 +72,10 @@ def _median_f0(tracks: list) -> dict[str, float]:
     return {"median_hz": float(np.median([track.median_hz() for track in tracks]))}
 
 
-def soft_units(size: Size) -> Work:
+def svcnb_units(size: Size) -> Work:
     from svcnb.features.content.encoders import load_encoder
 
-    return _encoding(load_encoder("soft-units", folder=places.PROJECT / "pretrain"), size)
+    return _encoding(load_encoder("svcnb-units", folder=places.PROJECT / "pretrain"), size)
 
 
 def hubert(size: Size) -> Work:

@@ -23,7 +23,6 @@ from svcnb.features.content.bundled import LearnedUnits, load_network
 from svcnb.features.content.dphubert import load_dphubert
 from svcnb.features.content.hubert import load_hubert, load_wavlm
 from svcnb.features.content.onnx import load_onnx
-from svcnb.features.content.soft_units import SoftUnitNetwork, SoftUnits
 from svcnb.features.content.whisper import load_whisper
 from svcnb.files.downloads import find_weights, has_weights
 
@@ -97,10 +96,6 @@ class EncoderRow:
     note: str
 
 
-def _load_soft_units(path: Path, *, name: str) -> SoftUnits:
-    return SoftUnits(SoftUnitNetwork.load(path))
-
-
 def _load_learned_units(path: Path, *, name: str) -> LearnedUnits:
     return LearnedUnits(load_network(path))
 
@@ -130,10 +125,10 @@ ENCODERS: dict[str, EncoderRow] = {
         EncoderRow("hubertsoft-onnx", "hubertsoft-onnx", 256, load_onnx, "soft speech units as an ONNX file"),
         EncoderRow("svcnb-units", "svcnb-units", 96, _load_learned_units,
                    "bundled and learned (from English), needs no download"),
-        EncoderRow("soft-units", "soft-units", 200, _load_soft_units,
-                   "bundled, not learned: no language at all; understands less"),
     )
 }  # fmt: skip
+
+REMOVED_ENCODERS = ("soft-units",)  # cepstral; svcnb-units was better in every measurement
 
 
 def load_encoder(
@@ -166,9 +161,17 @@ def resolve_encoder(name: str, folder: str | Path = Path("pretrain")) -> str:
     """The name itself if it is in the table; "auto": vec768l12 where its file is in `folder`, else svcnb-units."""
     if name == "auto":
         return "vec768l12" if has_weights("contentvec", folder) else "svcnb-units"
+    refuse_removed(name, "this choice")
     if name not in ENCODERS:
         raise ContentError(f"speech encoder {name!r} is not known, expected auto or one of {', '.join(ENCODERS)}.")
     return name
+
+
+def refuse_removed(name: str, what: str) -> None:
+    """Raise ContentError where `what` (a voice, features) needs an encoder that svcnb no longer has."""
+    if name in REMOVED_ENCODERS:
+        raise ContentError(f"{what} needs the content encoder {name}, which is no longer part of svcnb: extract the "
+                           "features again with svcnb-units (or auto) and --overwrite, and train on them")  # fmt: skip
 
 
 def encoder_for_width(ssl_dim: int, speech_encoder: str | None = None) -> str:
@@ -179,6 +182,8 @@ def encoder_for_width(ssl_dim: int, speech_encoder: str | None = None) -> str:
     fitting = [row.name for row in ENCODERS.values() if row.width == ssl_dim]
     if speech_encoder is None and fitting:
         return fitting[0]
+    if speech_encoder is not None:
+        refuse_removed(speech_encoder, "this voice")
     if speech_encoder is None:
         widths = sorted({row.width for row in ENCODERS.values()})
         raise ContentError(f"ssl_dim is {ssl_dim}, expected one of {widths}: no known encoder gives that width.")

@@ -33,7 +33,7 @@ from svcnb.models.sovits.config import Config
 
 SOVITS_BETAS, SOVITS_EPSILON = (0.8, 0.99), 1e-9
 ENCODER_OF_WIDTH = {
-    96: "svcnb-units", 200: "soft-units", 256: "vec256l9", 768: "vec768l12", 1024: "whisper-ppg", 1280: "whisper-ppg-large",
+    96: "svcnb-units", 256: "vec256l9", 768: "vec768l12", 1024: "whisper-ppg", 1280: "whisper-ppg-large",
 }  # fmt: skip
 OTHER_FAMILIES = {
     "posterior_encoder.": "a so-vits-svc 4.0-v2 (VISinger2) model, another architecture that svcnb does not convert with",

@@ -34,7 +34,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 def test_a_cluster_extracts_the_same_features_of_recordings(
     tmp_path: Path, voices_folder: Path, scheduler: str
 ) -> None:
-    """DIO and the bundled encoder: the neural predictors round differently with each number of threads."""
+    """DIO and the bundled encoder: neural f0 methods round differently with each number of threads."""
     for number, path in enumerate(sorted(voices_folder.rglob("*.flac"))[:4]):
         samples, rate_hz = soundfile.read(path, frames=60_000)
         clip = tmp_path / "clips" / ("ada", "bob")[number % 2] / f"{number}.wav"
@@ -42,7 +42,7 @@ def test_a_cluster_extracts_the_same_features_of_recordings(
         soundfile.write(clip, samples, rate_hz)
     ways = {"one": {}, "two": {"n_jobs": 2}, "local": {"n_jobs": 2, "dask": "local"}, "address": {"dask": scheduler}}
     for way, options in ways.items():
-        settings = sovits.PrepareSettings(encoder="soft-units", f0_method="dio", with_volume=True, **options)
+        settings = sovits.PrepareSettings(encoder="svcnb-units", f0_method="dio", with_volume=True, **options)
         report = sovits.prepare(sovits.Config.small(), tmp_path / "clips", tmp_path / way, settings)
         assert len(report.done) == 4
     expected = bytes_of(tmp_path / "one")

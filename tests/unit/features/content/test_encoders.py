@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from svcnb import SvcError
+from svcnb.data.feature_store import FeatureSettings, FeatureStore
 from svcnb.features.content.encoders import (
     ENCODERS,
+    ContentError,
     align_to_frames,
     encoder_for_width,
     load_encoder,
     resolve_encoder,
 )
 from svcnb.features.content.hubert import hubert_from_state, stored_heads
-from svcnb.files.pretrained_table import BUNDLED_FOLDER, WEIGHTS
+from svcnb.files.pretrained_table import WEIGHTS
 from svcnb.files.unpickling import CheckpointError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*values per frame")  # the files are small ones
@@ -90,7 +91,7 @@ def test_an_absent_file_is_named_with_its_place(tmp_path: Path) -> None:
         load_encoder("vec256l9", folder=tmp_path)
 
 
-@pytest.mark.parametrize(("width", "name"), [(96, "svcnb-units"), (200, "soft-units"), (256, "vec256l9"), (768, "vec768l12"), (1024, "whisper-ppg"), (1280, "whisper-ppg-large")])  # fmt: skip
+@pytest.mark.parametrize(("width", "name"), [(96, "svcnb-units"), (256, "vec256l9"), (768, "vec768l12"), (1024, "whisper-ppg"), (1280, "whisper-ppg-large")])  # fmt: skip
 def test_a_config_without_encoder_is_understood_by_its_width(width: int, name: str) -> None:
     assert encoder_for_width(width) == name
 
@@ -101,6 +102,22 @@ def test_a_named_encoder_must_have_the_models_width() -> None:
         encoder_for_width(256, "vec768l12")
     with pytest.raises(SvcError, match="no known encoder"):
         encoder_for_width(333)
+
+
+def test_a_removed_encoder_is_one_line_with_what_to_do() -> None:
+    for use in (lambda: load_encoder("soft-units"), lambda: encoder_for_width(200, "soft-units")):
+        with pytest.raises(ContentError, match="soft-units, which is no longer part of svcnb: extract .* svcnb-units"):
+            use()
+
+
+def test_features_of_a_removed_encoder_say_so_when_they_are_opened(tmp_path: Path) -> None:
+    settings = FeatureSettings(encoder="svcnb-units", pitch_method="dio")
+    FeatureStore.create(tmp_path, settings)
+    path = tmp_path / "settings.json"
+    path.write_text(path.read_text().replace("svcnb-units", "soft-units"))
+    with pytest.raises(ContentError, match=f"{tmp_path} needs the content encoder soft-units.*--overwrite"):
+        FeatureStore.open(tmp_path)
+    assert FeatureStore.create(tmp_path, settings, overwrite=True).settings == settings
 
 
 # HuBERT files
@@ -254,82 +271,6 @@ def test_clips_shorter_than_one_frame_give_one_frame(tmp_path: Path) -> None:
     assert encoder.encode(np.zeros(7, np.float32)).shape == (1, 10)
     with pytest.raises(ValueError, match=r"\(0,\), expected \[T\]"):
         encoder.encode(np.zeros(0, np.float32))
-
-
-# the bundled encoder
-
-
-@pytest.fixture(scope="module")
-def soft_units():
-    return load_encoder("soft-units", folder=BUNDLED_FOLDER)
-
-
-def test_units_are_shares_at_50_frames_a_second_and_the_same_each_time(soft_units) -> None:
-    samples = voice_like(2 * RATE_HZ + 100)
-    units = soft_units.encode(samples)
-    assert (units.shape, units.dtype) == ((100, 200), torch.float32)
-    torch.testing.assert_close(units.sum(1), torch.ones(100))
-    assert torch.equal(units, soft_units.encode(torch.from_numpy(samples)))
-    assert len(set(units.argmax(1).tolist())) > 3
-
-
-@pytest.mark.parametrize(
-    "samples",
-    [
-        np.zeros(RATE_HZ, np.float32),
-        np.full(RATE_HZ, 0.5, np.float32),
-        np.zeros(1, np.float32),
-        voice_like(150),
-        voice_like(RATE_HZ, level=1e-6),
-        np.concatenate([np.zeros(RATE_HZ, np.float32), voice_like(RATE_HZ)]),
-        np.sin(2 * np.pi * 880 * np.arange(RATE_HZ) / RATE_HZ).astype(np.float32),
-    ],
-    ids=["digital silence", "constant", "one sample", "shorter than a window", "almost silent", "half silent", "pure tone"],
-)
-def test_units_are_finite_whatever_comes_in(soft_units, samples: np.ndarray) -> None:
-    for encoder in (soft_units, soft_units.for_recording(samples)):
-        units = encoder.encode(samples)
-        assert units.shape == (max(1, len(samples) // 320), 200)
-        assert torch.isfinite(units).all()
-
-
-def test_units_do_not_depend_on_the_level(soft_units) -> None:
-    samples = voice_like(2 * RATE_HZ)
-    torch.testing.assert_close(soft_units.encode(samples), soft_units.encode(samples * 0.05), atol=1e-4, rtol=0)
-
-
-def test_a_colouring_of_the_whole_recording_is_mostly_taken_out(soft_units) -> None:
-    samples = voice_like(4 * RATE_HZ)
-    coloured = np.convolve(samples, [1.0, -0.6, 0.2], mode="same").astype(np.float32)
-    plain = soft_units.encode(samples)
-    own = soft_units.for_recording(coloured).encode(coloured)
-    others = soft_units.for_recording(samples).encode(coloured)
-    assert (own - plain).abs().mean() < 0.3 * (others - plain).abs().mean()
-
-
-def test_a_bound_encoder_uses_the_whole_recordings_statistics_for_each_piece(soft_units) -> None:
-    samples = voice_like(4 * RATE_HZ)
-    bound = soft_units.for_recording(samples[: 2 * RATE_HZ], samples[2 * RATE_HZ :])
-    whole, piece = bound.encode(samples), bound.encode(samples[RATE_HZ : 2 * RATE_HZ])
-    torch.testing.assert_close(piece[5:-5], whole[55:95], atol=1e-5, rtol=0)
-    assert soft_units.statistics is None
-
-
-def test_long_recordings_are_analysed_in_blocks_that_leave_no_seam(soft_units, monkeypatch: pytest.MonkeyPatch) -> None:
-    samples = voice_like(3 * RATE_HZ)
-    whole = soft_units.encode(samples)
-    monkeypatch.setattr("svcnb.features.content.soft_units.BLOCK_FRAMES", 17)
-    torch.testing.assert_close(soft_units.encode(samples), whole)
-
-
-def test_the_settings_travel_in_the_file(tmp_path: Path, soft_units) -> None:
-    copy = tmp_path / "soft_units.safetensors"
-    shutil.copy(BUNDLED_FOLDER / "soft_units.safetensors", copy)
-    again = load_encoder("soft-units", folder=tmp_path)
-    assert again.network.settings == soft_units.network.settings
-    soft_units.network.save(copy, metadata={"data": "a test"})
-    samples = voice_like(RATE_HZ)
-    assert torch.equal(load_encoder("soft-units", folder=tmp_path).encode(samples), soft_units.encode(samples))
 
 
 def test_every_row_of_the_table_names_a_file_that_can_be_looked_for() -> None:

@@ -56,7 +56,7 @@ def test_none_starts_from_nothing(bundled: Path, base: str | None) -> None:
 def test_voices_of_other_sizes_or_another_encoder_start_from_nothing(bundled: Path) -> None:
     wider, encoder, full = sovits.Config.small(), sovits.Config.small(), sovits.Config.full()
     wider.model.hidden_channels = 128
-    encoder.use_encoder("soft-units", 200)
+    encoder.use_encoder("hubertsoft", 256)
     assert [choose_base("auto", config) for config in (wider, encoder, full)] == [None] * 3
 
 

@@ -23,7 +23,6 @@ from svcnb.models.diffusion.config import DiffusionConfig
 from svcnb.models.diffusion.sampler import DiffusionError
 from svcnb.models.sovits.voice import Voice, load_diffusion_voice
 from svcnb.models.vocoder.network import VocoderError
-from tests.places import PROJECT
 from tests.toys.small_voice import save_small_voice
 from tests.toys.tiny_diffusion import SMALL_GRID, WIDE_GRID, write_model, write_vocoder
 
@@ -175,7 +174,6 @@ def test_what_is_missing_is_told_before_anything_starts(folder: Path) -> None:
     shutil.rmtree(folder / "vocoder")
     pretrain = folder / "pretrain"
     pretrain.mkdir()
-    shutil.copy(PROJECT / "pretrain" / "soft_units.safetensors", pretrain)
     with pytest.raises(VocoderError, match="there is no vocoder in .* svcnb vocoder"):
         sovits.load_voice(folder, pretrain_folder=pretrain).check(settings())
 
