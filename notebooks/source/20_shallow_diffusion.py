@@ -28,7 +28,7 @@ vocoder  #@option diffusion --vocoder
 make_vocoder = False  #@param {"type": "boolean"}
 vocoder_minutes = 20.0  #@option vocoder --max_minutes; of the vocoder
 vocoder_steps  #@option vocoder --max_steps; of the vocoder
-mend_voice = True  #@option diffusion --mend
+mend_voice  #@option diffusion --mend
 size  #@option diffusion --config
 k_step_max = 200  #@option diffusion --k_step_max
 max_minutes = 30.0  #@option diffusion --max_minutes
