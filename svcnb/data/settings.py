@@ -10,7 +10,7 @@ from svcnb.files.options import Settings, option
 ENCODER_NAMES = (
     "auto", "vec768l12", "vec256l9", "hubertsoft", "whisper-ppg", "whisper-ppg-large", "whisper-ppg-small", "cnhubertlarge",
     "dphubert", "wavlmbase+", "vec256l9-onnx", "vec256l12-onnx", "vec768l9-onnx", "vec768l12-onnx", "hubertsoft-onnx",
-    "svcnb-units", "soft-units",
+    "svcnb-units",
 )  # fmt: skip
 
 
