@@ -1,4 +1,4 @@
-# make install | demo | test | bench | notebooks | gallery | clean
+# make install | demo | test | lint | bench | notebooks | gallery | clean
 # PYTHON=/path/to/python3.12 chooses the interpreter that .venv is made from (3.11 or newer).
 
 PYTHON ?= python3
@@ -11,13 +11,14 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint
 # once twice as slow on an idle machine.
 export GOMP_SPINCOUNT ?= 8000
 
-.PHONY: help install demo test bench notebooks gallery clean
+.PHONY: help install demo test lint format bench notebooks gallery clean
 
 help:
 	@echo "make install    create $(VENV) with everything (a C compiler is needed for pyworld)"
 	@echo "make demo       train and convert the bundled voices, about ten minutes on two cores"
 	@echo "make test       all tests"
-	@echo "make bench      speed and memory beside a plain version, some six minutes; leave the machine alone meanwhile"
+	@echo "make lint       check style and format of the Python files (make format writes it)"
+	@echo "make bench      speed and memory beside a plain version, about six minutes; leave the machine alone meanwhile"
 	@echo "make notebooks  write notebooks/*.ipynb and README's tables of options anew"
 	@echo "make gallery    run the notebooks in order and keep them as HTML in gallery/"
 	@echo "make clean      remove caches, builds and the demo's results; your data stays"
@@ -42,6 +43,14 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
 
 bench: $(STAMP)
 	@$(BIN)/python -m tests.benchmarks

@@ -188,6 +188,23 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
     assert not [str(p) for p in python_files() if p.stem in empty]
 
 
+@pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]], ids=" ".join)
+def test_style_and_format_are_checked_by_ruff(arguments: list[str]) -> None:
+    finished = subprocess.run([sys.executable, "-m", "ruff", *arguments, "."], cwd=PROJECT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout[-2000:]
+
+
+def test_only_tables_of_data_are_kept_from_the_formatter() -> None:
+    for path in python_files():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        tables: set[int] = set()
+        for node in syntax_tree(path).body:
+            if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict | ast.Tuple | ast.List | ast.Set):
+                tables |= set(range(node.lineno, node.end_lineno + 1))
+        skipped = {number for number, line in enumerate(lines, 1) if line.rstrip().endswith("# fmt: " + "skip")}
+        assert skipped <= tables, f"{path.name}:{sorted(skipped - tables)}"
+
+
 IMPORT_PROBE = """
 import json, os, sys
 import numpy, scipy, soundfile, soxr, torch, pydantic, safetensors.torch, joblib, tqdm.auto, yaml
