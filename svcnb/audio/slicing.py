@@ -269,15 +269,8 @@ def crossfade_join(old_tail: np.ndarray, new_head: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------------------- fixed pieces
 
 
-def cut_fixed(samples: np.ndarray, length: int, overlap: int = 0) -> list[np.ndarray]:
-    """Pieces of `length` samples; every piece but the first starts `overlap` samples early and is that much longer."""
-    if not 0 <= overlap < length:
-        raise SlicingError(f"overlap of {overlap} samples does not fit pieces of {length}; it must be shorter")
-    return [samples[max(0, start - overlap) : start + length] for start in range(0, len(samples), length)]
-
-
 def join_with_overlap(pieces: Sequence[np.ndarray], overlap: int, keep_ratio: float = 1.0) -> np.ndarray:
-    """Join the pieces of cut_fixed by linear cross-fades.
+    """Join overlapping pieces by linear cross-fades.
 
     Args:
         pieces: float [T_i]; each but the first repeats the last `overlap` samples of the one before.

@@ -20,7 +20,6 @@ from svcnb.files.disk import atomic_path, watched_file
 from svcnb.files.unpickling import CheckpointError, load_pickled
 
 PARAMETRIZED = re.compile(r"^(?P<module>(?:.*\.)?)parametrizations\.(?P<name>\w+)\.original(?P<part>[01])$")
-PLAIN = re.compile(r"^(?P<module>(?:.*\.)?)(?P<name>\w+)_(?P<part>[gv])$")
 STEP = re.compile(r"^(?P<letter>[GD])_(?P<step>\d+)\.pth$")
 # Filters of the snake activations: stored, but no parameters, so no optimiser counts them.
 BUFFER = re.compile(r"(^|\.)(upsample\.filter|downsample\.lowpass\.filter)$")
@@ -79,24 +78,9 @@ def to_plain_names(state: Mapping[str, Any]) -> dict[str, Any]:
     return {_plain_name(name): value for name, value in state.items()}
 
 
-def to_parametrized_names(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The reverse of `to_plain_names`. A `weight_v` without its `weight_g` is spectral norm's, and stays."""
-    return {_parametrized_name(name, state): value for name, value in state.items()}
-
-
 def _plain_name(name: str) -> str:
     match = PARAMETRIZED.match(name)
     return f"{match['module']}{match['name']}_{'gv'[int(match['part'])]}" if match else name
-
-
-def _parametrized_name(name: str, state: Mapping[str, Any]) -> str:
-    match = PLAIN.match(name)
-    if not match:
-        return name
-    partner = f"{match['module']}{match['name']}_{'v' if match['part'] == 'g' else 'g'}"
-    if partner not in state:
-        return name
-    return f"{match['module']}parametrizations.{match['name']}.original{'gv'.index(match['part'])}"
 
 
 @dataclass(frozen=True)

@@ -133,15 +133,6 @@ def draw_tracks(ax: Axes, tracks: Sequence[F0Track], labels: Sequence[str]) -> N
 # -------------------------------------------------------------------------------------- waveforms, cuts
 
 
-def plot_waveform(audio: Audio, *, title: str = "") -> Figure:
-    """The recording's outline over time, -1 to 1."""
-    figure, (ax,) = new_figure(2.0)
-    draw_waveform(ax, audio)
-    ax.set_xlabel("time (s)")
-    ax.set_title(title, loc="left")
-    return figure
-
-
 def plot_cuts(audio: Audio, spans_s: Sequence[Sequence[Any]], *, title: str = "") -> Figure:
     """Where a recording was cut: kept pieces tinted and numbered, what is left out stays white.
 

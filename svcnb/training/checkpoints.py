@@ -100,18 +100,6 @@ def read_progress(folder: Path | str) -> RunRecord | None:
     return record
 
 
-def discard_run(folder: Path | str) -> None:
-    """Delete state, history and the checkpoints that a run wrote into `folder`; other files stay."""
-    folder = Path(folder)
-    record = read_progress(folder)
-    # The state goes first: what is left of an interrupted deletion is no run any more.
-    (folder / STATE_NAME).unlink(missing_ok=True)
-    (folder / HISTORY_NAME).unlink(missing_ok=True)
-    for checkpoint in record.checkpoints if record else []:
-        for name in checkpoint.files:
-            (folder / name).unlink(missing_ok=True)
-
-
 def append_history(path: Path, line: dict[str, Any]) -> None:
     with told_plainly(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -29,7 +29,7 @@ def check_hubert(reference: ReferenceSet) -> Iterator[Row]:
         elif match := CONVOLUTIONS.match(name):
             network = hubert_from_state(state, n_layers=1, n_heads=n_heads)
             with torch.no_grad():
-                ours = network.conv_features(reference.tensor(f"{match['clip']}/wav")[None])
+                ours = network.hubert.feature_extractor(reference.tensor(f"{match['clip']}/wav")[None])
             yield reference.compare(name, ours[:, :: int(match["step"] or 1)], tolerance)
 
 

@@ -10,18 +10,18 @@ from torch import Tensor
 
 from svcnb.features.content.retrieval import FeatureIndex
 from svcnb.models.rvc.network import RvcSynthesizer
-from svcnb.models.rvc.pipeline import (
+from svcnb.models.rvc.pipeline import network_inputs
+from tests.parity_sets import formula
+from tests.parity_sets.registry import ReferenceSet, Row, difference, find_set
+from tests.parity_sets.rvc import build_rvc
+from tests.parity_sets.rvc_original import (
     PipelineParts,
     PipelineSettings,
     RvcPitch,
     Windows,
     convert_recording,
-    network_inputs,
     to_int16,
 )
-from tests.parity_sets import formula
-from tests.parity_sets.registry import ReferenceSet, Row, difference, find_set
-from tests.parity_sets.rvc import build_rvc
 from tests.parity_sets.voices import RecordedNoise
 
 SPEAKER, INDEX_RATE = 1, 0.75

@@ -83,10 +83,6 @@ class HubertNetwork(nn.Module):
         self.width = projection.out_features if projection else hubert.config.hidden_size
         self.convolutions = list(zip(hubert.config.conv_kernel, hubert.config.conv_stride, strict=True))
 
-    def conv_features(self, waveform: Tensor) -> Tensor:
-        """[B, T] -> [B, C, N]: the convolutions' output, N = (T - 400) // 320 + 1 for the usual kernels."""
-        return self.hubert.feature_extractor(waveform)
-
     def forward(self, waveform: Tensor) -> Tensor:
         content = self.hubert(waveform).last_hidden_state  # [B, N, D]
         return content if self.projection is None else self.projection(content)

@@ -36,7 +36,6 @@ HOP_SAMPLES = 160  # of fcpe and rmvpe: 10 ms
 BLOCK_FRAMES = 3200  # about half a minute; blocks start at multiples of 32 frames, rmvpe's pooling grid
 CONTEXT_FRAMES = 320  # shown to the network on both sides of a block and thrown away
 RMVPE_FILE = "rmvpe.pt"
-CREPE_WINDOW_SAMPLES = 1024
 CREPE_BATCH_FRAMES = 128
 CREPE_SILENCE_DB = -60.0
 

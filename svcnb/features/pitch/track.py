@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from svcnb.features.pitch.classical import MAX_F0_HZ, PitchError, sample_f0, stretch_f0
+from svcnb.features.pitch.classical import MAX_F0_HZ, PitchError, sample_f0
 from svcnb.files.disk import atomic_path
 
 CSV_COLUMNS = ("time_s", "f0_hz")
@@ -66,18 +66,9 @@ class F0Track:
     def transposed(self, semitones: float) -> F0Track:
         return replace(self, f0_hz=self.f0_hz * 2 ** (semitones / 12))
 
-    def median_filtered(self, n: int = 3) -> F0Track:
-        """Each voiced frame becomes the median (the lower one of two) of the voiced frames among `n` around it."""
-        return replace(self, f0_hz=_filter_voiced(self.f0_hz, n, _lower_median))
-
     def mean_filtered(self, n: int = 3) -> F0Track:
         """Each voiced frame becomes the mean of the voiced frames among `n` around it (so-vits-svc 4.0's -fmp)."""
         return replace(self, f0_hz=_filter_voiced(self.f0_hz, n, lambda windows: np.nanmean(windows, axis=1)))
-
-    def resized(self, n_frames: int) -> F0Track:
-        """The same melody over `n_frames` frames (the hop changes with them)."""
-        hop_s = self.hop_s * self.n_frames / n_frames if n_frames and self.n_frames else self.hop_s
-        return F0Track(stretch_f0(self.f0_hz, n_frames), hop_s)
 
     def median_hz(self) -> float:
         """Median of the voiced frames, 0.0 where there are none."""
@@ -163,13 +154,6 @@ def _filter_voiced(f0_hz: np.ndarray, n: int, pick: Callable[[np.ndarray], np.nd
         windows = np.lib.stride_tricks.sliding_window_view(with_gaps, n)  # [N, n]
         result[voiced] = pick(windows[voiced])
     return result
-
-
-def _lower_median(windows: np.ndarray) -> np.ndarray:
-    # A value that occurs: the mean of a note and its octave would be neither.
-    ordered = np.sort(windows, axis=1)  # NaN last
-    middle = ((~np.isnan(windows)).sum(axis=1) - 1) // 2
-    return np.take_along_axis(ordered, middle[:, None], axis=1)[:, 0]
 
 
 def _read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -195,20 +195,6 @@ def write_filelist(
     return write_text(Path(tree) / FILELIST, "\n".join(lines[i].line for i in order))
 
 
-def read_filelist(path: Path | str) -> list[TreeClip]:
-    """The clips of a filelist.txt in its order, mute lines among them."""
-    clips = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
-        fields = line.strip().split("|")
-        if fields == [""]:
-            continue
-        if len(fields) not in (3, 5) or not fields[-1].isdigit():
-            raise TreeError(f"{path}, line {number}: {len(fields)} fields, expected wav|features|(2a_f0|2b-f0nsf|)speaker")
-        paths = [Path(text) for text in fields[:-1]]
-        clips.append(TreeClip(_stem(paths[0]), *paths, speaker_id=int(fields[-1])))
-    return clips
-
-
 # ---------------------------------------------------------------- whole trees
 
 

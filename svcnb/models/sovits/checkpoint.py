@@ -17,7 +17,6 @@ from svcnb import SvcError
 from svcnb.files.checkpoint import (
     BUFFER,
     each_once,
-    find_numbered,
     load_weights,
     memory_key,
     newest_pair,
@@ -128,19 +127,6 @@ def slim_sovits(state: Mapping[str, Tensor], *, half: bool = False) -> dict[str,
     """The weights that conversion needs: without the posterior encoder `enc_q`, about a third of the file."""
     kept = {name: value for name, value in to_plain_names(state).items() if "enc_q" not in name}
     return each_once(kept, lambda value: value.half() if value.is_floating_point() else value) if half else kept
-
-
-def prune_checkpoints(folder: str | Path, keep: int) -> list[Path]:
-    """Delete all but the `keep` highest steps of each letter; base models (*_0.pth) stay. 0 keeps all."""
-    if keep <= 0:
-        return []
-    removed = []
-    for letter in "GD":
-        numbered = find_numbered(folder, letter)
-        removed += [numbered[step] for step in sorted(numbered.keys() - {0})[:-keep]]
-    for path in removed:
-        path.unlink()
-    return removed
 
 
 def describe_sovits(state: Mapping[str, Tensor]) -> dict[str, Any]:

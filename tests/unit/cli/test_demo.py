@@ -24,7 +24,7 @@ from svcnb.conversion.settings import ConversionSettings
 from svcnb.evaluation.metrics import ConversionReport, Melodies, PitchComparison
 from svcnb.evaluation.run import choose_transposition
 from svcnb.features.pitch.track import F0Track
-from svcnb.plots.audio import plot_waveform
+from svcnb.plots.audio import plot_cuts
 from svcnb.plots.page import Page
 
 
@@ -86,7 +86,7 @@ def test_a_page_is_one_file_that_loads_nothing_from_elsewhere(tone: Audio, tmp_p
     page = Page("Voices <&>")
     page.heading("Listen")
     page.players([("Source", 'a "quoted" name', tone)])
-    page.picture(plot_waveform(tone), "a picture")
+    page.picture(plot_cuts(tone, []), "a picture")
     page.table(["", "value", "meaning"], [["similarity", "0.9", "<b>high</b>"]])
     page.file_list(["data/demo-run/report.json"])
     text = page.write(tmp_path / "new" / "report.html").read_text(encoding="utf-8")

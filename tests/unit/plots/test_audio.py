@@ -48,7 +48,6 @@ def figures(voice: Audio, track: F0Track, history: Path) -> dict[str, Figure]:
         "f0": plots.plot_f0_over_spectrogram(voice, track, other_tracks=[track.transposed(12)], labels=["dio", "pm"]),
         "comparison": plots.plot_comparison(voice, voice, (track, track)),
         "comparison without f0": plots.plot_comparison(voice, voice),
-        "waveform": plots.plot_waveform(voice, title="ada_01.flac"),
         "cuts": plots.plot_cuts(voice, [(0.0, 0.8), (1.0, 1.9)], title="ada_01.flac"),
         "lengths": plots.plot_clip_lengths({"ada": [1.0, 2.5, 7.0], "bruno": [3.0]}),
         "losses": plot_losses(history),
@@ -94,7 +93,7 @@ def test_cuts_say_how_much_is_kept(voice: Audio) -> None:
 
 def test_an_hour_draws_as_columns_not_as_samples() -> None:
     long = Audio(np.zeros(3600 * 1000, np.float32), 1000)
-    (ax,) = plots.plot_waveform(long).axes
+    (ax,) = plots.plot_cuts(long, []).axes
     assert len(ax.collections[0].get_paths()[0].vertices) < 20000
 
 
@@ -140,12 +139,12 @@ def test_nothing_to_draw_is_an_error_with_the_fix(tmp_path: Path, track: F0Track
 def test_silence_and_very_short_recordings_are_drawn(track: F0Track) -> None:
     png_bytes(plots.plot_f0_over_spectrogram(Audio(np.zeros(RATE_HZ, np.float32), RATE_HZ), track))
     png_bytes(plots.plot_f0_over_spectrogram(Audio(np.ones(3, np.float32), RATE_HZ), track))
-    png_bytes(plots.plot_waveform(Audio(np.zeros(0, np.float32), RATE_HZ)))
+    png_bytes(plots.plot_cuts(Audio(np.zeros(0, np.float32), RATE_HZ), []))
 
 
 def test_no_pyplot_is_loaded_and_files_are_saved(voice: Audio, tmp_path: Path) -> None:
     had_pyplot = "matplotlib.pyplot" in sys.modules
-    path = save(plots.plot_waveform(voice), tmp_path / "new" / "wave.svg")
+    path = save(plots.plot_cuts(voice, []), tmp_path / "new" / "wave.svg")
     assert path.read_text(encoding="utf-8").startswith("<?xml")
     assert sorted(p.name for p in path.parent.iterdir()) == ["wave.svg"]
     assert ("matplotlib.pyplot" in sys.modules) == had_pyplot

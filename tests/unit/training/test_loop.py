@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from svcnb import SvcError
-from svcnb.training.checkpoints import discard_run, read_progress
+from svcnb.training.checkpoints import read_progress
 from svcnb.training.loop import FitHooks, fit
 from svcnb.training.settings import TrainSettings
 from svcnb.training.state import TrainState, assemble, make_accelerator, restore
@@ -155,13 +155,12 @@ def test_an_edited_learning_rate_counts_on_resume(tmp_path):
     assert state.optimizer_g.param_groups[0]["lr"] == pytest.approx(0.02 * 0.9**2)
 
 
-def test_a_folder_with_a_run_is_not_overwritten_unless_discarded(tmp_path):
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     (tmp_path / "G_0.pth").write_text("base model")
     fit(toy_state(), ToyLoader(), toy_step, SETTINGS, folder=tmp_path, hooks=HOOKS)
     with pytest.raises(SvcError, match="holds a training at step 12: resume it"):
         fit(toy_state(), ToyLoader(), toy_step, SETTINGS, folder=tmp_path, hooks=HOOKS)
-    discard_run(tmp_path)
-    assert names_in(tmp_path) == {"G_0.pth"}
+    assert (tmp_path / "G_0.pth").read_text() == "base model"
 
 
 def test_a_newer_half_written_pair_is_ignored_on_resume(tmp_path):

@@ -9,7 +9,6 @@ import pytest
 import soundfile
 
 from svcnb.audio.audio import Audio
-from svcnb.features.pitch.classical import PitchError
 from svcnb.models.rvc.experiment import (
     COARSE_FOLDER,
     F0_FOLDER,
@@ -21,13 +20,11 @@ from svcnb.models.rvc.experiment import (
     export_tree,
     import_tree,
     read_content,
-    read_filelist,
     write_features,
     write_filelist,
     write_mute,
 )
 from svcnb.models.rvc.network import coarse_f0
-from svcnb.models.rvc.pipeline import RvcPitch
 
 RATE_HZ = 40000
 
@@ -52,26 +49,6 @@ def test_coarse_bins_are_those_of_the_fact_sheet() -> None:
     f0_hz = np.array([0, 30, 50, 51, 55, 100, 110, 220, 440, 880, 1100, 1200, 5000])
     assert coarse_f0(f0_hz).tolist() == [1, 1, 1, 1, 3, 20, 23, 60, 122, 217, 255, 255, 255]
     assert coarse_f0(f0_hz).dtype == np.int64
-
-
-@pytest.mark.parametrize("method", ["harvest", "dio", "pm"])
-def test_f0_of_a_tone(method: str) -> None:
-    if method == "pm":
-        pytest.importorskip("parselmouth")
-    else:
-        pytest.importorskip("pyworld")
-    times_s = np.arange(16000) / 16000
-    wave = sum(np.sin(2 * np.pi * 220 * k * times_s) / k for k in range(1, 6)) / 3
-    pitch = RvcPitch(method)
-    f0_hz = pitch(wave)
-    assert f0_hz.shape == (100 if method == "pm" else 101,) and f0_hz.dtype == np.float64
-    assert np.median(f0_hz[20:80]) == pytest.approx(220, abs=1)
-    assert pitch(wave[:800]).shape == (pitch.n_frames(800),)
-
-
-def test_unknown_f0_method_names_the_others() -> None:
-    with pytest.raises(PitchError, match="harvest"):
-        RvcPitch("yin")
 
 
 # ---------------------------------------------------------------- files
@@ -129,17 +106,13 @@ def test_filelist_has_every_clip_and_mute_twice(tmp_path: Path, with_f0: bool) -
     assert sum("mute40k.wav" in line for line in lines) == 2
     assert all(Path(field).is_absolute() and Path(field).is_file() for line in lines for field in line.split("|")[:-1])
     assert write_filelist(tree, clips, mute=mute, speaker_id=2).read_text(encoding="utf-8") == text
-    read = read_filelist(path)
-    assert sorted(clip.name for clip in read) == ["0_0", "0_1", "0_2", "0_3", "mute40k", "mute40k"]
-    assert {clip.speaker_id for clip in read} == {2}
+    names = sorted(Path(line.split("|")[0]).stem for line in lines)
+    assert names == ["0_0", "0_1", "0_2", "0_3", "mute40k", "mute40k"]
 
 
 def test_filelist_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(TreeError, match="rename"):
         write_filelist(tmp_path, [TreeClip("a", tmp_path / "a|b.wav", tmp_path / "a.npy")])
-    (tmp_path / "filelist.txt").write_text("a.wav|b.npy\n")
-    with pytest.raises(TreeError, match="line 1"):
-        read_filelist(tmp_path / "filelist.txt")
 
 
 # ---------------------------------------------------------------- import
