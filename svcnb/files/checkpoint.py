@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from svcnb.files.disk import atomic_path, watched_file
+from svcnb.files.disk import atomic_path, watched_file, write_bytes
 from svcnb.files.unpickling import CheckpointError, load_pickled
 
 PARAMETRIZED = re.compile(r"^(?P<module>(?:.*\.)?)parametrizations\.(?P<name>\w+)\.original(?P<part>[01])$")
@@ -65,9 +65,7 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata:
 
     # clone: safetensors refuses tensors that share memory
     whole = save({n: t.detach().cpu().clone().contiguous() for n, t in tensors.items()}, dict(metadata or {}))
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(whole)  # its own save_file would hide the file from other users (mode 600)
-    return Path(path)
+    return write_bytes(path, whole)  # its own save_file would hide the file from other users (mode 600)
 
 
 # Names and loading ---------------------------------------------------------------------------------

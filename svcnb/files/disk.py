@@ -74,6 +74,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: str | Path, content: bytes) -> Path:
+    """Write a file; it appears whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+    return Path(path)
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Write a text file in UTF-8; it appears whole or not at all."""
     with atomic_path(path) as temporary:

@@ -71,6 +71,31 @@ class Weights:
         return self.sha256 or ("part of the project" if self.bundled else UNKNOWN_CHECKSUM)
 
 
+def _sovits_base(choice: str, source: str, kind: str, *, mirror: str = "") -> tuple[Weights, Weights]:
+    """G and D that so-vits-svc starts a training from; `source` is their folder on the page."""
+    name, folder = choice.replace("base_volume", "volume"), f"sovits_{choice}"
+
+    def row(letter: str, network: str, used_for: str) -> Weights:
+        published = f"clean_{letter}_320000.pth"
+        return Weights(
+            f"sovits-{name}-{network}",
+            f"{folder}/{letter}_0.pth",
+            used_for,
+            f"Hugging Face, ms903/sovits4.0-768vec-layer12: {source}/{published}, renamed",
+            "see its page",
+            (choice,),
+            url=f"{SOVITS_BASE}/{source}/{published}",
+            mirrors=(f"{mirror}/{published}",) if mirror else (),
+            other_names=() if mirror else (f"{letter}_0.pth",),
+        )
+
+    used_for = f"base model for training {kind}"
+    return (
+        row("G", "generator", f"{used_for}: svcnb train --base pretrain/{folder}"),
+        row("D", "discriminator", f"{used_for}, the discriminator beside it"),
+    )
+
+
 def _rvc_base(folder: str, rate: str, *, f0: bool) -> tuple[Weights, Weights]:
     """G and D that RVC starts a training from."""
     version = "v2" if folder.endswith("v2") else "v1"
@@ -220,46 +245,9 @@ WEIGHTS: dict[str, Weights] = {
             companions=("nsf_hifigan/config.json",),
             n_bytes=57_000_000,  # 14.18 M values of 4 bytes
         ),
-        Weights(
-            "sovits-base-generator",
-            "sovits_base/G_0.pth",
-            "base model for training so-vits-svc 4.1 (vec768l12): svcnb train --base pretrain/sovits_base",
-            "Hugging Face, ms903/sovits4.0-768vec-layer12: sovits_768l12_pre_large_320k/clean_G_320000.pth, renamed",
-            "see its page",
-            ("base",),
-            url=f"{SOVITS_BASE}/sovits_768l12_pre_large_320k/clean_G_320000.pth",
-            other_names=("G_0.pth",),
-        ),
-        Weights(
-            "sovits-base-discriminator",
-            "sovits_base/D_0.pth",
-            "base model for training so-vits-svc 4.1, the discriminator beside it",
-            "Hugging Face, ms903/sovits4.0-768vec-layer12: sovits_768l12_pre_large_320k/clean_D_320000.pth, renamed",
-            "see its page",
-            ("base",),
-            url=f"{SOVITS_BASE}/sovits_768l12_pre_large_320k/clean_D_320000.pth",
-            other_names=("D_0.pth",),
-        ),
-        Weights(
-            "sovits-volume-generator",
-            "sovits_base_volume/G_0.pth",
-            "base model with loudness embedding (--vol_embedding): svcnb train --base pretrain/sovits_base_volume",
-            "Hugging Face, ms903/sovits4.0-768vec-layer12: vol_emb/clean_G_320000.pth, renamed",
-            "see its page",
-            ("base_volume",),
-            url=f"{SOVITS_BASE}/vol_emb/clean_G_320000.pth",
-            mirrors=(f"{SOVITS_BASE_VOLUME}/clean_G_320000.pth",),
-        ),
-        Weights(
-            "sovits-volume-discriminator",
-            "sovits_base_volume/D_0.pth",
-            "base model with loudness embedding, the discriminator beside it",
-            "Hugging Face, ms903/sovits4.0-768vec-layer12: vol_emb/clean_D_320000.pth, renamed",
-            "see its page",
-            ("base_volume",),
-            url=f"{SOVITS_BASE}/vol_emb/clean_D_320000.pth",
-            mirrors=(f"{SOVITS_BASE_VOLUME}/clean_D_320000.pth",),
-        ),
+        *_sovits_base("base", "sovits_768l12_pre_large_320k", "so-vits-svc 4.1 (vec768l12)"),
+        *_sovits_base("base_volume", "vol_emb", "so-vits-svc 4.1 with loudness embedding (--vol_embedding)",
+                      mirror=SOVITS_BASE_VOLUME),
         Weights(
             "diffusion-base",
             "diffusion_base/model_0.pt",

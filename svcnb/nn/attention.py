@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -139,31 +141,39 @@ class FeedForward(nn.Module):
         return self.conv_2(F.pad(x * mask, self.padding)) * mask
 
 
+@dataclass(frozen=True)
+class TransformerSizes:
+    """Sizes of a stack of attention and feed-forward layers."""
+
+    channels: int
+    filter_channels: int
+    n_heads: int
+    n_layers: int
+    kernel_size: int = 3
+    p_dropout: float = 0.0
+
+    def attention(self, **given: Any) -> nn.ModuleList:
+        layers = range(self.n_layers)
+        return nn.ModuleList(MultiHeadAttention(self.channels, self.n_heads, p_dropout=self.p_dropout, **given) for _ in layers)
+
+    def feed_forward(self, **given: Any) -> nn.ModuleList:
+        sizes = self.channels, self.filter_channels, self.kernel_size
+        return nn.ModuleList(FeedForward(*sizes, p_dropout=self.p_dropout, **given) for _ in range(self.n_layers))
+
+    def norms(self) -> nn.ModuleList:
+        return nn.ModuleList(LayerNorm(self.channels) for _ in range(self.n_layers))
+
+
 class RelativeEncoder(nn.Module):
     """Post-norm transformer with relative positions: the text encoder of VITS, here for content frames."""
 
-    def __init__(
-        self,
-        channels: int,
-        filter_channels: int,
-        *,
-        n_heads: int,
-        n_layers: int,
-        kernel_size: int = 3,
-        p_dropout: float = 0.0,
-        window: int = 4,
-    ) -> None:
+    def __init__(self, sizes: TransformerSizes, *, window: int = 4) -> None:
         super().__init__()
-        self.p_dropout = p_dropout
-        layers = range(n_layers)
-        self.attn_layers = nn.ModuleList(
-            MultiHeadAttention(channels, n_heads, window=window, p_dropout=p_dropout) for _ in layers
-        )
-        self.norm_layers_1 = nn.ModuleList(LayerNorm(channels) for _ in layers)
-        self.ffn_layers = nn.ModuleList(
-            FeedForward(channels, filter_channels, kernel_size, p_dropout=p_dropout) for _ in layers
-        )
-        self.norm_layers_2 = nn.ModuleList(LayerNorm(channels) for _ in layers)
+        self.p_dropout = sizes.p_dropout
+        self.attn_layers = sizes.attention(window=window)
+        self.norm_layers_1 = sizes.norms()
+        self.ffn_layers = sizes.feed_forward()
+        self.norm_layers_2 = sizes.norms()
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x [B, C, N], mask [B, 1, N] -> [B, C, N]."""
@@ -187,31 +197,16 @@ class CausalEncoder(nn.Module):
     after the valid ones and cannot reach them.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        filter_channels: int,
-        *,
-        n_heads: int,
-        n_layers: int,
-        kernel_size: int = 3,
-        p_dropout: float = 0.0,
-        gin_channels: int = 0,
-    ) -> None:
+    def __init__(self, sizes: TransformerSizes, *, gin_channels: int = 0) -> None:
         super().__init__()
-        self.p_dropout = p_dropout
-        layers = range(n_layers)
+        self.p_dropout = sizes.p_dropout
         if gin_channels:
-            self.cond_pre = nn.Conv1d(channels, 2 * channels, 1)
-            self.cond_layer = weight_norm(Conv1d(gin_channels, 2 * channels * n_layers, 1))
-        self.self_attn_layers = nn.ModuleList(
-            MultiHeadAttention(channels, n_heads, p_dropout=p_dropout, same_start=True) for _ in layers
-        )
-        self.norm_layers_0 = nn.ModuleList(LayerNorm(channels) for _ in layers)
-        self.ffn_layers = nn.ModuleList(
-            FeedForward(channels, filter_channels, kernel_size, p_dropout=p_dropout, causal=True) for _ in layers
-        )
-        self.norm_layers_1 = nn.ModuleList(LayerNorm(channels) for _ in layers)
+            self.cond_pre = nn.Conv1d(sizes.channels, 2 * sizes.channels, 1)
+            self.cond_layer = weight_norm(Conv1d(gin_channels, 2 * sizes.channels * sizes.n_layers, 1))
+        self.self_attn_layers = sizes.attention(same_start=True)
+        self.norm_layers_0 = sizes.norms()
+        self.ffn_layers = sizes.feed_forward(causal=True)
+        self.norm_layers_1 = sizes.norms()
 
     def forward(self, x: Tensor, mask: Tensor, g: Tensor | None = None) -> Tensor:
         """x [B, C, N], mask [B, 1, N], g [B, gin, 1 or N] -> [B, C, N]."""

@@ -124,29 +124,30 @@ def halfband_filter() -> Tensor:
     return (taps / taps.sum()).view(1, 1, n_taps)
 
 
-class UpsampleTwice(nn.Module):
-    """Twice as many samples, band-limited: [B, C, T] -> [B, C, 2 T]."""
+class _HalfBand(nn.Module):
+    """A half-band filter that is the same for every channel."""
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("filter", halfband_filter())
 
+    def taps(self, x: Tensor) -> Tensor:
+        return self.filter.to(x.dtype).expand(x.shape[1], -1, -1)
+
+
+class UpsampleTwice(_HalfBand):
+    """Twice as many samples, band-limited: [B, C, T] -> [B, C, 2 T]."""
+
     def forward(self, x: Tensor) -> Tensor:
-        taps = self.filter.to(x.dtype).expand(x.shape[1], -1, -1)
-        x = F.conv_transpose1d(F.pad(x, (5, 5), mode="replicate"), taps, stride=2, groups=x.shape[1])
+        x = F.conv_transpose1d(F.pad(x, (5, 5), mode="replicate"), self.taps(x), stride=2, groups=x.shape[1])
         return 2 * x[..., 15:-15]
 
 
-class LowPass(nn.Module):
+class LowPass(_HalfBand):
     """Half as many samples, band-limited: [B, C, 2 T] -> [B, C, T]."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("filter", halfband_filter())
-
     def forward(self, x: Tensor) -> Tensor:
-        taps = self.filter.to(x.dtype).expand(x.shape[1], -1, -1)
-        return F.conv1d(F.pad(x, (5, 6), mode="replicate"), taps, stride=2, groups=x.shape[1])
+        return F.conv1d(F.pad(x, (5, 6), mode="replicate"), self.taps(x), stride=2, groups=x.shape[1])
 
 
 class HalveSamples(nn.Module):

@@ -21,7 +21,7 @@ from torch import Tensor
 from svcnb.features.content.clustering import RetrievalError, as_matrix, import_faiss
 from svcnb.features.content.index_files import read_indexes, stored_indexes
 from svcnb.files.checkpoint import read_checkpoint, read_safetensors, write_safetensors
-from svcnb.files.disk import atomic_path
+from svcnb.files.disk import write_bytes
 
 INDEX_FILE = "feature_and_index.pkl"  # as so-vits-svc calls it
 KIND = "svcnb speaker centres"
@@ -76,9 +76,7 @@ class SpeakerCentres:
         }
         memory = io.BytesIO()  # torch writes a file's name into it: the same centres would give other bytes
         torch.save(contents, memory, pickle_module=SimpleNamespace(__name__="pickle", Pickler=_PortableArrays))
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(memory.getvalue())
-        return path
+        return write_bytes(path, memory.getvalue())
 
     def width(self, speaker: str) -> int:
         """Values per frame of the speaker's centres.
@@ -211,9 +209,7 @@ class FeatureIndex:
             raise RetrievalError(f"{path} can hold one speaker, not {len(self.indexes)}: write a .pkl")
         else:
             contents = faiss.serialize_index(next(iter(self.indexes.values()))).tobytes()
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(contents)
-        return path
+        return write_bytes(path, contents)
 
     def width(self, speaker_id: int) -> int:
         """Values per frame of the speaker's vectors.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svcnb.nn.attention import RelativeEncoder
+from svcnb.nn.attention import RelativeEncoder, TransformerSizes
 from svcnb.nn.layers import (
     N_COARSE_BINS,
     WN,
@@ -108,15 +108,15 @@ class TextEncoder(nn.Module):
         self.emb_phone = nn.Linear(settings.content_width, settings.hidden_channels)
         if settings.with_f0:
             self.emb_pitch = nn.Embedding(N_COARSE_BINS, settings.hidden_channels)
-        self.encoder = RelativeEncoder(
+        sizes = TransformerSizes(
             settings.hidden_channels,
             settings.filter_channels,
-            n_heads=settings.n_heads,
-            n_layers=settings.n_layers,
-            kernel_size=settings.kernel_size,
-            p_dropout=settings.p_dropout,
-            window=ATTENTION_WINDOW,
+            settings.n_heads,
+            settings.n_layers,
+            settings.kernel_size,
+            settings.p_dropout,
         )
+        self.encoder = RelativeEncoder(sizes, window=ATTENTION_WINDOW)
         self.proj = nn.Conv1d(settings.hidden_channels, 2 * settings.inter_channels, 1)
 
     def forward(self, phone: Tensor, pitch: Tensor | None, mask: Tensor, *, first: int = 0) -> tuple[Tensor, Tensor]:

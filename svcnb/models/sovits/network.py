@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from svcnb.nn.attention import CausalEncoder, RelativeEncoder
+from svcnb.nn.attention import CausalEncoder, RelativeEncoder, TransformerSizes
 from svcnb.nn.convolutions import Conv1d
 from svcnb.nn.layers import (
     N_COARSE_BINS,
@@ -115,6 +115,17 @@ class PriorOutput:
     logs_p: Tensor
 
 
+def _transformer_sizes(settings: ModelSettings) -> TransformerSizes:
+    return TransformerSizes(
+        settings.hidden_channels,
+        settings.filter_channels,
+        settings.n_heads,
+        settings.n_layers,
+        settings.kernel_size,
+        settings.p_dropout,
+    )
+
+
 class PriorEncoder(nn.Module):
     """Embedded content and coarse f0 -> mean and log deviation of the latents (`enc_p`)."""
 
@@ -122,14 +133,7 @@ class PriorEncoder(nn.Module):
         super().__init__()
         self.proj = nn.Conv1d(settings.hidden_channels, 2 * settings.inter_channels, 1)
         self.f0_emb = nn.Embedding(N_COARSE_BINS, settings.hidden_channels)
-        self.enc_ = RelativeEncoder(
-            settings.hidden_channels,
-            settings.filter_channels,
-            n_heads=settings.n_heads,
-            n_layers=settings.n_layers,
-            kernel_size=settings.kernel_size,
-            p_dropout=settings.p_dropout,
-        )
+        self.enc_ = RelativeEncoder(_transformer_sizes(settings))
 
     def forward(self, x: Tensor, mask: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, C, N], mask [B, 1, N], coarse long [B, N] -> (m, logs), each [B, inter, N]."""
@@ -146,14 +150,7 @@ class F0Decoder(nn.Module):
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
         self.prenet = Conv1d(settings.hidden_channels, settings.hidden_channels, 3, padding=1)
-        self.decoder = CausalEncoder(
-            settings.hidden_channels,
-            settings.filter_channels,
-            n_heads=settings.n_heads,
-            n_layers=settings.n_layers,
-            kernel_size=settings.kernel_size,
-            p_dropout=settings.p_dropout,
-        )
+        self.decoder = CausalEncoder(_transformer_sizes(settings))
         self.proj = nn.Conv1d(settings.hidden_channels, 1, 1)
         self.f0_prenet = nn.Conv1d(1, settings.hidden_channels, 3, padding=1)
         self.cond = Conv1d(settings.gin_channels, settings.hidden_channels, 1)
@@ -193,15 +190,8 @@ DECODERS: dict[str, Callable[[ModelSettings, int], nn.Module]] = {
 
 def _make_flow(settings: ModelSettings) -> CouplingFlow:
     def transformer() -> nn.Module:
-        return CausalEncoder(
-            settings.hidden_channels,
-            settings.filter_channels,
-            n_heads=settings.n_heads,
-            n_layers=settings.n_layers_trans_flow,
-            kernel_size=5,
-            p_dropout=settings.p_dropout,
-            gin_channels=settings.gin_channels,
-        )
+        sizes = replace(_transformer_sizes(settings), n_layers=settings.n_layers_trans_flow, kernel_size=5)
+        return CausalEncoder(sizes, gin_channels=settings.gin_channels)
 
     def wavenet() -> nn.Module:
         return WN(

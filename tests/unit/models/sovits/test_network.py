@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from svcnb.models.sovits.network import SynthesizerTrn
-from svcnb.nn.attention import CausalEncoder, MultiHeadAttention, band_to_square, square_to_band
+from svcnb.nn.attention import (
+    CausalEncoder,
+    MultiHeadAttention,
+    TransformerSizes,
+    band_to_square,
+    square_to_band,
+)
 from svcnb.nn.discriminators import MultiPeriodDiscriminator
 from svcnb.nn.layers import (
     Noise,
@@ -350,7 +356,7 @@ def test_cross_attention_ignores_hidden_keys():
 
 
 def test_causal_encoder_does_not_look_ahead():
-    encoder = CausalEncoder(8, 12, n_heads=2, n_layers=2).eval()
+    encoder = CausalEncoder(TransformerSizes(8, 12, n_heads=2, n_layers=2)).eval()
     x, mask = torch.randn(1, 8, 10), torch.ones(1, 1, 10)
     changed = x.clone()
     changed[..., 6:] += 1
@@ -358,7 +364,7 @@ def test_causal_encoder_does_not_look_ahead():
 
 
 def test_causal_encoders_keys_start_as_copies_of_the_queries():
-    attention = CausalEncoder(8, 12, n_heads=2, n_layers=1).self_attn_layers[0]
+    attention = CausalEncoder(TransformerSizes(8, 12, n_heads=2, n_layers=1)).self_attn_layers[0]
     assert torch.equal(attention.conv_k.weight, attention.conv_q.weight)
 
 
