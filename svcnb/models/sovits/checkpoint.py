@@ -1,4 +1,4 @@
-"""Base models: what a new voice starts from, and how one that starts there is trained."""
+"""Checkpoint files of so-vits-svc, base models to start from, weight interpolation with the base model."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ KEPT_BASE = "base_voice.safetensors"  # in a voice's folder
 # Tensors that a base model may have in another size: one row per speaker.
 PER_SPEAKER = ("emb_g.",)
 MAY_MISS = ("enc_q.", "f0_decoder.", "emb_vol.")
-# Of small voices that start from the bundled base: learning rate, and part of the base's weights in what is saved.
+# Small voices that start from the bundled base: learning rate, and the base's weight in the saved checkpoint.
 FINE_TUNING_RATE, FINE_TUNING_SHARE = 5e-4, 0.15
 
 
@@ -60,7 +60,8 @@ FINE_TUNING_RATE, FINE_TUNING_SHARE = 5e-4, 0.15
 class SovitsCheckpoint:
     """A G_*.pth or D_*.pth: `iteration` is the epoch (so-vits-svc's meaning), the step is in the file name.
 
-    trained: ours; the weights that training goes on with, by the network's own names, where `model` has others of them.
+    trained: our own key; the weights from which training resumes, by the network's names, for the parameters
+    that `model` holds interpolated (see weight interpolation below).
     """
 
     model: dict[str, Tensor]
@@ -82,12 +83,12 @@ def save_sovits_checkpoint(
 ) -> Path:
     """Write a file that so-vits-svc 4.0/4.1 reads: old weight-norm names, its four keys.
 
-    Without `optimizer_state` the state of a fresh AdamW is written, as its own release tool does: its
-    loader refuses a file whose optimiser counts other parameters.
+    Without `optimizer_state` the state of a fresh AdamW is written, as so-vits-svc's release tool does: its
+    loader refuses a file whose optimiser has another number of parameters.
 
     Args:
-        whole_state: the weights before some were left out; a fresh optimiser counts these, as the network has them.
-        trained: see SovitsCheckpoint; a key of our own, written where it is given.
+        whole_state: the weights before some were removed: the parameters of the fresh optimiser.
+        trained: see SovitsCheckpoint; our own key, written if given.
     """
     model = to_plain_names(each_once(model_state, lambda value: value.detach().cpu()))
     counted = model if whole_state is None else to_plain_names(whole_state)
@@ -130,11 +131,11 @@ def slim_sovits(state: Mapping[str, Tensor], *, half: bool = False) -> dict[str,
 
 
 def describe_sovits(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The model section of config.json, as far as the tensors of a so-vits-svc 4.x generator tell it.
+    """The model section of config.json, as far as the tensors of a so-vits-svc 4.x generator determine it.
 
-    Beside the config's keys: `version` ("4.0" or "4.1", a guess: both share one layout), `speech_encoder`
-    (a guess from the width), `has_posterior` (False: released file, cannot be trained on).
-    Tensors do not tell the dropout, the dilations and the speakers' names; those keys are absent.
+    Further keys: `version` ("4.0" or "4.1", a guess: both share one layout), `speech_encoder`
+    (a guess from the width), `has_posterior` (False: release file, training cannot continue from it).
+    Dropout, dilations and speaker names cannot be derived from tensors; those keys are absent.
     """
     state = to_plain_names(state)
     if not {"emb_g.weight", "pre.weight", "enc_p.f0_emb.weight"} <= state.keys():
@@ -172,7 +173,8 @@ def _not_sovits(state: Mapping[str, Any]) -> str:
     for prefix, what in OTHER_FAMILIES.items():
         if any(name.startswith(prefix) for name in state):
             return f"this is {what}."
-    return f"not a so-vits-svc 4.x generator: its tensors begin {sorted(state)[:4]}, expected emb_g.weight and pre.weight."
+    first = sorted(state)[:4]
+    return f"not a so-vits-svc 4.x generator: first tensors {first}, expected emb_g.weight and pre.weight."
 
 
 def _count(state: Mapping[str, Any], prefix: str) -> int:
@@ -180,7 +182,7 @@ def _count(state: Mapping[str, Any], prefix: str) -> int:
 
 
 def _describe_flow(state: Mapping[str, Tensor], *, transformer: bool) -> dict[str, int]:
-    """n_flow_layer means WaveNet layers per coupling, or couplings where the flow is a transformer."""
+    """n_flow_layer counts WaveNet layers per coupling, or couplings if the flow is a transformer."""
     if not transformer:
         return {"n_flow_layer": _count(state, "flow.flows.0.enc.in_layers.")}
     couplings = {name.split(".")[2] for name in state if name.startswith("flow.flows.") and ".enc." in name}
@@ -213,7 +215,7 @@ log = logging.getLogger(__name__)
 
 
 def choose_base(base: Path | str | None, config: Config) -> Path | None:
-    """The base to start from: as named; for "auto" the bundled one where the config is of its sizes; "none" is None."""
+    """The base to start from: as named; "auto": the bundled one if the config has its sizes; "none": None."""
     if base in (None, NO_BASE):
         return None
     if base != AUTO_BASE:
@@ -224,12 +226,12 @@ def choose_base(base: Path | str | None, config: Config) -> Path | None:
 
 
 def bundled_config() -> Config:
-    """What the bundled base was trained with."""
+    """The config that the bundled base was trained with."""
     return Config.model_validate(read_about(BUNDLED_BASE)["config"])
 
 
 def read_about(base: Path) -> dict[str, Any]:
-    """What a base voice's file says about itself: its data, steps and minutes, and the config it was trained with."""
+    """Metadata of a base voice's file: its data, steps and minutes of training, and its config."""
     return json.loads(read_safetensors(base)[1]["svcnb"])
 
 
@@ -240,36 +242,36 @@ def _fits(config: Config, base: Config) -> bool:
 
 
 def use_fine_tuning(config: Config, base: Path | None) -> None:
-    """Train more carefully what starts from the bundled base, and draw it back. Other bases keep the config's own rate."""
+    """Settings for fine-tuning the bundled base: learning rate, weight interpolation (off for others)."""
     is_bundled = base == BUNDLED_BASE
     changes = {"learning_rate": FINE_TUNING_RATE, "base_share": FINE_TUNING_SHARE} if is_bundled else {"base_share": 0.0}
     config.train = config.train.model_copy(update=changes)
 
 
 def keep_base(base: Path | None, voice_folder: Path, config: Config) -> None:
-    """A copy in the voice's folder, where the training will need it again."""
+    """Copy the base into the voice's folder, where weight interpolation needs it when training resumes."""
     kept = voice_folder / KEPT_BASE
     if base is not None and config.train.base_share > 0 and base != kept:
         copy_file(base, kept)
 
 
 def kept_base(voice_folder: Path, config: Config) -> Path | None:
-    """The base that a run is drawn back to, None where it is not.
+    """The base model that a run's weights are interpolated with; None without interpolation.
 
     Raises:
-        SvcError: it was removed.
+        SvcError: the base was removed.
     """
     if config.train.base_share == 0:
         return None
     path = voice_folder / KEPT_BASE
     if not path.is_file():
-        raise SvcError(f"{path} is not there any more, and training goes on only with it: put the base voice that "
+        raise SvcError(f"{path} is missing, and training cannot resume without it: put the base voice that "
                        "this voice started from back there, or train into another folder")  # fmt: skip
     return path
 
 
 def start_from(base: Path, generator: nn.Module, discriminator: nn.Module | None) -> None:
-    """Warm start from base weights. Where the base has other speakers, each new one starts as their mean.
+    """Warm start from base weights. If the base has other speakers, each new speaker starts as their mean.
 
     Args:
         base: a G_*.pth or .safetensors, or a folder with G_*.pth and D_*.pth.
@@ -292,32 +294,33 @@ def start_from(base: Path, generator: nn.Module, discriminator: nn.Module | None
 
 
 class DrawnBack:
-    """The weights of a generator in training, part of the way back to where it started.
+    """Weight interpolation of a generator in training with the base model it started from.
 
-    Minutes of one person's recordings take a voice further from what all people have in common than its likeness needs:
-    with some of the base's weights in it, strangers' words come out better. Training goes on with its own weights.
+    Fine-tuning on a few minutes of one speaker moves the weights further from the base than speaker
+    similarity needs: with a fraction of the base's weights, the words of unseen source speakers are converted
+    more intelligibly. Training continues with the weights that are not interpolated.
 
     Args:
-        share: of the start's weights in the mean; tables with a row per speaker stay as they are.
+        base_ratio: weight of the base, 0..1; tables with one row per speaker are not interpolated.
 
     Source: WiSE-FT (Wortsman et al. 2022).
     """
 
-    def __init__(self, generator: nn.Module, share: float) -> None:
-        self.share = share
+    def __init__(self, generator: nn.Module, base_ratio: float) -> None:
+        self.base_ratio = base_ratio
         self.start = {
             name: value.detach().clone() for name, value in generator.named_parameters() if not name.startswith(PER_SPEAKER)
         }
 
     @contextmanager
     def applied(self, generator: nn.Module) -> Iterator[dict[str, Tensor]]:
-        """Inside the block the generator has the mean, afterwards its own weights again, which the block is given."""
+        """Inside the block the generator has the interpolated weights, afterwards its own (yielded)."""
         moved = {name: value for name, value in generator.named_parameters() if name in self.start}
         own = {name: value.detach().clone() for name, value in moved.items()}
         try:
             with torch.no_grad():
                 for name, value in moved.items():
-                    value.lerp_(self.start[name], self.share)
+                    value.lerp_(self.start[name], self.base_ratio)
             yield own
         finally:
             give_back(generator, own)

@@ -1,7 +1,8 @@
-"""Make what pulls the content towards a voice: k-means centres of its sounds, and an index of its frames.
+"""Build the files of feature retrieval: k-means centers of a voice's content, and an index of its frames.
 
-Both verbs read the training clips of a feature store and write beside the voice, in so-vits-svc's formats. What
-is finished is kept in hidden files there until the result is written: killed at any point, the same call goes on.
+Both functions read the training clips of a feature store and write beside the voice, in so-vits-svc's
+formats. Intermediate results are stored in hidden files there until the result is written: if a call is
+killed at any point, the same call resumes.
 """
 
 from __future__ import annotations
@@ -39,21 +40,21 @@ from svcnb.models.sovits.config import Config
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-FIT_PREFIX, INDEX_PREFIX = "centres_", "index_"  # of hidden files that keep what is finished
+FIT_PREFIX, INDEX_PREFIX = "centres_", "index_"  # of hidden files with intermediate results
 FRAMES_PER_SECOND = 50  # of every content encoder
 FEW_FRAMES = 30 * FRAMES_PER_SECOND
 
 
 @dataclass(frozen=True)
 class SpeakerPart:
-    """What was made for one speaker.
+    """Result for one speaker.
 
     Attributes:
         n_frames: content frames it was made from, 50 per second.
-        n_vectors: centres, or vectors in the index.
-        mean_squared_distance: of the frames to what stands for them; 0 for an index that holds every frame.
-        seconds: of this call; little where an earlier one, killed, had done the work.
-        note: what was done otherwise than asked for, or what to know; empty when nothing.
+        n_vectors: centers, or vectors in the index.
+        mean_squared_distance: from the frames to their nearest vectors; 0 if the index holds every frame.
+        seconds: of this call; short if an earlier call that was killed had done most of the work.
+        note: deviations from the request and other hints; empty if there are none.
     """
 
     speaker: str
@@ -66,7 +67,7 @@ class SpeakerPart:
 
 @dataclass(frozen=True)
 class ClusterReport:
-    """The file that was written, and what is in it, speaker by speaker."""
+    """The file that was written, and its contents per speaker."""
 
     path: Path
     speakers: tuple[SpeakerPart, ...]
@@ -88,10 +89,10 @@ class ClusterReport:
 def fit_voice_centres(
     features_folder: Path | str, voice_folder: Path | str, settings: ClusterSettings | None = None
 ) -> ClusterReport:
-    """K-means centres of every speaker's content, written as kmeans_<n>.pt, n being the largest number of centres.
+    """K-means centers of every speaker's content, written as kmeans_<n>.pt (n: largest number of centers).
 
     Args:
-        features_folder: what the voice was trained on; clips held out from training are left out here too.
+        features_folder: what the voice was trained on; clips held out from training are excluded here too.
         voice_folder: a trained voice; its config names the speakers.
 
     Raises:
@@ -100,12 +101,12 @@ def fit_voice_centres(
     settings = settings or ClusterSettings()
     source = _Source.open(features_folder, voice_folder)
     parts, centres = [], {}
-    with _progress_bar("centres", source.n_clip_frames.values()) as bar:
+    with _progress_bar("centers", source.n_clip_frames.values()) as bar:
         for speaker, weight in source.n_clip_frames.items():
             started, frames = time.monotonic(), source.frames(speaker)
             n_centres = settings.n_centres or choose_n_centres(len(frames))
             fitting = settings.model_copy(update={"n_centres": n_centres})
-            fit = _fit(source.hidden(FIT_PREFIX, frames, fitting), frames, fitting, _Share(bar, weight))
+            fit = _fit(source.hidden(FIT_PREFIX, frames, fitting), frames, fitting, _SpeakerBar(bar, weight))
             centres[speaker] = fit.centres
             note = fit.note or _note(len(frames), chosen_centres=None if settings.n_centres else n_centres)
             counts = (fit.n_frames, len(fit.centres), fit.mean_squared_distance)
@@ -119,8 +120,8 @@ def fit_voice_centres(
 def build_voice_index(features_folder: Path | str, voice_folder: Path | str, *, seed: int = 0) -> ClusterReport:
     """An index of every speaker's content frames: feature_and_index.pkl, by the ids of the voice's config.
 
-    More than 200 000 frames of a speaker (over an hour) become 10 000 centres first, as in so-vits-svc; that
-    takes minutes on a CPU.
+    More than 200 000 frames of a speaker (over an hour) are reduced to 10 000 centers first, as in
+    so-vits-svc; this takes minutes on a CPU.
 
     Raises:
         SvcError: as `fit_voice_centres`.
@@ -129,23 +130,23 @@ def build_voice_index(features_folder: Path | str, voice_folder: Path | str, *, 
     parts, indexes = [], {}
     with _progress_bar("index", source.n_clip_frames.values()) as bar:
         for speaker, weight in source.n_clip_frames.items():
-            started, frames, share = time.monotonic(), source.frames(speaker), _Share(bar, weight)
+            started, frames, speaker_bar = time.monotonic(), source.frames(speaker), _SpeakerBar(bar, weight)
             n_frames, distance, note = len(frames), 0.0, _note(len(frames))
             if n_frames > MAX_INDEX_FRAMES:
                 fitting = ClusterSettings(n_centres=REDUCED_FRAMES, seed=seed, n_rounds=0)
-                fit = _fit(source.hidden(INDEX_PREFIX, frames, fitting), frames, fitting, share)
+                fit = _fit(source.hidden(INDEX_PREFIX, frames, fitting), frames, fitting, speaker_bar)
                 frames, distance = fit.centres.numpy(), fit.mean_squared_distance
-                note = f"{n_frames} frames became {len(frames)} centres first"
+                note = f"{n_frames} frames were reduced to {len(frames)} centers first"
             kept = source.hidden(INDEX_PREFIX, frames, seed)
             indexes |= _kept_or_built_index(kept, frames, source.speaker_ids[speaker], seed)
-            share.finish()
+            speaker_bar.finish()
             parts.append(SpeakerPart(speaker, n_frames, len(frames), distance, time.monotonic() - started, note))
     path = FeatureIndex(indexes).write(source.voice_folder / INDEX_FILE)
     _remove_leftovers(source.voice_folder, INDEX_PREFIX, INDEX_FILE)
     return ClusterReport(path, tuple(parts))
 
 
-# What they are made from ---------------------------------------------------------------------------
+# Training clips ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class _Source:
         """Check that features and voice belong together.
 
         Raises:
-            SvcError: no features, no voice, another encoder, or speakers that the voice does not know.
+            SvcError: no features, no voice, another encoder, or speakers that the voice does not have.
         """
         store, voice_folder = FeatureStore.open(features_folder), Path(voice_folder)
         if not (voice_folder / "config.json").is_file():
@@ -177,15 +178,16 @@ class _Source:
         config = Config.load(voice_folder / "config.json", strict=False)
         encoder = encoder_for_width(config.model.ssl_dim, config.model.speech_encoder)
         if store.settings.encoder != encoder:
-            raise SvcError(f"{store.folder} was made with the encoder {store.settings.encoder}, the voice in {voice_folder} "
-                           f"hears {encoder}: give the features it was trained on")  # fmt: skip
+            raise SvcError(f"{store.folder} was made with the encoder {store.settings.encoder}, the voice in "
+                           f"{voice_folder} uses {encoder}: give the features it was trained on")  # fmt: skip
         clips: dict[str, list[str]] = {}
         for name in load_split(store, seed=config.train.seed).training:
             clips.setdefault(store.record(name).speaker, []).append(name)
         unknown = sorted(clips.keys() - config.spk.keys())
         if unknown:
-            raise SvcError(f"the voice in {voice_folder} has no speaker {', '.join(unknown)}, it knows "
-                           f"{', '.join(config.spk) or 'nobody by name'}: give the features it was trained on")  # fmt: skip
+            raise SvcError(f"the voice in {voice_folder} has no speaker {', '.join(unknown)}, only "
+                           f"{', '.join(config.spk) or 'unnamed ones'}: "
+                           "give the features it was trained on")  # fmt: skip
         counts = {speaker: sum(store.record(name).n_frames for name in own) for speaker, own in clips.items()}
         return cls(store, voice_folder, clips, counts, config.spk)
 
@@ -194,7 +196,7 @@ class _Source:
         return np.concatenate([self.store.read(name)["content"].astype(np.float32) for name in self.clips[speaker]])
 
     def hidden(self, prefix: str, frames: np.ndarray, settings: object) -> Path:
-        """Where this work is kept; the name changes with the frames and the settings."""
+        """Path of the intermediate results; the name is a hash of the frames and the settings."""
         digest = hashlib.sha256(f"{settings} {frames.shape} ".encode())
         digest.update(np.ascontiguousarray(frames))
         suffix = "safetensors" if isinstance(settings, ClusterSettings) else "index"
@@ -204,30 +206,30 @@ class _Source:
 def _note(n_frames: int, *, chosen_centres: int | None = None) -> str:
     notes = []
     if chosen_centres is not None and chosen_centres < SOVITS_CENTRES:
-        wanted = f"so-vits-svc takes {SOVITS_CENTRES} centres"
+        wanted = f"so-vits-svc uses {SOVITS_CENTRES} centers"
         notes.append(f"{wanted}; for {n_frames} frames {chosen_centres} were chosen")
     if n_frames < FEW_FRAMES:
         seconds = n_frames / FRAMES_PER_SECOND
-        notes.append(f"{seconds:.0f} s of sound are few: some of the language's sounds may be missing")
+        notes.append(f"only {seconds:.0f} s of audio: some phones of the language may be missing")
     return "; ".join(notes)
 
 
-# Work that survives a kill -------------------------------------------------------------------------
+# Fits that resume after a kill ---------------------------------------------------------------------
 
 
-def _fit(kept: Path, frames: np.ndarray, settings: ClusterSettings, share: _Share) -> CentreFit:
-    """Centres of one speaker, from where an earlier call was killed; `kept` holds the last step."""
+def _fit(kept: Path, frames: np.ndarray, settings: ClusterSettings, bar: _SpeakerBar) -> CentreFit:
+    """Centers of one speaker; resumes from the file `kept`, which holds the last step of a killed call."""
     n_steps = count_steps(settings.n_rounds)
     start = None
     if kept.is_file():
         tensors, metadata = read_safetensors(kept)
         start = FitProgress(tensors["centres"], int(metadata["step"]))
-        share.skip_to(start.step / n_steps)
+        bar.skip_to(start.step / n_steps)
 
     def keep(progress: FitProgress) -> None:
         metadata = {"kind": "svcnb centres under way", "step": str(progress.step), "settings": settings.model_dump_json()}
         write_safetensors(kept, {"centres": progress.centres}, metadata)
-        share.advance_to(progress.step / n_steps)
+        bar.advance_to(progress.step / n_steps)
 
     return fit_centres(
         frames, settings.n_centres, seed=settings.seed, n_rounds=settings.n_rounds, start=start, after_step=keep
@@ -243,7 +245,7 @@ def _kept_or_built_index(kept: Path, frames: np.ndarray, speaker_id: int, seed: 
 
 
 def _remove_leftovers(folder: Path, *prefixes: str) -> None:
-    """Hidden files of this work: kept progress, and halves that a kill left while they were written."""
+    """Delete the hidden files: intermediate results, and incomplete files of a call that was killed."""
     for path in folder.glob(".*"):
         if path.name.lstrip(".").startswith(prefixes):
             path.unlink()
@@ -258,14 +260,14 @@ def _progress_bar(title: str, weights: Iterable[int]) -> Iterator[tqdm]:
         yield bar
 
 
-class _Share:
+class _SpeakerBar:
     """One speaker's part of a progress bar."""
 
     def __init__(self, bar: tqdm, weight: int) -> None:
         self.bar, self.weight, self.first = bar, weight, bar.n
 
     def skip_to(self, ratio: float) -> None:
-        """Done by an earlier call: counts as done, and not as fast."""
+        """Progress of an earlier call: shown as done, but not counted in the speed."""
         self.bar.initial += ratio * self.weight
         self.advance_to(ratio)
 

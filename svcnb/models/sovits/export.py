@@ -1,4 +1,4 @@
-"""A voice as one ONNX file, for programs that sing without Python, and the check that it sings the same."""
+"""Export a voice to one ONNX file for inference without Python, and compare it with the PyTorch network."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ class ExportReport:
 def export_voice(
     source: Path | str, output: Path | str, *, mixes: bool | None = None, checkpoint: str = "best"
 ) -> ExportReport:
-    """Write a voice as FILE.onnx with the family's inputs and outputs, and FILE.json, which describes it.
+    """Write a voice as FILE.onnx with so-vits-svc's inputs and outputs, and FILE.json, which describes it.
 
-    The graph takes content, melody and speaker (see models/onnx_generator) and gives the waveform, for any number of
-    frames. Encoder and pitch estimator are not in it. The f0 predictor is left out. The family's decoders and our own
-    small one can be exported; the file of the latter runs wherever ONNX runs, but says in its description that its
-    encoder is ours.
+    The graph takes content, f0 and speaker (see OnnxGenerator) and returns the waveform, for any number of
+    frames. Encoder, pitch estimator and f0 predictor are not included. so-vits-svc's decoders and our own
+    small one can be exported; the file of the latter runs wherever ONNX runs, but its description names our
+    own encoder, which other programs do not have.
 
     Args:
         source: folder of a voice, its checkpoint or a zip file.
         output: the .onnx file.
-        mixes: whether the input `sid` holds weights of all speakers per frame; None: where the voice has several.
+        mixes: whether the input `sid` holds weights of all speakers per frame; None: if there are several.
         checkpoint: which of a folder's, "best" or "newest".
 
     Raises:
@@ -78,19 +78,19 @@ def export_voice(
 def exportable(
     source: Path | str, *, mixes: bool | None = None, checkpoint: str = "best"
 ) -> tuple[Config, OnnxGenerator]:
-    """A voice's config and the network that is exported, to compare the graph with."""
+    """A voice's config and the network that is exported; also the reference for the graph's output."""
     files = find_voice(Path(source), checkpoint=checkpoint)
     config, generator, _ = read_generator(files.weights, files.config)
     n_speakers = _n_speakers(config)
     if mixes and n_speakers < 2:
-        raise SvcError(f"voice {files.name} has one speaker: there is nothing to mix, leave mixes out")
+        raise SvcError(f"voice {files.name} has one speaker: there is nothing to mix, leave out `mixes`")
     return config, OnnxGenerator(generator, mixes=n_speakers > 1 if mixes is None else mixes).eval()
 
 
 def describe_export(config: Config, name: str, *, mixes: bool) -> dict[str, Any]:
-    """What programs that load the graph read about it: the keys of so-vits-svc's own description.
+    """The description for programs that load the graph, with the keys of so-vits-svc's own.
 
-    Source: so-vits-svc 4.1, onnx_export.py; `Hubert` is the encoder's own name where it is none of the ContentVec ones.
+    Source: so-vits-svc 4.1, onnx_export.py; `Hubert` is the encoder's name if it is not a ContentVec one.
     """
     model, data = config.model, config.data
     contentvec = {"vec768l12": "vec-768-layer-12", "vec256l9": "vec-256-layer-9"}
@@ -113,7 +113,7 @@ def describe_export(config: Config, name: str, *, mixes: bool) -> dict[str, Any]
 
 
 def example_inputs(config: Config, n_frames: int, *, mixes: bool, seed: int = 0) -> dict[str, Tensor]:
-    """Inputs of the graph in its order, with random content and a melody that glides: to trace it and to check it."""
+    """Example inputs in the graph's order, with random content and a gliding f0: to trace and to check it."""
     draw = torch.Generator().manual_seed(seed)
     n_content = max(1, round(n_frames * config.data.hop_length / config.data.sampling_rate * CONTENT_HZ))
     frames = torch.arange(n_frames)
@@ -134,7 +134,7 @@ def example_inputs(config: Config, n_frames: int, *, mixes: bool, seed: int = 0)
 
 
 class ExportedGenerator(nn.Module):
-    """An exported voice, run by onnxruntime on the CPU, in the place of the network it was made from.
+    """An exported voice, run by onnxruntime on the CPU; a replacement for the network it was exported from.
 
     Attributes:
         inputs: names, in the graph's order.
@@ -154,7 +154,7 @@ class ExportedGenerator(nn.Module):
         self.n_latents = shapes["noise"][1]
 
     def run(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Waveform float32 [1, 1, T] of the graph's own inputs."""
+        """Waveform float32 [1, 1, T] from the graph's own inputs."""
         arrays = {name: inputs[name].cpu().numpy() for name in self.inputs}
         return torch.from_numpy(self.session.run(["audio"], arrays)[0])
 
@@ -170,7 +170,7 @@ class ExportedGenerator(nn.Module):
         predict_f0: bool = False,
         noise: Noise | None = None,
     ) -> InferOutput:
-        """As SynthesizerTrn.infer, for one item; the latents get the same noise, the source has its own.
+        """As SynthesizerTrn.infer, for one item; the latents get the same noise, the harmonic source its own.
 
         Raises:
             SvcError: predict_f0, or several speakers for a graph that takes one.
@@ -202,12 +202,12 @@ class ExportedGenerator(nn.Module):
 
 
 def with_exported(voice: Voice, path: Path | str) -> Voice:
-    """The same voice, whose network is an exported file: it converts whole songs, to hear and compare."""
+    """The same voice with an exported file as its network: converts whole songs, to compare by listening."""
     return voice.with_generator(ExportedGenerator(path), torch.device("cpu"))
 
 
 def check_export(path: Path | str, source: Path | str, *, n_frames: tuple[int, ...] = (60, 211)) -> dict[int, float]:
-    """Largest deviation of an exported voice from the same network in torch, for several lengths.
+    """Largest deviation of an exported voice from the PyTorch network, for several lengths.
 
     Returns:
         number of frames -> largest difference of two samples; full scale is 1.
@@ -226,12 +226,12 @@ def check_export(path: Path | str, source: Path | str, *, n_frames: tuple[int, .
 
 
 def _n_speakers(config: Config) -> int:
-    """Speakers that a mix can name: up to the highest id that has a name."""
+    """Number of speakers that a mix can name: up to the highest id that has a name."""
     return max(config.spk.values(), default=config.model.n_speakers - 1) + 1
 
 
 class OnnxGenerator(nn.Module):
-    """Content, melody and speaker to waveform, one item at a time.
+    """The exported graph: content, f0 and speaker to waveform, one item at a time.
 
     Args:
         generator: trained; it is copied, not changed.
@@ -254,16 +254,16 @@ class OnnxGenerator(nn.Module):
         sid: Tensor,
         vol: Tensor | None = None,
     ) -> Tensor:
-        """Sing.
+        """Synthesize the waveform.
 
         Args:
-            c: content [1, N50, D] as the encoder gives it.
+            c: content [1, N50, D] from the encoder.
             f0: [1, N] in Hz, gaps interpolated.
-            mel2ph: long [1, N], for each frame the content frame it hears, counted from 1; 0 = silence.
+            mel2ph: long [1, N], for each frame the number of its content frame, counted from 1; 0 = silence.
             uv: [1, N], 1 = voiced.
             noise: [1, C, N], standard normal times the wanted noise scale.
-            sid: long [1], the speaker; or, where speakers are mixed, float [N, S], rows sum to 1.
-            vol: [1, N], loudness, where the voice knows it.
+            sid: long [1], the speaker; or, if speakers are mixed, float [N, S], rows sum to 1.
+            vol: [1, N], loudness, if the voice is conditioned on it.
 
         Returns:
             waveform [1, 1, N * hop].

@@ -1,7 +1,8 @@
-"""Voices as people pass them on: folders and zip files with odd names, in which one voice is found.
+"""Find the files of one voice in a folder or zip file as shared online, whatever its files are called.
 
-Public collections hold one generator (G_*.pth, or any *.pth), a config.json (or any *.json), and perhaps centres
-(kmeans*.pt), an index (feature_and_index.pkl) and a diffusion model with its yaml, at any depth.
+Public collections hold one generator (G_*.pth, or any *.pth), a config.json (or any *.json), and perhaps
+cluster centers (kmeans*.pt), an index (feature_and_index.pkl) and a diffusion model with its yaml, in any
+subfolder.
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ BASE_OR_OTHER = re.compile(r"(D_.*|G_0|rmvpe|DPHuBERT.*)\.pth", re.I)
 CENTRES = re.compile(r"kmeans.*\.pt", re.I)
 DIFFUSION_MODEL = re.compile(r"(model_(?P<step>\d+)|.*diff.*)\.pt", re.I)
 CHECKPOINTS = ("best", "newest")
-# The weights decide about the first; of the encoder they tell the width alone, which is ssl_dim.
+# The first is taken from the weights; of the encoder the weights show only the width, which is ssl_dim.
 ONLY_SUGGESTED = ("use_automatic_f0_prediction", "speech_encoder")
 
 
 @dataclass(frozen=True)
 class VoiceFiles:
-    """Where the parts of one voice lie.
+    """Paths of the parts of one voice.
 
     Attributes:
         name: of the voice: of its folder, or of the zip file.
         weights, config: always there.
-        retrieval_folder: with centres or an index.
-        diffusion: files of shallow diffusion that do not lie in the folder diffusion/ beside the weights.
+        retrieval_folder: with cluster centers or an index.
+        diffusion: files of shallow diffusion that are not in the folder diffusion/ beside the weights.
     """
 
     name: str
@@ -68,20 +69,20 @@ class _Contents:
     """The files below a folder or in an archive, and how to read a small one."""
 
     source: Path
-    places: list[PurePosixPath]
+    paths: list[PurePosixPath]
     read: Callable[[PurePosixPath], bytes]
 
-    def beside(self, place: PurePosixPath) -> list[PurePosixPath]:
-        return [other for other in self.places if other.parent == place.parent]
+    def beside(self, path: PurePosixPath) -> list[PurePosixPath]:
+        return [other for other in self.paths if other.parent == path.parent]
 
 
 def find_voice(
     source: Path, *, config: Path | None = None, checkpoint: str = "best", unpacked_folder: Path = UNPACKED_FOLDER
 ) -> VoiceFiles:
-    """The files of the one voice in a folder, a zip file, or beside a checkpoint that was named.
+    """The files of the one voice in a folder or a zip file, or of a named checkpoint.
 
-    Of a zip file only the voice's own files are unpacked, once, into a folder below `unpacked_folder`, which a log
-    line names; nothing is written beside it.
+    From a zip file only the voice's own files are unpacked, once, into a folder below `unpacked_folder`,
+    whose path is logged; nothing is written beside the zip file.
 
     Args:
         config: the config to use instead of the one that is found.
@@ -105,19 +106,19 @@ def is_archive(source: Path) -> bool:
 
 
 def speakers_in(source: Path) -> list[str]:
-    """Names of a voice's speakers, in order of their numbers, from its config alone; empty where there is none."""
+    """Names of a voice's speakers in the order of their ids, from its config; empty if there is none."""
     contents = _contents_of_zip(source) if is_archive(source) else _contents_of_folder(source)
-    stored = {place: _read_json(contents, place) for place in contents.places}
-    configs = [place for place, values in stored.items() if "spk" in values]
+    stored = {path: _read_json(contents, path) for path in contents.paths}
+    configs = [path for path, values in stored.items() if "spk" in values]
     if not configs:
         return []
-    nearest = min(configs, key=lambda place: (len(place.parts), place.name != CONFIG_NAME, place))
+    nearest = min(configs, key=lambda path: (len(path.parts), path.name != CONFIG_NAME, path))
     named = speaker_ids(stored[nearest]["spk"])
     return sorted(named, key=named.get)
 
 
 def _holds_a_voice(folder: Path) -> bool:
-    """Whether checkpoints lie right in the folder; a base model beside other weights does not count."""
+    """Whether checkpoints are directly in the folder; a base model beside other weights does not count."""
     weights = [path.name for path in folder.glob("*.pth")]
     trained = [name for name in weights if GENERATOR.fullmatch(name) and not BASE_OR_OTHER.fullmatch(name)]
     others = [name for name in weights if not BASE_OR_OTHER.fullmatch(name)]
@@ -146,7 +147,7 @@ def _search(contents: _Contents, config: Path | None, checkpoint: str) -> VoiceF
     )
 
 
-# What is what -----------------------------------------------------------------------------------------------------
+# Choose the voice's files -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,9 @@ class _Parts:
 def _choose(contents: _Contents, config: Path | None, checkpoint: str) -> _Parts:
     weights = _choose_weights(contents, checkpoint)
     model = _choose_diffusion(contents)
-    retrieval = _nearest_folder([p for p in contents.places if CENTRES.fullmatch(p.name) or p.name == INDEX_FILE], weights)
-    yamls = [place for place in contents.beside(model) if place.suffix in (".yaml", ".yml")] if model else []
+    stored = [path for path in contents.paths if CENTRES.fullmatch(path.name) or path.name == INDEX_FILE]
+    retrieval = _nearest_folder(stored, weights)
+    yamls = [path for path in contents.beside(model) if path.suffix in (".yaml", ".yml")] if model else []
     return _Parts(
         weights=weights,
         config=None if config else _choose_config(contents, weights),
@@ -173,17 +175,18 @@ def _choose(contents: _Contents, config: Path | None, checkpoint: str) -> _Parts
 
 
 def _choose_weights(contents: _Contents, checkpoint: str) -> PurePosixPath:
-    all_weights = [place for place in contents.places if place.suffix.lower() == ".pth"]
-    generators = [place for place in all_weights if GENERATOR.fullmatch(place.name)]
-    others = [place for place in all_weights if place not in generators and not BASE_OR_OTHER.fullmatch(place.name)]
-    trained = [place for place in generators if not BASE_OR_OTHER.fullmatch(place.name)]
+    all_weights = [path for path in contents.paths if path.suffix.lower() == ".pth"]
+    generators = [path for path in all_weights if GENERATOR.fullmatch(path.name)]
+    unnumbered = [path for path in all_weights if path not in generators]
+    others = [path for path in unnumbered if not BASE_OR_OTHER.fullmatch(path.name)]
+    trained = [path for path in generators if not BASE_OR_OTHER.fullmatch(path.name)]
     candidates = trained or [*generators, *others]
     if not candidates:
         raise SvcError(f"no voice in {contents.source}: expected a G_*.pth, or one other *.pth, and its config.json")
-    if len({place.parent for place in candidates}) > 1 or (len(candidates) > 1 and not trained):
+    if len({path.parent for path in candidates}) > 1 or (len(candidates) > 1 and not trained):
         raise SvcError(f"several voices in {contents.source}: name one of {_listed(candidates)}")
     record, best = candidates[0].parent / STATE_NAME, None
-    if checkpoint == "best" and record in contents.places:
+    if checkpoint == "best" and record in contents.paths:
         best = recorded_best(contents.read(record), contents.source / record)
     return newest_or(best, candidates)
 
@@ -192,57 +195,58 @@ def _choose_config(contents: _Contents, weights: PurePosixPath) -> PurePosixPath
     beside = _configs_beside(contents, weights)
     if beside:
         return beside
-    configs = [place for place in contents.places if _is_config(contents, place)]
+    configs = [path for path in contents.paths if _is_config(contents, path)]
     if not configs:
-        raise SvcError(f"no config.json for {weights} in {contents.source}: get the one that it was trained with (-c)")
+        raise SvcError(f"no config.json for {weights} in {contents.source}: name that of its training (-c)")
     if len(configs) > 1:
         raise SvcError(f"several configs for {weights} in {contents.source}: name one with -c, of {_listed(configs)}")
     return configs[0]
 
 
 def _configs_beside(contents: _Contents, weights: PurePosixPath) -> PurePosixPath | None:
-    """config.json in the same folder, else the one of the weights' name, else the only one."""
-    found = [place for place in contents.beside(weights) if _is_config(contents, place)]
-    named = [place for place in found if place.name == CONFIG_NAME] or [place for place in found if place.stem == weights.stem]
+    """config.json in the same folder, else the one with the weights' name, else the only one."""
+    found = [path for path in contents.beside(weights) if _is_config(contents, path)]
+    named = [path for path in found if path.name == CONFIG_NAME]
+    named = named or [path for path in found if path.stem == weights.stem]
     if len(named or found) > 1:
         raise SvcError(f"several configs beside {weights} in {contents.source}: name one with -c, of {_listed(found)}")
     return (named or found or [None])[0]
 
 
-def _is_config(contents: _Contents, place: PurePosixPath) -> bool:
+def _is_config(contents: _Contents, path: PurePosixPath) -> bool:
     """Whether it is a voice's config: JSON with the sections that all of them have."""
-    stored = _read_json(contents, place)
+    stored = _read_json(contents, path)
     return isinstance(stored.get("model"), dict) and isinstance(stored.get("data"), dict)
 
 
-def _read_json(contents: _Contents, place: PurePosixPath) -> dict:
-    """What a small JSON file holds; empty for any other file."""
-    if place.suffix.lower() != ".json":
+def _read_json(contents: _Contents, path: PurePosixPath) -> dict:
+    """Contents of a small JSON file; empty for any other file."""
+    if path.suffix.lower() != ".json":
         return {}
     try:
-        stored = json.loads(contents.read(place).decode("utf-8-sig"))
-    except (ValueError, ArchiveError):  # no JSON, or far too long for a config
+        stored = json.loads(contents.read(path).decode("utf-8-sig"))
+    except (ValueError, ArchiveError):  # not JSON, or far too long for a config
         return {}
     return stored if isinstance(stored, dict) else {}
 
 
 def _choose_diffusion(contents: _Contents) -> PurePosixPath | None:
-    """The diffusion model of the most steps, if all lie in one folder."""
-    matches = {place: DIFFUSION_MODEL.fullmatch(place.name) for place in contents.places}
-    found = [place for place, match in matches.items() if match and not CENTRES.fullmatch(place.name)]
-    if len({place.parent for place in found}) != 1:
+    """The diffusion model with the most steps, if all are in one folder."""
+    matches = {path: DIFFUSION_MODEL.fullmatch(path.name) for path in contents.paths}
+    found = [path for path, match in matches.items() if match and not CENTRES.fullmatch(path.name)]
+    if len({path.parent for path in found}) != 1:
         return None
-    return max(found, key=lambda place: (int(matches[place]["step"] or 0), place.name))
+    return max(found, key=lambda path: (int(matches[path]["step"] or 0), path.name))
 
 
-def _nearest_folder(places: list[PurePosixPath], weights: PurePosixPath) -> list[PurePosixPath]:
-    """Of the places those beside the weights, else all of them if they lie in one folder."""
-    beside = [place for place in places if place.parent == weights.parent]
-    return beside or (places if len({place.parent for place in places}) == 1 else [])
+def _nearest_folder(paths: list[PurePosixPath], weights: PurePosixPath) -> list[PurePosixPath]:
+    """The paths beside the weights, else all of them if they are in one folder."""
+    beside = [path for path in paths if path.parent == weights.parent]
+    return beside or (paths if len({path.parent for path in paths}) == 1 else [])
 
 
-def _listed(places: Iterable[PurePosixPath], most: int = 10) -> str:
-    names = sorted(map(str, places))
+def _listed(paths: Iterable[PurePosixPath], most: int = 10) -> str:
+    names = sorted(map(str, paths))
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -250,13 +254,13 @@ def _listed(places: Iterable[PurePosixPath], most: int = 10) -> str:
 
 
 def _contents_of_folder(folder: Path, *, deep: bool = True) -> _Contents:
-    places = []
+    paths = []
     for path in folder.rglob("*") if deep else folder.iterdir():
         if path.is_file() and not path.name.startswith("."):
-            places.append(PurePosixPath(path.relative_to(folder).as_posix()))
-        if len(places) > MAX_SEARCHED_FILES:
+            paths.append(PurePosixPath(path.relative_to(folder).as_posix()))
+        if len(paths) > MAX_SEARCHED_FILES:
             raise SvcError(f"{folder} holds more than {MAX_SEARCHED_FILES} files: name the voice's own folder")
-    return _Contents(folder, sorted(places), lambda place: _read_small(folder / place))
+    return _Contents(folder, sorted(paths), lambda path: _read_small(folder / path))
 
 
 def _read_small(path: Path) -> bytes:
@@ -267,18 +271,18 @@ def _read_small(path: Path) -> bytes:
 def _contents_of_zip(path: Path) -> _Contents:
     members = list_archive(path)
     read = partial(read_member, path, max_bytes=MAX_JSON_BYTES)
-    return _Contents(path, sorted(members), lambda place: read(members[place]))
+    return _Contents(path, sorted(members), lambda member: read(members[member]))
 
 
 def _unpack_voice(path: Path, config: Path | None, checkpoint: str, unpacked_folder: Path) -> Path:
-    """The checkpoint of the archive's voice, in a folder of its own with the voice's other files under the family's names."""
+    """Unpack the archive's voice into its own folder, under so-vits-svc's file names; path of its weights."""
     contents, members = _contents_of_zip(path), list_archive(path)
     parts = _choose(contents, config, checkpoint)
     wanted = {parts.weights: PurePosixPath(parts.weights.name)}
     if parts.config:
         wanted[parts.config] = PurePosixPath(CONFIG_NAME)
-    wanted |= {place: PurePosixPath(place.name) for place in parts.retrieval}
-    wanted |= {place: PurePosixPath(place.name) for place in contents.beside(parts.weights) if place.name == MIDDLE_PITCH_FILE}
+    median_f0 = [member for member in contents.beside(parts.weights) if member.name == MIDDLE_PITCH_FILE]
+    wanted |= {member: PurePosixPath(member.name) for member in [*parts.retrieval, *median_f0]}
     if parts.diffusion_model:
         wanted[parts.diffusion_model] = PurePosixPath(DIFFUSION_FOLDER, parts.diffusion_model.name)
         wanted[parts.diffusion_config] = PurePosixPath(DIFFUSION_FOLDER, DIFFUSION_CONFIG)
@@ -289,9 +293,12 @@ def _unpack_voice(path: Path, config: Path | None, checkpoint: str, unpacked_fol
         return folder / parts.weights.name
     temporary = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
-    n_bytes = unpack(path, {members[place]: temporary / target for place, target in wanted.items()})
+    n_bytes = unpack(path, {members[member]: temporary / target for member, target in wanted.items()})
     temporary.rename(folder)
-    log.info("%s: %.0f MB unpacked into %s, which is used again; remove it when you need the room", path, n_bytes / 1e6, folder)
+    log.info(
+        "%s: %.0f MB unpacked into %s, which later calls reuse; remove it to free disk space",
+        path, n_bytes / 1e6, folder,
+    )  # fmt: skip
     return folder / parts.weights.name
 
 
@@ -322,19 +329,19 @@ def locate_voice(source: Path, config: Path | None, checkpoint: str = "best") ->
 
 
 def newest_or(step: int | None, candidates: Sequence[AnyPath]) -> AnyPath:
-    """The checkpoint of a step, else the one of the largest number in its name (G_800_release.pth has none)."""
+    """The checkpoint of a step, else the one with the largest step in its name (G_800_release.pth: none)."""
     chosen = next((path for path in candidates if path.name == f"G_{step}.pth"), None)
     return chosen or max(candidates, key=lambda path: (step_of(path) is not None, len(path.stem), path.stem))
 
 
 def step_of(weights_path: PurePath) -> int | None:
-    """Training steps by the file's name; None where it does not tell."""
+    """Training steps from the file's name; None if the name has none."""
     number = weights_path.stem.removeprefix("G_")
     return int(number) if number.isdigit() else None
 
 
 def refuse_misfit(config: Config, described: dict, weights_path: Path, config_path: Path) -> None:
-    """Raise a SvcError that names every key in which a config and what the weights tell of themselves differ."""
+    """Raise a SvcError that names every key in which the config differs from the sizes in the weights."""
     stored = config.model.model_dump()
     differences = [
         f"{key} is {stored[key]} in the config, {value} in the weights"

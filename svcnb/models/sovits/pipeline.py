@@ -1,6 +1,6 @@
-"""What follows the generator of a so-vits voice, chunk by chunk: the enhancer, or shallow diffusion; and mixed speakers.
+"""Stages after the generator of a so-vits voice (enhancer, shallow diffusion), and weights of mixed speakers.
 
-The loudness envelope follows last; every family has it, so it is applied where chunks are joined (conversion).
+The loudness envelope comes last; every family has it, so it is applied where chunks are joined (conversion).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from svcnb.device import freed_memory_kept
 from svcnb.files.checkpoint import load_weights
 from svcnb.models.diffusion.checkpoint import DiffusionFiles, find_model, read_diffusion_checkpoint
 from svcnb.models.diffusion.config import DiffusionConfig
-from svcnb.models.diffusion.refine import Diffuser, Grid, Heard
+from svcnb.models.diffusion.refine import Conditions, Diffuser, Grid
 from svcnb.models.diffusion.sampler import check_steps
 from svcnb.models.sovits.config import Config
 from svcnb.models.vocoder.enhancer import Enhancer
@@ -33,7 +33,7 @@ from svcnb.nn.layers import Noise
 
 @dataclass(frozen=True)
 class Features:
-    """What the networks are conditioned on for one chunk of N frames; tensors on the voice's device.
+    """Input features of the networks for one chunk of N frames; tensors on the voice's device.
 
     Attributes:
         content: [1, D, N] at the voice's frame rate, after retrieval.
@@ -51,7 +51,7 @@ class Features:
 
 
 def stage_after_generator(settings: ConversionSettings) -> Literal["diffusion", "enhancer"] | None:
-    """What refines the generator's output; shallow diffusion takes the enhancer's place."""
+    """The stage that refines the generator's output; shallow diffusion replaces the enhancer."""
     if settings.shallow_diffusion and not settings.only_diffusion:
         return "diffusion"
     return "enhancer" if settings.enhance else None
@@ -65,7 +65,7 @@ class Refiners:
         name: of the voice, for messages.
         speakers: name -> id in the voice.
         folder: where the voice's checkpoint is, or None.
-        vocoder_path: of the vocoder to use; None finds one, see `find_vocoder`.
+        vocoder_path: of the vocoder to use; None searches for one, see `find_vocoder`.
         diffusion_files: of the diffusion model to use, as far as they are named.
     """
 
@@ -82,7 +82,7 @@ class Refiners:
         self._diffusers: dict[tuple[Path, Path], Diffuser] = {}
 
     def check(self, settings: ConversionSettings) -> None:
-        """Load what the settings ask for.
+        """Load the networks that the settings ask for.
 
         Raises:
             SvcError: files are missing, or do not fit this voice.
@@ -94,7 +94,7 @@ class Refiners:
             check_steps(self.diffuser().network, settings.k_step)
             if settings.enhance:
                 warnings.warn(
-                    "shallow_diffusion (-shd) takes the enhancer's place: enhance (-eh) is left out", stacklevel=4
+                    "shallow_diffusion (-shd) replaces the enhancer: enhance (-eh) is ignored", stacklevel=4
                 )
         elif stage == "enhancer":
             self.enhancer(settings.enhancer_adaptive_key)
@@ -103,7 +103,7 @@ class Refiners:
         """The named vocoder, else the first that `find_vocoder` finds.
 
         Raises:
-            VocoderError: there is none; says which files to put where.
+            VocoderError: there is none; the message names the files to add and their folder.
         """
         path = self._vocoder_path()
         if path not in self._vocoders:
@@ -135,7 +135,7 @@ class Refiners:
         """The voice's diffusion model with its vocoder.
 
         Raises:
-            SvcError: no model, no config, no vocoder, or parts that do not fit each other (each says what to do).
+            SvcError: no model, no config, no vocoder, or parts that do not fit each other (with what to do).
         """
         key = find_model(self.folder, self.diffusion_files)
         if key not in self._diffusers:
@@ -152,37 +152,37 @@ class Refiners:
         return self._diffusers[key]
 
     def enhance(self, samples: np.ndarray, f0_hz: Tensor, settings: ConversionSettings) -> np.ndarray:
-        """float32 [T] once more through the vocoder, with the f0 [1, N] that the generator used."""
+        """float32 [T] resynthesized by the vocoder, with the f0 [1, N] that the generator used."""
         noise = Noise(torch.Generator().manual_seed(settings.seed))
         with freed_memory_kept():
             return self.enhancer(settings.enhancer_adaptive_key)(samples, f0_hz[0].cpu().numpy(), noise=noise)
 
     def diffuse(self, samples: np.ndarray, features: Features, settings: ConversionSettings) -> np.ndarray:
-        """Shallow diffusion: `k_step` noise steps on the mel of float32 [T], and the noise taken out again.
+        """Shallow diffusion: add `k_step` noise steps to the mel of float32 [T] and remove them again.
 
         Args:
-            features: what the generator was conditioned on, with the f0 that it used; with `second_encoding`, the content
-                of its output.
+            features: the generator's input features, with the f0 that it used; with `second_encoding`, the
+                content of its output.
 
         Source: so-vits-svc 4.1, the shallow diffusion of infer_tool.Svc.
         """
         diffuser = self.diffuser()
-        heard = Heard(
+        conditions = Conditions(
             content=features.content,
             f0_hz=features.f0_hz,
             volume=diffuser.volume(samples) if features.volume is None else features.volume,
             speaker=features.speaker,
             noise=Noise(torch.Generator().manual_seed(settings.seed)),
         )
-        return diffuser(heard, settings=settings, start_mel=diffuser.mel(samples))
+        return diffuser(conditions, settings=settings, start_mel=diffuser.mel(samples))
 
     def diffuse_alone(self, features: Features, settings: ConversionSettings, noise: Noise) -> np.ndarray:
-        """float32 [N * hop] from noise alone, in the generator's place.
+        """float32 [N * hop] from noise alone, instead of the generator's output.
 
         Source: so-vits-svc 4.1, only_diffusion of infer_tool.Svc.
         """
-        heard = Heard(features.content, features.f0_hz, features.volume, features.speaker, noise)
-        return self.diffuser()(heard, settings=settings)
+        conditions = Conditions(features.content, features.f0_hz, features.volume, features.speaker, noise)
+        return self.diffuser()(conditions, settings=settings)
 
     def _vocoder_path(self) -> Path:
         return find_vocoder(self.vocoder_path, voice_folder=self.folder, pretrain_folder=self.pretrain_folder)
@@ -191,8 +191,9 @@ class Refiners:
         own = self.config.model.speech_encoder, self.config.model.ssl_dim
         if (config.data.encoder, config.data.encoder_out_channels) != own:
             raise SvcError(
-                f"the diffusion model reads {config.data.encoder} ({config.data.encoder_out_channels} values), voice "
-                f"{self.name} {own[0]} ({own[1]}): give a diffusion model of this voice (-dm, -dc), or train one"
+                f"the diffusion model uses content of {config.data.encoder} "
+                f"({config.data.encoder_out_channels} values), voice {self.name} of {own[0]} ({own[1]}): "
+                "give a diffusion model of this voice (-dm, -dc), or train one"
             )
 
     def _check_grid(self, config: DiffusionConfig, vocoder: Vocoder) -> None:
@@ -205,8 +206,8 @@ class Refiners:
             )
         frame_s = self.grid.hop_samples / self.grid.rate_hz
         if abs(frame_s * own[0] / own[1] - 1) > 1e-6:
-            raise SvcError(f"voice {self.name} has {1 / frame_s:.2f} frames per second, the vocoder {own[0] / own[1]:.2f}: "
-                           "name another vocoder (--vocoder)")  # fmt: skip
+            raise SvcError(f"voice {self.name} has {1 / frame_s:.2f} frames per second, the vocoder "
+                           f"{own[0] / own[1]:.2f}: name another vocoder (--vocoder)")  # fmt: skip
 
 
 def mixed_ids(timeline: Timeline, *, name: str, speakers: dict[str, int], ids: list[int]) -> list[int]:
@@ -221,7 +222,7 @@ def mixed_ids(timeline: Timeline, *, name: str, speakers: dict[str, int], ids: l
     """
     if len(speakers) < 2:
         raise SvcError(f"voice {name} has one speaker, {next(iter(speakers))}: mixing (-usm) needs a voice "
-                       "trained on two or more; two voices can be made one with `svcnb mix`")  # fmt: skip
+                       "trained on two or more; `svcnb mix` merges two voices into one")  # fmt: skip
     double = [speaker for speaker, number in zip(timeline, ids, strict=True) if ids.count(number) > 1]
     if double:
         raise SvcError(f"the mix names one speaker more than once: {', '.join(double)}")
@@ -233,13 +234,13 @@ def mixed_weights(
 ) -> Tensor:
     """Weights of a voice's speakers for the frames of a chunk: float32 [N, S], S up to the highest id, rows sum to 1.
 
-    A frame's weights follow from its time in the recording alone, so they are the same wherever the recording was cut.
+    A frame's weights depend only on its time in the recording, not on where chunks begin.
 
     Args:
         ids: of the timeline's speakers.
         duration_s: of the whole recording.
 
-    Source: so-vits-svc 4.1's dynamic mix, which counts frames chunk by chunk instead and drifts with every chunk.
+    Source: so-vits-svc 4.1's dynamic mix; it counts frames per chunk, so its error grows with every chunk.
     """
     hop_s = hop_samples / chunk.sample_rate_hz
     first_s = chunk.start_s - chunk.n_pad_samples / chunk.sample_rate_hz

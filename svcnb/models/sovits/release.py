@@ -1,4 +1,4 @@
-"""Voices made from trained ones without training: several mixed into one, and one made small to hand on."""
+"""Mix several trained voices into one by averaging weights, and compress a voice to a release file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from svcnb.models.sovits.config import Config
 from svcnb.models.sovits.files import find_voice
 
 MIX_MODES = ("convex", "linear")
-# Keys of a config in which mixed voices may differ: they do not shape what the weights compute.
+# Keys of a config in which mixed voices may differ: they do not change what the weights compute.
 UNIMPORTANT_KEYS = {
     "training_files", "validation_files", "max_wav_value", "unit_interpolate_mode",
     "p_dropout", "n_layers_q", "use_spectral_norm", "speaker_embedding",
@@ -53,28 +53,29 @@ class ReleaseReport:
     n_bytes_before: int
 
     def __str__(self) -> str:
-        share = 100 * self.n_bytes / self.n_bytes_before
-        return f"{self.path}: {self.n_bytes / 1e6:.1f} MB, {share:.0f} % of {self.n_bytes_before / 1e6:.1f} MB"
+        percent = 100 * self.n_bytes / self.n_bytes_before
+        before = f"{self.n_bytes_before / 1e6:.1f} MB"
+        return f"{self.path}: {self.n_bytes / 1e6:.1f} MB, {percent:.0f} % of {before}"
 
 
 def mixing_weights(rates: Sequence[float], mode: str = "convex") -> list[float]:
-    """What each model is multiplied by.
+    """The factor of each model in a mix.
 
     Args:
-        rates: one per model; 100 is one whole.
-        mode: "convex" takes the softmax of rates / 100, which always adds up to 1 but never leaves a model out; "linear"
-            takes rates / 100 as they are.
+        rates: one per model; 100 is a factor of 1.
+        mode: "convex" takes the softmax of rates / 100: it sums to 1, and every factor is above 0;
+            "linear" takes rates / 100 unchanged.
 
     Source: so-vits-svc 4.1, mix_model.
     """
     if mode not in MIX_MODES:
         raise SvcError(f"mode {mode!r}: choose {' or '.join(MIX_MODES)}")
-    shares = [rate / 100 for rate in rates]
-    if not all(map(math.isfinite, shares)):
-        raise SvcError(f"rates {list(rates)}: expected numbers, 100 is one whole")
+    factors = [rate / 100 for rate in rates]
+    if not all(map(math.isfinite, factors)):
+        raise SvcError(f"rates {list(rates)}: expected numbers, 100 is a factor of 1")
     if mode == "linear":
-        return shares
-    powers = [math.exp(share - max(shares)) for share in shares]
+        return factors
+    powers = [math.exp(factor - max(factors)) for factor in factors]
     return [power / sum(powers) for power in powers]
 
 
@@ -85,9 +86,9 @@ def mix_voices(
     rates: Sequence[float] | None = None,
     mode: str = "convex",
 ) -> MixReport:
-    """One voice whose every weight is the weighted sum of those of several voices.
+    """Weighted sum of the weights of several voices, as one voice.
 
-    It works for voices that were trained from one base model, or checkpoints of one training; others give noise.
+    It works for voices trained from the same base model, or checkpoints of one training; others give noise.
 
     Args:
         sources: folders of voices or their G_*.pth, two or more.
@@ -109,7 +110,7 @@ def mix_voices(
     _refuse_unlike_configs(configs)
     (first, config), target = next(iter(configs.items())), Path(output)
     target = target if target.suffix == ".pth" else target / first.name
-    _refuse_place(target, config, list(configs))
+    _refuse_target(target, config, list(configs))
     states = {str(path): read_sovits_checkpoint(path).model for path in configs}
     for state in states.values():
         describe_sovits(state)
@@ -120,15 +121,15 @@ def mix_voices(
 
 
 def compress_voice(source: Path | str, output: Path | str | None = None, *, half: bool = False) -> ReleaseReport:
-    """A file to hand on: without what only training needs, about a third of the size, half of that with `half`.
+    """Write a release file with the weights for conversion only: a third of the size, with `half` a sixth.
 
-    It converts exactly as before (with `half` but for rounding), here and in so-vits-svc, and cannot be trained on.
+    It converts exactly as before (with `half` up to rounding), here and in so-vits-svc; it cannot be trained.
 
     Args:
         source: folder of a voice, or its G_*.pth.
         output: the new file; None takes <source>_release.pth or <source>_release_half.pth. In another folder the
             config.json is copied beside it.
-        half: store 16-bit numbers.
+        half: store weights as float16.
 
     Source: so-vits-svc 4.1, compress_model.py.
     """
@@ -139,7 +140,7 @@ def compress_voice(source: Path | str, output: Path | str | None = None, *, half
         target = target / path.name
     if target.resolve() == path.resolve():
         raise SvcError(f"{path} would be overwritten: give another name, training needs the whole file")
-    _refuse_place(target, Config.load(config_path, strict=False), [path])
+    _refuse_target(target, Config.load(config_path, strict=False), [path])
     whole = read_sovits_checkpoint(path).model
     describe_sovits(whole)
     save_sovits_checkpoint(
@@ -157,10 +158,11 @@ def compress_voice(source: Path | str, output: Path | str | None = None, *, half
 
 def _refuse_unlike_configs(configs: dict[Path, Config]) -> None:
     (first, reference), *others = configs.items()
+    compared = _compared(reference)
     differences = [
         f"{section}.{key} is {value!r} for {first}, {other_values[key]!r} for {path}"
         for path, other in others
-        for section, values, other_values in zip(("data", "model"), _shaping(reference), _shaping(other), strict=True)
+        for section, values, other_values in zip(("data", "model"), compared, _compared(other), strict=True)
         for key, value in values.items()
         if value != other_values[key]
     ]
@@ -169,16 +171,16 @@ def _refuse_unlike_configs(configs: dict[Path, Config]) -> None:
                        "Take voices with one configuration, content encoder and number of speakers")  # fmt: skip
 
 
-def _shaping(config: Config) -> tuple[dict, dict]:
-    """The data and model sections, without what does not matter and with the encoder's name filled in."""
+def _compared(config: Config) -> tuple[dict, dict]:
+    """The data and model sections without the unimportant keys, and with the encoder's name filled in."""
     model = config.model.model_dump()
     model["speech_encoder"] = encoder_for_width(config.model.ssl_dim, config.model.speech_encoder)
     sections = (config.data.model_dump(), model)
     return tuple({key: value for key, value in part.items() if key not in UNIMPORTANT_KEYS} for part in sections)
 
 
-def _refuse_place(target: Path, config: Config, sources: Sequence[Path]) -> None:
-    """A folder has one config.json: it must not get a checkpoint that does not fit it, nor lose one of the sources."""
+def _refuse_target(target: Path, config: Config, sources: Sequence[Path]) -> None:
+    """Raise a SvcError if the target is one of the sources, or its folder has a config.json that differs."""
     if target.resolve() in [path.resolve() for path in sources]:
         raise SvcError(f"{target} is one of the files to be mixed: choose another name or folder")
     there = target.parent / "config.json"

@@ -52,15 +52,15 @@ if TYPE_CHECKING:
 class Voice(LoadedVoice):
     """A generator with its content encoder and its pitch estimators, ready to convert.
 
-    Its diffusion model takes the generator's place where settings.only_diffusion says so, and where there is no
-    other (see load_diffusion_voice).
+    With settings.only_diffusion the diffusion model replaces the generator; a voice may also have no
+    generator at all (see load_diffusion_voice).
 
     Args:
         config: the voice's configuration.
-        generator: trained; a diffusion model where there is no other network.
+        generator: trained; a diffusion model where there is no generator.
         info: name, folder, step ...
-        retrieval: cluster centers and index of the voice, where there are some.
-        vocoder: path of the one to use (enhancer, diffusion); None finds one, see `find_vocoder`.
+        retrieval: cluster centers and index of the voice, if it has any.
+        vocoder: path of the vocoder for enhancer and diffusion; None searches for one, see `find_vocoder`.
         diffusion: files of the diffusion model to use, as far as they are named.
         has_posterior: False for release files; without it there is no copy synthesis (see resynthesise).
     """
@@ -86,17 +86,18 @@ class Voice(LoadedVoice):
         )  # fmt: skip
 
     def with_generator(self, generator: Any, device: torch.device) -> Voice:
-        """The same voice with another network of the same inputs, an exported one for instance, without its posterior."""
+        """The same voice with another network that takes the same inputs (an exported one); no posterior."""
         other = copy.copy(self)
         other.generator, other.device, other.has_posterior = generator, device, False
         return other
 
     def check(self, settings: ConversionSettings) -> ConversionSettings:
-        """The settings, if this voice can do all they ask for: before anything long starts.
+        """Check that this voice supports the settings, before any long computation starts; return them.
 
         Raises:
-            SvcError: unknown speaker or pitch method (valid names given), no f0 decoder, no centers or index for a
-                ratio above 0, or ones that do not fit this voice; no vocoder or diffusion model for what needs one.
+            SvcError: unknown speaker or pitch method (valid names given), no f0 decoder, no centers or index
+                for a ratio above 0, or ones that do not fit this voice; no vocoder or diffusion model
+                although the settings need one.
         """
         if settings.auto_predict_f0 and not self.config.model.use_automatic_f0_prediction:
             raise SvcError(f"voice {self.name} was trained without an f0 decoder: leave auto_predict_f0 (-a) off")
@@ -107,7 +108,7 @@ class Voice(LoadedVoice):
                 "feature_retrieval (-fr) does nothing while cluster_ratio (-cr) is 0: raise the ratio", stacklevel=3
             )
         resolve_method(settings.f0_method, self.pretrain_folder)
-        self._pull(settings)
+        self._blend(settings)
         if isinstance(self.generator, Unit2Mel) and not settings.only_diffusion:
             raise SvcError(f"voice {self.name} was loaded with its diffusion model alone: switch only_diffusion (-od) on")
         self.refiners.check(settings)
@@ -117,7 +118,7 @@ class Voice(LoadedVoice):
         self._mixed_ids(settings)
         unused = {"speaker (-s)": settings.speaker is not None, "cluster_ratio (-cr)": settings.cluster_ratio > 0}
         if named := [name for name, given in unused.items() if given]:
-            warnings.warn(f"{' and '.join(named)} cannot be used while speakers are mixed (-usm): going on without",
+            warnings.warn(f"{' and '.join(named)} cannot be used while speakers are mixed (-usm): ignored",
                           stacklevel=4)  # fmt: skip
 
     def _mixed_ids(self, settings: ConversionSettings) -> list[int]:
@@ -125,18 +126,18 @@ class Voice(LoadedVoice):
         ids = [self.speaker_id(name) for name in timeline] if len(self.speakers) > 1 else []
         return mixed_ids(timeline, name=self.name, speakers=self.speakers, ids=ids)
 
-    def _pull(self, settings: ConversionSettings) -> Pull | None:
-        """Content belongs to one speaker: centers and index are left out where several are mixed."""
+    def _blend(self, settings: ConversionSettings) -> Pull | None:
+        """Feature retrieval as a function on content; None where speakers are mixed (it is per speaker)."""
         if settings.speaker_mix:
             return None
         return self.retrieval.pull(settings, self.speaker_id(settings.speaker))
 
     def fingerprint(self) -> str:
-        """Short name of exactly these weights, and of the centers, the index and the vocoder that go with them."""
+        """Short hash of the weights, and of the files of centers, index and vocoder used with them."""
         return fingerprint(self.generator, [*self.retrieval.files(), *self.refiners.vocoder_files()])
 
     def mode_name(self, settings: ConversionSettings) -> str:
-        """As so-vits-svc calls its ways of converting."""
+        """so-vits-svc's name of the conversion mode."""
         return "diff" if settings.only_diffusion else "sovdiff" if settings.shallow_diffusion else "sovits"
 
     def start(self, audio: Recording, settings: ConversionSettings, melody: F0Track | None = None) -> Run:
@@ -159,8 +160,8 @@ class Voice(LoadedVoice):
     def retrieve(self, content: Tensor, f0: F0Track, settings: ConversionSettings | None = None) -> Tensor:
         """Content [N50, D] stretched to the frames of f0, then blended with cluster centers or the index: [N, D]."""
         content = align_to_frames(content.T, f0.n_frames, mode=self.config.data.unit_interpolate_mode).T
-        pull = self._pull(settings or ConversionSettings())
-        return content if pull is None else pull(content)
+        blend = self._blend(settings or ConversionSettings())
+        return content if blend is None else blend(content)
 
     def volume(self, samples: np.ndarray, settings: ConversionSettings | None = None) -> Tensor | None:
         """Loudness [N] of float32 [T] at the voice's rate; None where the network is not conditioned on it."""
@@ -173,12 +174,12 @@ class Voice(LoadedVoice):
         self, content: Tensor, f0: F0Track, settings: ConversionSettings | None = None, *, speaker: Tensor | None = None,
         volume: Tensor | None = None,
     ) -> np.ndarray:  # fmt: skip
-        """The waveform: float32 [N * hop_samples], with the enhancer or shallow diffusion where the settings ask for it.
+        """The waveform, float32 [N * hop_samples]; refined by enhancer or shallow diffusion if so set.
 
         Args:
             content: float32 [N, D] from `retrieve`.
             f0: N frames, 0 Hz where unvoiced.
-            settings: seed, noise, prediction of f0, stages after the generator, and the speaker.
+            settings: seed, noise, f0 prediction, stages after the generator, and the speaker.
             speaker: id [1, 1] or weights [N, S] of a mix; None takes the settings' speaker.
             volume: float32 [N] from `volume`, where the voice is conditioned on it.
         """
@@ -193,7 +194,7 @@ class Voice(LoadedVoice):
         samples, features = self._generate(features, settings)
         stage = stage_after_generator(settings)
         if stage == "diffusion":
-            return self.refiners.diffuse(samples, self._encoded_again(samples, features, settings), settings)
+            return self.refiners.diffuse(samples, self._reencoded(samples, features, settings), settings)
         return self.refiners.enhance(samples, features.f0_hz, settings) if stage == "enhancer" else samples
 
     def _generate(self, features: Features, settings: ConversionSettings) -> tuple[np.ndarray, Features]:
@@ -214,8 +215,8 @@ class Voice(LoadedVoice):
             )
         return result.audio[0, 0].float().cpu().numpy(), replace(features, f0_hz=result.f0_hz)
 
-    def _encoded_again(self, samples: np.ndarray, features: Features, settings: ConversionSettings) -> Features:
-        """With `second_encoding`: the content of the generator's output, on the diffusion model's frames."""
+    def _reencoded(self, samples: np.ndarray, features: Features, settings: ConversionSettings) -> Features:
+        """With `second_encoding`: the features with the content of the generator's output."""
         if not settings.second_encoding:
             return features
         content = self.encode(Audio(samples, self.sample_rate_hz)).T  # [D, N50]
@@ -267,19 +268,19 @@ def load_voice(
     diffusion: DiffusionFiles | None = None,
     checkpoint: str = "best",
 ) -> Voice:
-    """Load a voice from its folder, from one checkpoint, or from a zip file, as people pass them on.
+    """Load a voice from its folder, from one checkpoint, or from a zip file as voices are shared online.
 
-    Files of so-vits-svc 4.0 and 4.1 load as they are, under odd names and in folders within folders too (see
-    sovits_collection.find_voice); release files lack the posterior, which is not needed here.
+    Files of so-vits-svc 4.0 and 4.1 load unchanged, also with unusual names and in nested folders (see
+    files.find_voice); release files lack the posterior, which is not needed here.
     A config without an encoder's name (4.0) gets it from the width of the content.
 
     Args:
-        cluster_model: centres or an index (kmeans_*.pt, feature_and_index.pkl, RVC's added_*.index) to take
-            instead of those beside the weights.
+        cluster_model: cluster centers or an index (kmeans_*.pt, feature_and_index.pkl, RVC's added_*.index)
+            to use instead of those beside the weights.
         vocoder: folder, `model` file or released zip of the vocoder to use instead of the one that
-            `vocoder.find_vocoder` finds; needed where a conversion asks for it.
+            `vocoder.find_vocoder` finds; only conversions with enhancer or diffusion need one.
         diffusion: files of the diffusion model to use instead of the one in the folder diffusion/ beside the weights;
-            needed where a conversion asks for it.
+            only conversions with diffusion need one.
         checkpoint: which of a folder's: "best" on held-out clips where the training measured that, else the
             newest; or "newest".
 
@@ -303,7 +304,7 @@ def load_voice(
 
 
 def read_generator(weights_path: Path, config_path: Path) -> tuple[Config, SynthesizerTrn, LoadReport]:
-    """A voice's network without its encoder, its config with the encoder's name filled in, and what the file lacked.
+    """A voice's generator, its config with the encoder's name filled in, and the report of missing weights.
 
     Raises:
         SvcError: as `load_voice`.
@@ -334,14 +335,14 @@ def load_diffusion_voice(
     """A voice without a generator; every conversion with it needs settings.only_diffusion.
 
     Args:
-        source: the voice's folder, its folder diffusion/, or a model_*.pt; a G_*.pth stands for its folder.
+        source: the voice's folder, its folder diffusion/, or a model_*.pt; for a G_*.pth its folder is used.
         diffusion: files to use instead of those found there.
         vocoder: as in load_voice.
 
     Raises:
         SvcError: no model or config there, no vocoder, or parts that do not fit.
     """
-    folder, named = _place_of(Path(source), diffusion or DiffusionFiles())
+    folder, named = _voice_folder_of(Path(source), diffusion or DiffusionFiles())
     model_path, config_path = find_model(folder, named)
     found = DiffusionConfig.load(config_path, strict=False)
     pretrain_folder = Path(pretrain_folder)
@@ -355,7 +356,7 @@ def load_diffusion_voice(
     )  # fmt: skip
 
 
-def _place_of(source: Path, named: DiffusionFiles) -> tuple[Path, DiffusionFiles]:
+def _voice_folder_of(source: Path, named: DiffusionFiles) -> tuple[Path, DiffusionFiles]:
     """The voice's folder, and the files as far as they are named."""
     if source.is_file() and source.suffix == ".pt":
         named = DiffusionFiles(named.model or source, named.config)
@@ -364,7 +365,7 @@ def _place_of(source: Path, named: DiffusionFiles) -> tuple[Path, DiffusionFiles
 
 
 def _as_config(found: DiffusionConfig) -> Config:
-    """What a voice needs to know of itself, from the diffusion model's config."""
+    """A voice's config with the values that the diffusion model's config defines."""
     config = Config.full()
     config.data.sampling_rate, config.data.hop_length = found.data.sampling_rate, found.data.block_size
     config.data.unit_interpolate_mode = found.data.unit_interpolate_mode
