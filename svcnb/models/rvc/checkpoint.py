@@ -1,6 +1,6 @@
-"""RVC's files: small models as people pass them on, G_*.pth and D_*.pth of a training; read, written, mixed.
+"""RVC's checkpoints: small models (as shared online), G_*.pth and D_*.pth of a training; read, write, merge.
 
-Source: RVC 20240604 (keys, order, types); what its relatives write differently is read too.
+Source: RVC 20240604 (keys, order, types); variants written by programs derived from RVC are read too.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from svcnb.models.rvc.config import Config, rate_of
 
 SMALL_KEYS = ("weight", "config", "info", "sr", "f0", "version")
 SPEAKERS = "emb_g.weight"  # [speakers, width]
-UNUSED = "enc_q"  # the posterior: needed in training only
-N_SPEAKERS_PLACE = -3  # in the list of a small model
+UNUSED = "enc_q"  # the posterior encoder: needed in training only
+N_SPEAKERS_INDEX = -3  # in the list of a small model
 CONTENT = "enc_p.emb_phone.weight"
 VERSION_OF_WIDTH = {256: "v1", 768: "v2"}
 
 
 @dataclass(frozen=True)
 class SmallModel:
-    """What conversion needs of a voice.
+    """The parts of a voice that conversion needs.
 
     Attributes:
-        weights: plain names, without the posterior; in files half precision.
+        weights: plain names, without the posterior encoder; float16 in files.
         config: sizes, version, and whether there is pitch guidance.
         info: free text, such as "200epoch".
-        extra: keys that relatives of RVC add (author, embedder_model ...), kept as they are.
+        extra: keys added by programs derived from RVC (author, embedder_model ...), kept unchanged.
     """
 
     weights: Mapping[str, Tensor]
@@ -58,14 +58,14 @@ def is_small_model(stored: Mapping[str, Any]) -> bool:
 
 
 def read_small_model(path: Path | str) -> SmallModel:
-    """Read a small model; nothing in the file is run.
+    """Read a small model; no code in the file is run.
 
-    A missing version is v1 (older files), unless the weights hear 768 values; rates may be numbers or "40k", f0 a
-    number or a word; the number of speakers is that of the weights.
+    A missing version is v1 (older files), unless the weights take 768 content values; sample rates may be
+    numbers or "40k", f0 a number or a word; the number of speakers is taken from the weights.
 
     Raises:
         CheckpointError: missing, damaged, or a file that would run code.
-        SvcError: another kind of file (it is told which).
+        SvcError: another kind of file (the message names the kind).
     """
     stored = read_checkpoint(path)
     if not is_small_model(stored):
@@ -75,32 +75,32 @@ def read_small_model(path: Path | str) -> SmallModel:
     weights = {name: value for name, value in to_plain_names(stored["weight"]).items() if UNUSED not in name}
     missing = [name for name in (SPEAKERS, CONTENT) if name not in weights]
     if missing:
-        raise SvcError(f"{path} lacks {' and '.join(missing)}: the file is no RVC voice, or was cut")
+        raise SvcError(f"{path} lacks {' and '.join(missing)}: not an RVC voice, or an incomplete file")
     listed = list(stored["config"])
-    if len(listed) >= -N_SPEAKERS_PLACE:
-        listed[N_SPEAKERS_PLACE] = weights[SPEAKERS].shape[0]
+    if len(listed) >= -N_SPEAKERS_INDEX:
+        listed[N_SPEAKERS_INDEX] = weights[SPEAKERS].shape[0]
     rate_hz = rate_of(stored.get("sr") or listed[-1])
     if rate_of(listed[-1]) != rate_hz:
-        raise SvcError(f"{path} tells two sample rates, {stored['sr']} and {listed[-1]}: get the model again")
+        raise SvcError(f"{path} has two sample rates, {stored['sr']} and {listed[-1]}: get the model again")
     version = stored.get("version") or VERSION_OF_WIDTH.get(weights[CONTENT].shape[1], "v1")
     config = Config.from_list(listed, version=version, f0=_as_flag(stored.get("f0", 1), path))
     extra = {name: value for name, value in stored.items() if name not in SMALL_KEYS}
     return SmallModel(weights, config, str(stored.get("info", "")), extra)
 
 
-def _as_flag(told: Any, path: Path | str) -> bool:
-    if isinstance(told, str):
-        told = {"true": 1, "false": 0, "1": 1, "0": 0}.get(told.strip().lower(), told)
-    if told not in (0, 1):
-        raise SvcError(f"{path} says f0 is {told!r}, expected 0 or 1")
-    return bool(told)
+def _as_flag(value: Any, path: Path | str) -> bool:
+    if isinstance(value, str):
+        value = {"true": 1, "false": 0, "1": 1, "0": 0}.get(value.strip().lower(), value)
+    if value not in (0, 1):
+        raise SvcError(f"f0 is {value!r} in {path}, expected 0 or 1")
+    return bool(value)
 
 
 def write_small_model(path: Path | str, model: SmallModel) -> Path:
-    """Write a file that RVC and its relatives open: their keys in their order, weights in half precision."""
+    """Write a file that RVC and programs derived from it read: its keys in its order, weights as float16."""
     weights = {name: value.detach().cpu().half() for name, value in model.weights.items()}
     listed = model.config.to_list()
-    listed[N_SPEAKERS_PLACE] = weights[SPEAKERS].shape[0]
+    listed[N_SPEAKERS_INDEX] = weights[SPEAKERS].shape[0]
     contents = OrderedDict(
         weight=weights, config=listed, info=model.info, sr=model.config.rate_name, f0=int(model.config.f0),
         version=model.config.version,
@@ -118,7 +118,7 @@ def set_info(path: Path | str, info: str, *, target: Path | str | None = None) -
 
 @dataclass(frozen=True)
 class RvcCheckpoint:
-    """A G_*.pth or D_*.pth: `epoch` (the key `iteration`) is the last whole one; the step is in the file's name."""
+    """A G_*.pth or D_*.pth: `epoch` (key `iteration`) is the last complete one; the file name has the step."""
 
     model: dict[str, Tensor]
     epoch: int
@@ -159,8 +159,9 @@ def extract_small_model(checkpoint: Path | str, config: Config, target: Path | s
     state = read_rvc_checkpoint(checkpoint).model
     width = state[CONTENT].shape[1] if CONTENT in state else None
     if width != config.settings().content_width:
-        raise SvcError(f"{checkpoint} hears {width} values of content, RVC {config.version} {config.settings().content_width}: "
-                       "give the version that it was trained as")  # fmt: skip
+        wanted = config.settings().content_width
+        raise SvcError(f"{checkpoint} takes {width} content values per frame, RVC {config.version} takes "
+                       f"{wanted}: give the version that it was trained as")  # fmt: skip
     return write_small_model(target, SmallModel.of(state, config, info=info))
 
 
@@ -168,10 +169,10 @@ def extract_small_model(checkpoint: Path | str, config: Config, target: Path | s
 
 
 def merge_small_models(one: SmallModel, other: SmallModel, ratio: float, *, info: str = "") -> SmallModel:
-    """ratio * one + (1 - ratio) * other, computed in float64; where they have other numbers of speakers, the first ones.
+    """ratio * one + (1 - ratio) * other, computed in float64; only the first speakers if the numbers differ.
 
     Raises:
-        SvcError: a ratio outside 0..1, or models of other kinds (what differs is named).
+        SvcError: a ratio outside 0..1, or models of different kinds (the differences are named).
         CheckpointError: tensors that only one has, or of other shapes.
     """
     if not 0 <= ratio <= 1:

@@ -1,4 +1,4 @@
-"""Experiments to and from RVC's own folder logs/EXPERIMENT: clips, features, filelist, config and checkpoints."""
+"""Export to and import from RVC's folder logs/EXPERIMENT: clips, features, filelist, config, checkpoints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from svcnb.models.rvc.experiment import (
     write_filelist,
     write_mute,
 )
-from svcnb.models.rvc.index import hand_on_index
+from svcnb.models.rvc.index import copy_index
 from svcnb.models.rvc.network import CONTENT_WIDTHS
 from svcnb.models.rvc.prepare import CONFIG_NAME, FEATURES_FOLDER, open_features, sounding
 
@@ -34,7 +34,7 @@ CLIPS_AT_ONCE = 64  # in one part file
 
 @dataclass(frozen=True)
 class ExchangeReport:
-    """Clips that were taken over, and the others with their reason."""
+    """Clips that were exported or imported, and the dropped ones with reasons."""
 
     folder: Path
     clips: list[str]
@@ -48,21 +48,21 @@ class ExchangeReport:
 def export_experiment(
     experiment: Path | str, tree: Path | str, *, pretrain_folder: Path = Path("pretrain"), speaker_id: int | None = None
 ) -> ExchangeReport:
-    """Write an experiment as RVC's logs/EXPERIMENT: it can be trained on there at once, or go on there.
+    """Write an experiment as RVC's logs/EXPERIMENT: RVC can train on it at once, or resume its training.
 
     Args:
-        tree: new folder; gets RVC's clip and feature folders, filelist.txt, config.json, the newest G_*.pth and D_*.pth, and the
-            index.
+        tree: new folder; gets RVC's clip and feature folders, filelist.txt, config.json, the newest G_*.pth
+            and D_*.pth, and the index.
         speaker_id: for every clip; None takes the voice's own.
 
     Raises:
-        SvcError: the small size or another encoder, which RVC does not know; a folder that holds clips already.
+        SvcError: the small size or another encoder, which RVC does not support; a folder with clips in it.
     """
     experiment, tree = Path(experiment), Path(tree)
     config, store = open_features(experiment)
     if config.is_small or config.content_width != CONTENT_WIDTHS[config.version]:
-        raise SvcError(f"{experiment} has our own decoder or encoder, which RVC does not know: "
-                       f"only the full size with {ENCODERS[config.version]} can be handed on")  # fmt: skip
+        raise SvcError(f"{experiment} has our own decoder or encoder, which RVC does not support: "
+                       f"only the full size with {ENCODERS[config.version]} can be exported")  # fmt: skip
     if any(tree.glob("0_gt_wavs/*")):
         raise SvcError(f"{tree} holds clips already: export into a new folder")
     number = speaker_id if speaker_id is not None else next(iter(config.spk.values()), 0)
@@ -74,20 +74,20 @@ def export_experiment(
     config.save(tree / CONFIG_NAME)
     for path in newest_pair(experiment) or ():
         copy_file(path, tree / path.name)
-    hand_on_index(experiment, tree, config.version)
+    copy_index(experiment, tree, config.version)
     return ExchangeReport(tree, [clip.name for clip in clips], [])
 
 
 def _contents(experiment: Path, config: Config, store: FeatureStore, speaker_id: int) -> Iterator[ClipContent]:
     for name in sounding(store):
         arrays, stem = store.read(name), Path(name).stem
-        narrow = experiment / WAV16_FOLDER / f"{stem}.wav"
+        path_16k = experiment / WAV16_FOLDER / f"{stem}.wav"
         yield ClipContent(
             name=stem,
             audio=Audio(arrays["audio"].astype(np.float32) / INT16_SCALE, config.data.sampling_rate),
             features=arrays["content"],
             f0_hz=arrays["f0_hz"].astype(np.float64) if config.f0 else None,
-            samples_16k=read_audio(narrow).samples if narrow.is_file() else None,
+            samples_16k=read_audio(path_16k).samples if path_16k.is_file() else None,
             speaker_id=speaker_id,
         )
 
@@ -95,17 +95,18 @@ def _contents(experiment: Path, config: Config, store: FeatureStore, speaker_id:
 def import_experiment(
     tree: Path | str, experiment: Path | str, *, version: str | None = None, pretrain_folder: Path = Path("pretrain")
 ) -> ExchangeReport:
-    """Take over an experiment that RVC prepared: its clips, features and f0 are trained on as they are.
+    """Import an experiment that RVC prepared: training uses its clips, features and f0 unchanged.
 
-    Its newest G_*.pth and D_*.pth are copied to experiment/base, to start from (`train(..., base=...)`), and its index.
+    Its newest G_*.pth and D_*.pth are copied to experiment/base, to start from (`train(..., base=...)`); its
+    index is copied too.
 
     Args:
         tree: RVC's logs/EXPERIMENT.
         experiment: new folder.
-        version: None takes what the width of the features tells.
+        version: None derives it from the width of the features.
 
     Raises:
-        SvcError: no usable clip, or a folder that holds features already.
+        SvcError: no usable clip, or a folder that already holds features.
     """
     tree, experiment = Path(tree), Path(experiment)
     if (experiment / FEATURES_FOLDER).exists():
@@ -129,7 +130,7 @@ def import_experiment(
     config.save(experiment / CONFIG_NAME)
     for path in newest_pair(tree) or ():
         copy_file(path, experiment / "base" / path.name)
-    hand_on_index(tree, experiment, version)
+    copy_index(tree, experiment, version)
     return ExchangeReport(experiment, [clip.name for clip in found.clips], found.dropped)
 
 
@@ -138,12 +139,12 @@ def _config_of(tree: Path, version: str, sample_rate_hz: int, *, with_f0: bool) 
     config = Config.load(path, version=version, f0=with_f0) if path.is_file() else Config.full(version, sample_rate_hz, f0=with_f0)
     if config.data.sampling_rate != sample_rate_hz:
         raise SvcError(f"{path} is for {config.data.sampling_rate} Hz, the clips beside it are at {sample_rate_hz} Hz: "
-                       "take the config of this rate away, or cut the recordings again")  # fmt: skip
+                       "remove this config, or cut the recordings again")  # fmt: skip
     return config
 
 
 def _as_record(clip: TreeClip, speaker: str, config: Config) -> tuple[ClipRecord, dict[str, np.ndarray]]:
-    """A clip's arrays on the voice's frames; f0 of 16 kHz clips has up to two frames more or fewer."""
+    """A clip's arrays on the voice's frames; f0 estimated at 16 kHz has up to two frames more or fewer."""
     content, hop = read_content(clip), config.data.hop_length
     n_frames = len(content.audio.samples) // hop
     f0_hz = np.zeros(n_frames) if content.f0_hz is None else content.f0_hz[:n_frames]

@@ -1,11 +1,11 @@
-"""The folder logs/EXPERIMENT in the original's layout: written so that RVC trains on it, read as RVC left it.
+"""The folder logs/EXPERIMENT in RVC's layout: write it so that RVC can train on it, read what RVC wrote.
 
     0_gt_wavs/0_3.wav                          float32 at the voice's rate
     1_16k_wavs/0_3.wav                         float32 at 16 kHz
     2a_f0/0_3.wav.npy                          int64 [N], coarse bins 1..255
     2b-f0nsf/0_3.wav.npy                       float64 [N], Hz, 0 = unvoiced
     3_feature256/0_3.npy or 3_feature768/...   float32 [N', 256 or 768], 50 per second
-    filelist.txt                               what is trained on
+    filelist.txt                               the clips to train on
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TreeError(SvcError):
 
 @dataclass(frozen=True)
 class TreeClip:
-    """Where one clip's files lie; no f0 files in a tree without pitch."""
+    """Paths of one clip's files; no f0 files in a tree without pitch."""
 
     name: str
     wav_path: Path
@@ -65,7 +65,7 @@ class ClipContent:
 
     Args:
         audio: at the voice's rate.
-        samples_16k: float32 [T]; None where only training matters.
+        samples_16k: float32 [T]; None if it is only needed for training.
         features: float [N', 256 or 768].
         f0_hz: float [N], 0 = unvoiced; None without pitch.
     """
@@ -80,7 +80,7 @@ class ClipContent:
 
 @dataclass(frozen=True)
 class TreeImport:
-    """The clips of a tree that have every file, and the others with their reason."""
+    """The clips of a tree that have every file, and the dropped ones with reasons."""
 
     clips: list[TreeClip]
     dropped: list[tuple[str, str]] = field(default_factory=list)  # name, why
@@ -97,14 +97,14 @@ class TreeImport:
 
 
 def write_array(path: Path, array: np.ndarray) -> Path:
-    """An .npy file; it appears whole or not at all."""
+    """Write an .npy file atomically."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.save(file, array, allow_pickle=False)
     return path
 
 
 def write_features(tree: Path, name: str, features: np.ndarray) -> Path:
-    """3_feature256 or 3_feature768 by the width of the features, float [N, D]."""
+    """Write features, float [N, D], to 3_feature256 or 3_feature768 by their width."""
     features = np.asarray(features, np.float32)
     if features.ndim != 2 or features.shape[1] not in FEATURE_FOLDERS or not len(features):
         raise TreeError(f"{name}: features have shape {features.shape}, expected [N, 256] (v1) or [N, 768] (v2)")
@@ -114,16 +114,16 @@ def write_features(tree: Path, name: str, features: np.ndarray) -> Path:
 
 
 def write_f0(tree: Path, name: str, f0_hz: np.ndarray) -> tuple[Path, Path]:
-    """2a_f0 (coarse bins) and 2b-f0nsf (Hz) of float [N]."""
+    """Write f0, float [N] in Hz, to 2a_f0 (coarse bins) and 2b-f0nsf (Hz)."""
     f0_hz = np.asarray(f0_hz, np.float64)
     if f0_hz.ndim != 1 or not len(f0_hz) or not np.isfinite(f0_hz).all() or (f0_hz < 0).any():
-        raise TreeError(f"{name}: f0 of shape {f0_hz.shape}, expected [N], finite Hz from 0 up")
+        raise TreeError(f"{name}: f0 of shape {f0_hz.shape}, expected [N], finite Hz, at least 0")
     coarse = write_array(Path(tree) / COARSE_FOLDER / f"{name}.wav.npy", coarse_f0(f0_hz))
     return coarse, write_array(Path(tree) / F0_FOLDER / f"{name}.wav.npy", f0_hz)
 
 
 def read_array(path: Path) -> np.ndarray:
-    """An .npy file of the tree, without pickled objects."""
+    """Read an .npy file of the tree, without pickled objects."""
     try:
         with open(path, "rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
@@ -146,14 +146,14 @@ def _read_wav(path: Path) -> tuple[np.ndarray, int]:
         raise TreeError(f"{path}: not a readable wav file ({error.error_string}): cut it again") from error
 
 
-# ---------------------------------------------------------------- silence that is trained on
+# ---------------------------------------------------------------- silence for training
 
 
 def write_mute(folder: Path | str, sample_rate_hz: int, extract: Extract, *, with_f0: bool = True) -> TreeClip:
-    """The files of 3 s of silence, which teach a voice to be silent (the original's logs/mute).
+    """Write the files of 3 s of silence, on which a voice learns to output silence (RVC's logs/mute).
 
     Args:
-        extract: the content encoder of the other clips; its features of silence are not zeros.
+        extract: the content encoder of the other clips; its features of silence are not zero.
 
     Returns:
         The clip `mute`; its wav is mute40k.wav for 40000 Hz.
@@ -183,14 +183,15 @@ def write_filelist(
     """tree/filelist.txt: one line per clip and the mute line twice, shuffled by `seed`, with absolute paths.
 
     Args:
-        mute: see write_mute; None leaves it out.
+        mute: see write_mute; None omits it.
         speaker_id: for every line; None takes the clips' own, and 0 for mute.
     """
     lines = [*clips, *([mute] * N_MUTE_LINES if mute else [])]
     if speaker_id is not None:
         lines = [TreeClip(c.name, c.wav_path, c.features_path, c.coarse_path, c.f0_path, speaker_id) for c in lines]
     if len({clip.f0_path is None for clip in lines}) > 1:
-        raise TreeError("some clips have f0 and some have none: filelist.txt holds one kind; make mute the same way")
+        raise TreeError("some clips have f0 and some have none: filelist.txt needs one kind; "
+                        "make mute the same way")  # fmt: skip
     order = np.random.default_rng(seed).permutation(len(lines))
     return write_text(Path(tree) / FILELIST, "\n".join(lines[i].line for i in order))
 
@@ -199,11 +200,11 @@ def write_filelist(
 
 
 def import_tree(tree: Path | str, *, with_f0: bool | None = None, feature_width: int | None = None) -> TreeImport:
-    """The clips of a tree: those with all files, and why the others cannot be used.
+    """The clips of a tree: those with all files, and the reasons why others cannot be used.
 
     Args:
-        with_f0: whether f0 is needed; None: where the tree has any.
-        feature_width: 256 (v1) or 768 (v2); None: what the tree has.
+        with_f0: whether f0 is needed; None: if the tree has any.
+        feature_width: 256 (v1) or 768 (v2); None: the one in the tree.
 
     Raises:
         TreeError: no clips, no features, or features of both widths and none chosen.
@@ -243,8 +244,8 @@ def export_tree(tree: Path | str, contents: Iterable[ClipContent]) -> list[TreeC
             raise TreeError(f"clip {name!r}: the original cuts names at the first dot: rename it, such as 0_3")
         wav_path = write_audio(tree / GT_FOLDER / f"{name}.wav", content.audio, subtype="FLOAT")
         if content.samples_16k is not None:
-            narrow = Audio(content.samples_16k, WAV16_RATE_HZ)
-            write_audio(tree / WAV16_FOLDER / f"{name}.wav", narrow, subtype="FLOAT")
+            audio_16k = Audio(content.samples_16k, WAV16_RATE_HZ)
+            write_audio(tree / WAV16_FOLDER / f"{name}.wav", audio_16k, subtype="FLOAT")
         features_path = write_features(tree, name, content.features)
         f0_paths = write_f0(tree, name, content.f0_hz) if content.f0_hz is not None else (None, None)
         clips.append(TreeClip(name, wav_path, features_path, *f0_paths, speaker_id=content.speaker_id))
@@ -264,12 +265,12 @@ def _stem(path: Path) -> str:
 
 
 def clip_order(name: str) -> tuple:
-    """0_2 before 0_10."""
+    """Sort key: 0_2 before 0_10."""
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in name.split("_"))
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Files by their name up to the first dot; cached spectra (.spec.pt) and hidden files are none."""
+    """Files by their name up to the first dot; without cached spectra (.spec.pt) and hidden files."""
     if not folder.is_dir():
         return {}
     paths = [path for path in folder.iterdir() if path.suffix in (".wav", ".npy") and path.name[0] != "."]
@@ -277,7 +278,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _find_fault(clip: TreeClip, width: int) -> str:
-    """What makes a clip's files unusable; an empty text where nothing does."""
+    """Why a clip's files are unusable; an empty string if they are usable."""
     try:
         samples, _ = _read_wav(clip.wav_path)
         checked = [(clip.wav_path, samples, 1, "f"), (clip.features_path, read_array(clip.features_path), 2, "f")]
@@ -288,8 +289,9 @@ def _find_fault(clip: TreeClip, width: int) -> str:
         return str(error)
     for path, array, n_axes, kinds in checked:
         label = f"{path.parent.name}/{path.name}"
+        numbers = "floats" if kinds == "f" else "integers"
         if array.ndim != n_axes or array.dtype.kind not in kinds or not array.size:
-            return f"{label} holds {array.dtype} {list(array.shape)}, not what belongs there"
+            return f"{label} holds {array.dtype} {list(array.shape)}, expected {n_axes}-D {numbers}"
         if not np.isfinite(array).all():
             return f"{label} holds NaN or infinite values"
     if checked[1][1].shape[1] != width:
@@ -299,5 +301,5 @@ def _find_fault(clip: TreeClip, width: int) -> str:
         if len(coarse) != len(f0_hz):
             return f"2a_f0 has {len(coarse)} frames, 2b-f0nsf {len(f0_hz)}"
         if coarse.min() < 1 or coarse.max() > 255 or f0_hz.min() < 0:
-            return "f0 out of range: expected bins 1 to 255 and Hz from 0 up (are 2a_f0 and 2b-f0nsf swapped?)"
+            return "f0 out of range: expected bins 1 to 255 and Hz >= 0 (are 2a_f0 and 2b-f0nsf swapped?)"
     return ""

@@ -1,4 +1,4 @@
-"""An RVC voice as one ONNX file, with the inputs of RVC's own exports, and the check that it sings the same."""
+"""Export an RVC voice to one ONNX file with RVC's inputs, and compare it with the PyTorch network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FRAME_AXES = {"phone": {1: "frames"}, "pitch": {1: "frames"}, "pitchf": {1: "fra
 def export_onnx(voice: Voice, output: Path | str) -> Path:
     """Write a voice as FILE.onnx: phone, phone_lengths, pitch, pitchf, ds and rnd to audio, for any number of frames.
 
-    Encoder, pitch estimator and index are not in it. Without pitch guidance, pitch and pitchf are left out.
+    Encoder, pitch estimator and index are not included. Without pitch guidance there are no pitch and pitchf.
 
     Raises:
         SvcError: another suffix. MissingExtra: onnx is not installed.
@@ -36,23 +36,23 @@ def export_onnx(voice: Voice, output: Path | str) -> Path:
 
 
 def example_inputs(voice: Voice, n_frames: int, *, seed: int = 0) -> dict[str, Tensor]:
-    """Inputs of the graph in its order, with random content and a melody that glides: to trace it and to check it."""
+    """Example inputs in the graph's order, with random content and a gliding f0: to trace and to check it."""
     draw = torch.Generator().manual_seed(seed)
     frames = np.arange(n_frames)
     f0_hz = np.where(frames % 20 < 15, 220 * 2 ** (0.5 * np.sin(frames / 10)), 0.0)
-    melody = {"pitch": torch.from_numpy(coarse_f0(f0_hz))[None], "pitchf": torch.from_numpy(f0_hz).float()[None]}
+    f0 = {"pitch": torch.from_numpy(coarse_f0(f0_hz))[None], "pitchf": torch.from_numpy(f0_hz).float()[None]}
     n_latents = voice.config.model.inter_channels
     return {
         "phone": torch.randn(1, n_frames, voice.config.content_width, generator=draw),
         "phone_lengths": torch.tensor([n_frames]),
-        **(melody if voice.config.f0 else {}),
+        **(f0 if voice.config.f0 else {}),
         "ds": torch.zeros(1, dtype=torch.long),
         "rnd": 0.66666 * torch.randn(1, n_latents, n_frames, generator=draw),
     }
 
 
 def check_onnx(voice: Voice, path: Path | str, *, n_frames: tuple[int, ...] = (60, 211)) -> dict[int, float]:
-    """Largest deviation of an exported voice from the same network in torch, for several lengths.
+    """Largest deviation of an exported voice from the PyTorch network, for several lengths.
 
     Returns:
         number of frames -> largest difference of two samples; full scale is 1.
@@ -61,14 +61,14 @@ def check_onnx(voice: Voice, path: Path | str, *, n_frames: tuple[int, ...] = (6
     deviations = {}
     for n in n_frames:
         inputs = example_inputs(voice, n, seed=n)
-        theirs = session.run(["audio"], {name: value.numpy() for name, value in inputs.items()})[0]
+        exported = session.run(["audio"], {name: value.numpy() for name, value in inputs.items()})[0]
         with torch.no_grad():
-            deviations[n] = float((torch.from_numpy(theirs) - network(*inputs.values())).abs().max())
+            deviations[n] = float((torch.from_numpy(exported) - network(*inputs.values())).abs().max())
     return deviations
 
 
 class OnnxRvc(nn.Module):
-    """Content, pitch and speaker to waveform, one item at a time; of a voice without pitch guidance, f0 is left out.
+    """The exported graph: content, f0 (with pitch guidance only) and speaker to waveform, one item at a time.
 
     Args:
         generator: trained; it is copied, not changed.
@@ -81,7 +81,7 @@ class OnnxRvc(nn.Module):
         self.network = exportable_copy(generator)
 
     def forward(self, phone: Tensor, phone_lengths: Tensor, *rest: Tensor) -> Tensor:
-        """Sing.
+        """Synthesize the waveform.
 
         Args:
             phone: content [1, N, D], on the frame grid already.

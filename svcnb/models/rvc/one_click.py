@@ -1,4 +1,4 @@
-"""RVC's one-click training: cut, extract, train, index; every step is checked, and what is done already is kept."""
+"""RVC's one-click training: cut, extract, train, index; every step is checked, finished work is reused."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ N_WARM_STEPS, N_TIMED_STEPS = 1, 3
 
 @dataclass(frozen=True)
 class OneClickSettings:
-    """Every choice of the four steps.
+    """Settings of the four steps.
 
     Attributes:
         config: sizes, version and pitch guidance.
-        cut: None takes the original's numbers at the config's rate.
+        cut: None takes RVC's defaults at the config's sample rate.
         base: as in `train`.
     """
 
@@ -47,7 +47,7 @@ class OneClickSettings:
 
 @dataclass(frozen=True)
 class OneClickReport:
-    """What each step did."""
+    """Reports of the four steps."""
 
     clips: RvcCutReport
     features: FeatureReport
@@ -55,20 +55,20 @@ class OneClickReport:
     index: IndexReport
 
     def __str__(self) -> str:
-        training = f"{self.training.step} steps, {self.training.seconds / 60:.1f} minutes now"
+        training = f"{self.training.step} steps, {self.training.seconds / 60:.1f} minutes in this run"
         return "\n".join([str(self.clips), str(self.features), training, str(self.index)])
 
 
 def train_one_click(
     recordings: Path | str, experiment: Path | str, settings: OneClickSettings, *, overwrite: bool = False
 ) -> OneClickReport:
-    """From a folder of recordings to a voice with its index; a call that was stopped goes on where it was.
+    """From a folder of recordings to a voice with its index; an interrupted call resumes when it is repeated.
 
     Args:
-        overwrite: cut anew, where the recordings or the cut changed.
+        overwrite: cut again if the recordings or the cut settings changed.
 
     Raises:
-        SvcError: as the steps; nothing after a step that failed is begun.
+        SvcError: as the steps; steps after a failed one are not started.
     """
     cut = settings.cut or RvcCutSettings(sample_rate_hz=settings.config.data.sampling_rate)
     clips = cut_recordings(recordings, experiment, cut, overwrite=overwrite)
@@ -79,7 +79,7 @@ def train_one_click(
 
 
 def build_voice_index(experiment: Path | str, *, seed: int = 0) -> IndexReport:
-    """The index of an experiment's content, silence left out; needs no trained model.
+    """Build the index of an experiment's content, without its silence; needs no trained model.
 
     Raises:
         SvcError: no features yet.
@@ -97,9 +97,9 @@ class TimeEstimate:
     Attributes:
         n_clips: trained on, silence included.
         batch_size: clips per step.
-        steps_per_epoch: n_clips / batch_size, rounded up: an epoch hears every clip once.
-        step_s: measured, without the first step.
-        memory_bytes: of the GPU at most, or of this process; None where it cannot be told.
+        steps_per_epoch: n_clips / batch_size, rounded up: an epoch uses every clip once.
+        step_s: seconds per step, measured without the first step.
+        memory_bytes: peak memory of the GPU, or of this process; None if it cannot be measured.
     """
 
     n_clips: int
@@ -109,7 +109,7 @@ class TimeEstimate:
     memory_bytes: int | None
 
     def seconds(self, epochs: int) -> float:
-        """Time of so many epochs."""
+        """Time of a number of epochs."""
         return epochs * self.steps_per_epoch * self.step_s
 
     def table(self, epochs: tuple[int, ...] = (20, 100, 200)) -> list[tuple[str, str, str]]:
@@ -131,11 +131,11 @@ def _as_text(seconds: float) -> str:
 def estimate_time(
     experiment: Path | str, *, batch_size: int | None = None, device: str = "auto", precision: str = "fp32"
 ) -> TimeEstimate:
-    """Time a few training steps on an experiment's own clips; no file changes, but the split into training and held-out
-    clips is drawn if it was not yet.
+    """Time a few training steps on an experiment's own clips; no file is changed, except that the split into
+    training and held-out clips is drawn if there is none yet.
 
     Raises:
-        SvcError: no features yet, or a device or precision that is not there.
+        SvcError: no features yet, or a device or precision that is not available.
     """
     config, store = open_features(experiment)
     config.train.batch_size = batch_size or config.train.batch_size

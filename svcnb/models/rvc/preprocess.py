@@ -1,7 +1,7 @@
-"""RVC's step 2a: recordings become clips of about 3.7 s, at the voice's rate and at 16 kHz, with a manifest.
+"""RVC's step 2a: cut recordings into clips of about 3.7 s, at the voice's rate and 16 kHz, with a manifest.
 
-Where the original loses clips without a word (numbers given twice, silence turned into NaN, too loud ones), this
-counts plainly and says for every dropped piece why.
+The original loses some clips silently (numbers given twice, silence turned into NaN, too high peaks). Here
+clip numbers are unique, and every dropped span is reported with its reason.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from svcnb.models.rvc.experiment import DERIVED_FOLDERS, FILELIST, GT_FOLDER, WA
 
 MANIFEST_NAME = "clips.json"
 MANIFEST_VERSION = 1
-CLIP_NAME = re.compile(r"\d+_\d+\..+")  # what this step and those after it call the files of a clip
+CLIP_NAME = re.compile(r"\d+_\d+\..+")  # files of a clip, of this step and those after it
 
 
 @dataclass(frozen=True)
 class RvcCutSettings:
-    """How recordings become clips; the defaults are those of RVC 20240604.
+    """Settings for cutting recordings into clips; the defaults are those of RVC 20240604.
 
     Args:
         sample_rate_hz: of the voice: 32000, 40000 or 48000.
         threshold_db, min_length_ms, min_interval_ms, hop_ms, max_kept_silence_ms: see SliceSettings.
-        window_s, overlap_s: length of the windows and what neighbours share; a rest up to their sum stays whole.
+        window_s, overlap_s: length of the windows and their overlap; a rest up to their sum is not divided.
         peak_ratio, level_ratio: x becomes x / peak * (peak_ratio * level_ratio) + (1 - level_ratio) * x.
-        max_peak: louder pieces are dropped: broken, or decoded wrongly.
-        min_peak: quieter pieces are dropped as silent; levelling would lift their noise to full scale.
-        min_clip_s: shorter pieces are dropped as empty.
+        max_peak: louder spans are dropped: damaged, or decoded wrongly.
+        min_peak: quieter spans are dropped as silent; normalization would amplify their noise to full scale.
+        min_clip_s: shorter spans are dropped as empty.
     """
 
     sample_rate_hz: int = 40000
@@ -69,7 +69,7 @@ class RvcCutSettings:
         for message, wrong in problems.items():
             if wrong:
                 raise SvcError(message)
-        self.slicing  # noqa: B018 - a wrong value shall be told now
+        self.slicing  # noqa: B018 - raises now if a value is wrong
 
     @property
     def slicing(self) -> SliceSettings:
@@ -80,8 +80,8 @@ class RvcCutSettings:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A stretch of a recording, start_s to end_s: kept under a name, or dropped for a reason."""
+class ClipSpan:
+    """A span of a recording, start_s to end_s: kept as a clip with a name, or dropped for a reason."""
 
     source: str  # path below the folder of recordings
     start_s: float
@@ -92,21 +92,21 @@ class Piece:
 
 @dataclass(frozen=True)
 class RvcCutReport:
-    """What became of the recordings."""
+    """Kept clips, dropped spans with their reasons, and skipped files."""
 
-    kept: list[Piece]
-    dropped: list[Piece] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)  # whole entries of the folder, and why
+    kept: list[ClipSpan]
+    dropped: list[ClipSpan] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # entries of the folder, and why
     n_reused: int = 0  # recordings whose clips were there already
 
     @property
     def kept_s(self) -> float:
         """Seconds of clips; the overlap of neighbours counts twice."""
-        return sum(piece.end_s - piece.start_s for piece in self.kept)
+        return sum(span.end_s - span.start_s for span in self.kept)
 
     def __str__(self) -> str:
-        lines = [f"{len(self.kept)} clips, {self.kept_s:.1f} s; {len(self.dropped)} pieces dropped"]
-        lines += [f"dropped {piece.source} {piece.start_s:.2f}-{piece.end_s:.2f} s: {piece.reason}" for piece in self.dropped]
+        lines = [f"{len(self.kept)} clips, {self.kept_s:.1f} s; {len(self.dropped)} spans dropped"]
+        lines += [f"dropped {s.source} {s.start_s:.2f}-{s.end_s:.2f} s: {s.reason}" for s in self.dropped]
         return "\n".join(lines + [f"skipped {name}: {reason}" for name, reason in self.skipped])
 
 
@@ -114,7 +114,7 @@ class RvcCutReport:
 
 
 def high_pass(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """Causal Butterworth high-pass, order 5 at 48 Hz: takes out hum and steps, not noise. float [T] -> float64 [T]."""
+    """Causal Butterworth high-pass, order 5 at 48 Hz: removes hum and offsets. float [T] -> float64 [T]."""
     from scipy.signal import butter, sosfilt
 
     sections = butter(HIGH_PASS_ORDER, HIGH_PASS_HZ, btype="high", fs=sample_rate_hz, output="sos")
@@ -123,9 +123,9 @@ def high_pass(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
 
 
 def cut_at_silence(samples: np.ndarray, settings: RvcCutSettings) -> list[Slice]:
-    """The sounding slices of float [T] at the settings' rate, in order, without overlap."""
+    """The non-silent slices of float [T] at the settings' sample rate, in order, without overlap."""
     slices = find_slices(samples, settings.sample_rate_hz, settings.slicing)
-    return [piece for piece in slices if not piece.silent]
+    return [found for found in slices if not found.silent]
 
 
 def fixed_windows(n_samples: int, settings: RvcCutSettings) -> list[Slice]:
@@ -140,13 +140,13 @@ def fixed_windows(n_samples: int, settings: RvcCutSettings) -> list[Slice]:
 
 
 def level(samples: np.ndarray, settings: RvcCutSettings) -> np.ndarray:
-    """Mostly the same peak for every piece: 0.675 + 0.25 * peak with the defaults. Not for silence."""
+    """Partial peak normalization: the new peak is 0.675 + 0.25 * peak with the defaults. Not for silence."""
     scale = settings.peak_ratio * settings.level_ratio / np.abs(samples).max()
     return samples * scale + (1 - settings.level_ratio) * samples
 
 
 def why_dropped(samples: np.ndarray, settings: RvcCutSettings) -> str:
-    """Why a piece cannot be a clip; an empty text where it can."""
+    """Why samples cannot be a clip; an empty string if they can."""
     if len(samples) < max(1, settings.min_clip_s * settings.sample_rate_hz):
         return f"empty: {len(samples) / settings.sample_rate_hz:.3f} s, expected at least {settings.min_clip_s:g} s"
     peak = float(np.abs(samples).max())
@@ -160,26 +160,26 @@ def why_dropped(samples: np.ndarray, settings: RvcCutSettings) -> str:
 
 
 def to_16k(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """float [T] -> the same at 16 kHz, by the resampler of the original (soxr's HQ)."""
+    """float [T] resampled to 16 kHz, with the resampler of the original (soxr HQ)."""
     import librosa
 
     return librosa.resample(samples, orig_sr=sample_rate_hz, target_sr=WAV16_RATE_HZ, res_type="soxr_hq")
 
 
 def cut_samples(samples: np.ndarray, settings: RvcCutSettings) -> list[tuple[Slice, np.ndarray, str]]:
-    """All steps on one recording: per piece its place, the levelled samples float64 [T], and why it is dropped."""
+    """All steps on one recording: per window its position, normalized samples float64 [T], reason to drop it."""
     filtered = high_pass(samples, settings.sample_rate_hz)
-    pieces = []
+    cut = []
     for part in cut_at_silence(filtered, settings):
         for window in fixed_windows(part.n_samples, settings):
-            place = Slice(part.start + window.start, part.start + window.end)
-            piece = filtered[place.start : place.end]
-            reason = why_dropped(piece, settings)
-            pieces.append((place, piece if reason else level(piece, settings), reason))
-    if not pieces and len(samples):
+            position = Slice(part.start + window.start, part.start + window.end)
+            clip = filtered[position.start : position.end]
+            reason = why_dropped(clip, settings)
+            cut.append((position, clip if reason else level(clip, settings), reason))
+    if not cut and len(samples):
         reason = f"silent: nothing louder than {settings.threshold_db:g} dB in it"
-        pieces.append((Slice(0, len(samples)), filtered, reason))
-    return pieces
+        cut.append((Slice(0, len(samples)), filtered, reason))
+    return cut
 
 
 # ---------------------------------------------------------------- folders
@@ -191,12 +191,12 @@ def cut_recordings(
 ) -> RvcCutReport:  # fmt: skip
     """Cut a folder's recordings into experiment/0_gt_wavs and, at 16 kHz, experiment/1_16k_wavs; both float32.
 
-    A killed run goes on where it was. The report is in experiment/clips.json too.
+    A killed run resumes. The report is stored in experiment/clips.json too.
 
     Args:
         folder: recordings of one voice, in any format that ffmpeg reads; numbered in the order of their names.
         recursive: read folders in it as well; else they are reported as skipped.
-        overwrite: remove the experiment's clips and what was computed from them, and cut anew.
+        overwrite: remove the experiment's clips and what was computed from them, and cut again.
 
     Raises:
         SvcError: no such folder, no clip in any recording, or the experiment holds clips of other recordings or
@@ -209,7 +209,7 @@ def cut_recordings(
     if overwrite:
         _remove_clips(experiment)
     manifest = {"version": MANIFEST_VERSION, "origin": origin, "entries": done}
-    write_json(experiment / MANIFEST_NAME, manifest)  # before the first clip: a killed run knows its own
+    write_json(experiment / MANIFEST_NAME, manifest)  # before the first clip, so that a killed run can resume
     n_reused = 0
     for number, name in enumerate(tqdm(entries, desc="cutting", unit="file", mininterval=0.5)):
         if name in done and _is_complete(done[name], experiment):
@@ -221,9 +221,9 @@ def cut_recordings(
 
 
 def _report(folder: Path, done: dict[str, dict], n_reused: int) -> RvcCutReport:
-    pieces = [Piece(**piece) for entry in done.values() for piece in entry["pieces"]]
+    spans = [ClipSpan(**stored) for entry in done.values() for stored in entry["pieces"]]
     skipped = [(name, entry["skipped"]) for name, entry in done.items() if entry["skipped"]]
-    kept, dropped = [p for p in pieces if not p.reason], [p for p in pieces if p.reason]
+    kept, dropped = [span for span in spans if not span.reason], [span for span in spans if span.reason]
     report = RvcCutReport(kept, dropped, skipped, n_reused)
     if not report.kept:
         raise SvcError(f"{folder}: none of {len(done)} entries gave a clip\n{report}")
@@ -231,14 +231,14 @@ def _report(folder: Path, done: dict[str, dict], n_reused: int) -> RvcCutReport:
 
 
 def _list_entries(folder: Path, experiment: Path, *, recursive: bool) -> list[str]:
-    """Paths below the folder in order; every one consumes a number, so that a clip's name tells its recording."""
+    """Paths below the folder in order; each takes a number, so a clip's name identifies its recording."""
     if not folder.is_dir():
         raise SvcError(f"{folder}: no such folder; put the recordings of one voice into it")
     inside = experiment.resolve()
     found = (path for path in (folder.rglob("*") if recursive else folder.iterdir()) if not recursive or path.is_file())
     names = sorted(path.relative_to(folder).as_posix() for path in found if not path.resolve().is_relative_to(inside))
     if not names:
-        raise SvcError(f"{folder}: is empty; put the recordings of one voice into it")
+        raise SvcError(f"{folder} is empty: put the recordings of one voice into it")
     return names
 
 
@@ -254,7 +254,7 @@ def _fingerprint(path: Path) -> list[int]:
 
 
 def _cut_recording(folder: Path, name: str, experiment: Path, number: int, settings: RvcCutSettings) -> dict:
-    """Write one recording's clips: what the manifest tells of it."""
+    """Write one recording's clips; return its entry of the manifest."""
     path = folder / name
     if path.is_dir():
         return {"skipped": "a folder: not read without recursive=True", "pieces": []}
@@ -264,28 +264,28 @@ def _cut_recording(folder: Path, name: str, experiment: Path, number: int, setti
         samples = read_audio(path, sample_rate_hz=settings.sample_rate_hz).samples
     except AudioError as error:
         return {"skipped": str(error).removeprefix(f"{path}: "), "pieces": []}
-    rate_hz, pieces, n_clips = settings.sample_rate_hz, [], 0
-    for place, levelled, reason in cut_samples(samples, settings):
-        piece = Piece(name, place.start / rate_hz, place.end / rate_hz, reason=reason)
+    rate_hz, spans, n_clips = settings.sample_rate_hz, [], 0
+    for position, normalized, reason in cut_samples(samples, settings):
+        span = ClipSpan(name, position.start / rate_hz, position.end / rate_hz, reason=reason)
         if not reason:
-            piece = replace(piece, name=f"{number}_{n_clips}")
+            span = replace(span, name=f"{number}_{n_clips}")
             n_clips += 1
-            for kind, sound in ((GT_FOLDER, Audio(levelled, rate_hz)),
-                                (WAV16_FOLDER, Audio(to_16k(levelled, rate_hz), WAV16_RATE_HZ))):  # fmt: skip
-                write_audio(experiment / kind / f"{piece.name}.wav", sound, subtype="FLOAT")
-        pieces.append(asdict(piece))
-    return {"skipped": "", "pieces": pieces}
+            normalized_16k = Audio(to_16k(normalized, rate_hz), WAV16_RATE_HZ)
+            for kind, audio in ((GT_FOLDER, Audio(normalized, rate_hz)), (WAV16_FOLDER, normalized_16k)):
+                write_audio(experiment / kind / f"{span.name}.wav", audio, subtype="FLOAT")
+        spans.append(asdict(span))
+    return {"skipped": "", "pieces": spans}
 
 
 def _is_complete(entry: dict, experiment: Path) -> bool:
-    names = [piece["name"] for piece in entry["pieces"] if piece["name"]]
+    names = [span["name"] for span in entry["pieces"] if span["name"]]
     return all((experiment / kind / f"{name}.wav").is_file() for name in names for kind in (GT_FOLDER, WAV16_FOLDER))
 
 
 def _read_done(experiment: Path, origin: dict) -> dict[str, dict]:
-    """What an earlier run of the same made; an error where the experiment is of something else."""
+    """Entries of an earlier run with the same recordings and settings; an error if there are others."""
     path = experiment / MANIFEST_NAME
-    fix = "choose another experiment, or overwrite=True to cut anew and drop what was computed from the old clips"
+    fix = "choose another experiment, or overwrite=True to cut again and delete what depends on the old clips"
     if not path.is_file():
         if any((experiment / GT_FOLDER).glob("*.wav")):
             raise SvcError(f"{experiment / GT_FOLDER} holds clips of unknown origin (no {MANIFEST_NAME}): {fix}")
@@ -304,11 +304,11 @@ def _read_done(experiment: Path, origin: dict) -> dict[str, dict]:
 def _first_difference(old: dict | None, new: dict) -> str:
     old = old or {}
     key = next(key for key in [*new, *old] if old.get(key) != new.get(key))
-    return f"{key}: {old.get(key, 'not there')} before, {new.get(key, 'not there')} now"
+    return f"{key}: {old.get(key, 'missing')} before, {new.get(key, 'missing')} now"
 
 
 def _remove_clips(experiment: Path) -> None:
-    """Clips and what later steps made of them; files with other names stay."""
+    """Remove clips and what later steps computed from them; files with other names are kept."""
     for kind in (GT_FOLDER, WAV16_FOLDER, *DERIVED_FOLDERS):
         if (experiment / kind).is_dir():
             for path in (experiment / kind).iterdir():

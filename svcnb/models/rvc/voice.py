@@ -42,23 +42,23 @@ from svcnb.nn.layers import Noise, fold_weight_norm, sample_latents
 from svcnb.training.checkpoints import read_progress
 
 MAX_PROTECT = 0.5
-LOWEST_RATE_HZ = 16000  # of results: the original ignores wishes below
+LOWEST_RATE_HZ = 16000  # of results: the original ignores lower values
 SPEAKERS_KEY = '"spk_embed_dim"'  # in no other family's config.json
 CONTEXT_SAMPLES = 1280  # more than the frames that content encoders lose at the end of a recording
-NOT_HERE = {
+UNSUPPORTED = {
     "auto_predict_f0": "-a", "enhance": "-eh", "shallow_diffusion": "-shd", "only_diffusion": "-od", "speaker_mix": "-usm",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _Choices:
-    """What only RVC knows, also where the settings are another family's."""
+class _RvcOnly:
+    """Settings that only RVC has; RVC's defaults where the settings are another family's."""
 
     protect: float = 0.33
     filter_radius: int = 3
 
     @classmethod
-    def of(cls, settings: ConversionSettings) -> _Choices:
+    def of(cls, settings: ConversionSettings) -> _RvcOnly:
         if isinstance(settings, RvcConversionSettings):
             return cls(settings.protect, settings.filter_radius)
         return cls()
@@ -70,8 +70,8 @@ class Voice(LoadedVoice):
     Args:
         config: the voice's configuration.
         info: name, folder, step ...
-        index: path of the index, None where there is none; read when it is first needed.
-        about: what the small model says of itself.
+        index: path of the index, None if there is none; read when it is first needed.
+        about: free text stored in the small model.
         has_posterior: False for small models.
     """
 
@@ -95,44 +95,46 @@ class Voice(LoadedVoice):
 
     @property
     def index(self) -> FeatureIndex:
-        """Read once.
+        """The voice's index; its file is read once.
 
         Raises:
-            SvcError: there is none, or it is of another encoder's content.
+            SvcError: there is none, or it was made from another encoder's content.
         """
         if self.index_path is None:
-            raise SvcError(f"voice {self.name} has no index: build it (rvc.build_voice_index), name one, or set index_rate to 0")
+            raise SvcError(f"voice {self.name} has no index: build it (rvc.build_voice_index), name one, "
+                           "or set index_rate to 0")  # fmt: skip
         if self._index is None:
             index = FeatureIndex.read(self.index_path)
             if index.width(0) != self.config.content_width:
-                raise SvcError(f"{self.index_path} is for content of {index.width(0)} values per frame, this voice hears "
-                               f"{self.config.content_width}: take the voice's own index")  # fmt: skip
+                raise SvcError(f"{self.index_path} is for content of {index.width(0)} values per frame, this "
+                               f"voice uses {self.config.content_width}: use the voice's index")  # fmt: skip
             self._index = index
         return self._index
 
     def check(self, settings: ConversionSettings) -> ConversionSettings:
-        """The settings, if this voice can do all they ask for.
+        """Check that this voice supports the settings; return them.
 
         Raises:
             SvcError: unknown speaker or pitch method, no index for a ratio above 0, or a stage that RVC does not have.
         """
-        asked = [f"{name} ({flag})" for name, flag in NOT_HERE.items() if getattr(settings, name)]
-        if asked:
-            raise SvcError(f"{', '.join(asked)}: not for RVC voices, switch it off")
+        unsupported = [f"{name} ({flag})" for name, flag in UNSUPPORTED.items() if getattr(settings, name)]
+        if unsupported:
+            raise SvcError(f"{', '.join(unsupported)}: not for RVC voices, switch it off")
         if settings.like_original:
             raise SvcError("like_original (--like_original) is so-vits-svc's timing: switch it off for RVC voices")
         self.speaker_id(settings.speaker)
         resolve_method(settings.f0_method, self.pretrain_folder)
         if settings.cluster_ratio:
             if not settings.feature_retrieval:
-                raise SvcError("RVC voices are pulled by their index: switch feature_retrieval (-fr) on, or set the ratio (-cr) to 0")
-            self.index  # noqa: B018 - a missing index shall be told now
+                raise SvcError("feature retrieval of RVC voices needs the index: switch feature_retrieval "
+                               "(-fr) on, or set the ratio (-cr) to 0")  # fmt: skip
+            self.index  # noqa: B018 - raises now if the index is missing
         return settings
 
     def convert(
         self, audio: Audio, settings: ConversionSettings | None = None, *, melody: F0Track | None = None
     ) -> Audio:
-        """The same words and melody in this voice, at its rate or at the one that the settings say."""
+        """Convert a recording: same words and melody, at the voice's rate or at settings.resample_hz."""
         result = super().convert(audio, settings, melody=melody)
         rate_hz = getattr(settings, "resample_hz", 0)
         return resample(result, rate_hz) if rate_hz >= LOWEST_RATE_HZ else result
@@ -141,7 +143,7 @@ class Voice(LoadedVoice):
         self, path: Path | str, folder: Path | str, settings: ConversionSettings | None = None, *,
         name: str | None = None, melody: F0Track | None = None,
     ) -> Path:  # fmt: skip
-        """Convert a recording into `folder`; another rate than the voice's needs the whole result in memory."""
+        """Convert a recording into `folder`; with settings.resample_hz the whole result is held in memory."""
         if getattr(settings, "resample_hz", 0) < LOWEST_RATE_HZ:
             return super().convert_file(path, folder, settings, name=name, melody=melody)
         result = self.convert(read_audio(path), settings, melody=melody)
@@ -151,7 +153,7 @@ class Voice(LoadedVoice):
         return "rvc"
 
     def fingerprint(self) -> str:
-        """Short name of exactly these weights, and of the index that goes with them."""
+        """Short hash of the weights, and of the index used with them."""
         return fingerprint(self.generator, [self.index_path] if self.index_path else [])
 
     def convert_chunk(self, chunk: Chunk, run: Run) -> np.ndarray:
@@ -161,31 +163,31 @@ class Voice(LoadedVoice):
         return self.synthesize(content, f0, run.settings)
 
     def encode(self, audio: Audio, encoder: ContentEncoder | None = None) -> Tensor:
-        """Content without rumble below 48 Hz: float32 [N50, D], a few frames more than the recording has."""
+        """Content after a high-pass at 48 Hz: float32 [N50, D], a few frames more than the recording has."""
         samples = without_rumble(resample_samples(audio.samples, audio.sample_rate_hz, CONTENT_HZ))
-        # The encoder loses frames at the end: it gets some more samples, so that the result is not short.
+        # The encoder loses frames at the end: the samples are padded, so that no frames are missing.
         longer = np.pad(samples, (0, CONTEXT_SAMPLES), mode="reflect" if len(samples) > CONTEXT_SAMPLES else "constant")
         longer = longer.astype(np.float32)
         return (encoder or self.encoder.for_recording(longer)).encode(longer)
 
     def chunk_f0(self, chunk: Chunk, run: Run) -> F0Track:
-        """As every voice's; without pitch guidance nothing is estimated, all frames are unvoiced."""
+        """f0 of a chunk; without pitch guidance none is estimated, all frames are unvoiced."""
         if self.config.f0:
             return super().chunk_f0(chunk, run)
         return F0Track(np.zeros(len(chunk.samples) // self.hop_samples), self.hop_samples / self.sample_rate_hz)
 
     def estimate_chunk_f0(self, chunk: Chunk, settings: ConversionSettings) -> F0Track:
-        """With a median over three frames for harvest, as RVC has it."""
+        """Estimated f0 of a chunk; with a median over three frames for harvest, as in RVC."""
         track = super().estimate_chunk_f0(chunk, settings)
         method = resolve_method(settings.f0_method, self.pretrain_folder)
-        return F0Track(smoothed(track.f0_hz, method, _Choices.of(settings).filter_radius), track.hop_s)
+        return F0Track(smoothed(track.f0_hz, method, _RvcOnly.of(settings).filter_radius), track.hop_s)
 
     def retrieve(self, content: Tensor, f0: F0Track, settings: ConversionSettings | None = None) -> Tensor:
-        """Content [N50, D] blended with the index, less so in unvoiced frames, on the frames of f0: [N, D]."""
+        """Content [N50, D] blended with the index (less in unvoiced frames), on the frames of f0: [N, D]."""
         settings = settings or RvcConversionSettings()
         ratio, index = settings.cluster_ratio, self.index if settings.cluster_ratio else None
         return guided_content(
-            content, self._f0_hz(f0), n_frames=f0.n_frames, protect=_Choices.of(settings).protect,
+            content, self._f0_hz(f0), n_frames=f0.n_frames, protect=_RvcOnly.of(settings).protect,
             blend=None if index is None else lambda frames: index.blend(frames, 0, ratio),
         )  # fmt: skip
 
@@ -232,8 +234,8 @@ def load_voice(
     """Load a voice from a small model, from an experiment's folder, or from its G_*.pth (config.json beside it).
 
     Args:
-        index: added_*.index to take instead of the one that belongs to the voice (see rvc_index.find_index).
-        version: "v1" or "v2" where an RVC config.json does not tell.
+        index: added_*.index to use instead of the one that belongs to the voice (see index.find_index).
+        version: "v1" or "v2" if an RVC config.json does not contain it.
         checkpoint: which of a folder's: "best" on held-out clips where the training measured that, or "newest".
 
     Raises:
@@ -246,7 +248,7 @@ def load_voice(
     generator = RvcSynthesizer(config.settings())
     report = load_weights(generator, model.weights, may_miss=("enc_q.",))
     encoder = load_encoder(config.encoder, folder=pretrain_folder, device=device, width=config.content_width)
-    named = Path(index) if index else find_index(name, _index_places(path), version=config.version)
+    named = Path(index) if index else find_index(name, _index_folders(path), version=config.version)
     if named is not None and not named.is_file():
         raise SvcError(f"no index at {named}: name an added_*.index, or leave it out")
     return Voice(
@@ -256,14 +258,14 @@ def load_voice(
     )  # fmt: skip
 
 
-def _index_places(path: Path) -> list[Path]:
-    """Beside a model and above it, and where RVC keeps indexes when the model lies in assets/weights."""
+def _index_folders(path: Path) -> list[Path]:
+    """A model's folder, its parent, and RVC's folders of indexes for models in assets/weights."""
     root = path.parent.parent
     return [path.parent, root, root / "indices", root.parent / "logs"]
 
 
 def _read_weights(path: Path, version: str | None) -> tuple[SmallModel, str, int | None]:
-    """The weights with their config, the voice's name, and the step where the file's name tells it."""
+    """The weights with their config, the voice's name, and the step if it is in the file's name."""
     if not path.is_file():
         raise SvcError(f"no RVC voice at {path}: give a small model, an experiment's folder, or its G_*.pth")
     if is_small_model(read_checkpoint(path)):
@@ -288,12 +290,13 @@ def _checkpoint_in(folder: Path, checkpoint: str) -> Path:
         return found[-1]
     if len(small) != 1:
         names = ", ".join(path.name for path in small) or "none"
-        raise SvcError(f"{folder} has no G_*.pth and not one small model ({names}): train a voice there, or name the file")
+        raise SvcError(f"{folder} has no G_*.pth and not exactly one small model ({names}): "
+                       "train a voice there, or name the file")  # fmt: skip
     return small[0]
 
 
 def is_rvc_voice(source: Path | str) -> bool:
-    """Whether a folder or a file is an RVC voice: by the config beside it, else by what is in the file."""
+    """Whether a folder or a file is an RVC voice: by the config beside it, else by the weights in it."""
     source = Path(source)
     folder = source if source.is_dir() else source.parent
     if not (source.is_dir() or (source.is_file() and source.suffix == ".pth")):
