@@ -1,4 +1,4 @@
-"""A voice of any family, by what its folder or file holds."""
+"""Load a voice of any model family; the family is recognized from the folder or file."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def load_any_voice(source: Path | str, *, cluster_model: Path | str | None = Non
     """Load a so-vits or an RVC voice from its folder, a file or (so-vits) a zip file.
 
     Args:
-        cluster_model: centres or an index to take instead of those beside the voice.
-        parts: as the families' own load_voice; None stands for "as it is found".
+        cluster_model: cluster centers or an index to use instead of those beside the voice.
+        parts: as in the families' own load_voice; None uses the files beside the voice.
 
     Raises:
         SvcError: as the families' own load_voice; parts that the family does not have.
@@ -32,8 +32,8 @@ def load_any_voice(source: Path | str, *, cluster_model: Path | str | None = Non
         return sovits.load_voice(source, cluster_model=cluster_model, **parts)
     wrong = [flag for name, flag in ONLY_SOVITS.items() if parts.pop(name, None)]
     if wrong:
-        raise SvcError(f"{source} is an RVC voice, which has no use for {' and '.join(wrong)}: leave it out")
-    parts.pop("config", None)  # RVC's lies beside the weights, or inside a small model
+        raise SvcError(f"{source} is an RVC voice, which does not use {' and '.join(wrong)}: leave it out")
+    parts.pop("config", None)  # RVC's is beside the weights, or inside a small model
     return rvc.load_voice(source, index=cluster_model, **parts)
 
 

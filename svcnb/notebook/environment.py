@@ -1,4 +1,4 @@
-"""The machine of a notebook: its description, and the packages that it lacks."""
+"""The machine that runs a notebook: its description, and its missing packages."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pathlib import Path
 
 from svcnb import SvcError, __version__
 
-# What a hosted notebook needs beside the hard dependencies; the GPL pitch tracker and the test tools stay out.
+# Extras for a hosted notebook besides the hard dependencies; no GPL pitch tracker, no test tools.
 NOTEBOOK_EXTRAS = ("f0", "content", "index", "loudness")
-# Moving one of these under a running kernel breaks it: pip must keep the installed versions.
+# Replacing one of these while the kernel runs breaks it: pip must keep the installed versions.
 HELD = ("torch", "torchaudio", "torchvision", "numpy", "scipy", "ipython", "ipywidgets", "numba", "pandas")
 BYTES_PER_GB = 1e9
 
@@ -28,7 +28,7 @@ def on_colab() -> bool:
 
 
 def missing_packages(extras: tuple[str, ...] = NOTEBOOK_EXTRAS, pyproject: Path = Path("pyproject.toml")) -> list[str]:
-    """Requirements of pyproject.toml that are not installed (name only is looked at: what is there, stays)."""
+    """Requirements of pyproject.toml that are not installed (by name only: installed versions are kept)."""
     declared = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
     wanted = list(declared["dependencies"])
     for extra in extras:
@@ -52,13 +52,13 @@ def _is_installed(name: str) -> bool:
 
 
 def install_missing(extras: tuple[str, ...] = NOTEBOOK_EXTRAS) -> list[str]:
-    """Install what a hosted notebook lacks, keeping torch, numpy and the kernel's own packages as they are.
+    """Install missing packages of a hosted notebook; torch, numpy and the kernel's packages stay unchanged.
 
     Args:
-        extras: groups of pyproject.toml that are needed beside the hard dependencies.
+        extras: groups of pyproject.toml that are needed besides the hard dependencies.
 
     Returns:
-        the requirements that were installed; empty where everything was there.
+        the requirements that were installed; empty if none was missing.
 
     Raises:
         SvcError: pip failed; its last lines are in the message.
@@ -79,7 +79,7 @@ def install_missing(extras: tuple[str, ...] = NOTEBOOK_EXTRAS) -> list[str]:
 
 
 def describe_machine() -> dict[str, str]:
-    """What matters when something goes wrong: versions, processor, memory, disk."""
+    """Facts for error reports: versions, processor, memory, disk."""
     import torch
 
     free_gb = shutil.disk_usage(Path.cwd()).free / BYTES_PER_GB

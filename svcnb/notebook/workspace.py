@@ -1,7 +1,7 @@
-"""Where a notebook runs and where its files lie: the machine, the missing packages, the data folders.
+"""The workspace of a notebook: the folder of its data files.
 
-Notebooks hand over to each other through files below one workspace. It is the project's folder, or a folder in
-Google Drive, so that nothing is lost when a hosted machine goes away.
+Notebooks exchange files through one workspace. It is the project's folder, or a folder in Google Drive, so
+that nothing is lost when a hosted machine is shut down.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ class Workspace:
         """An existing file or folder: as named, below the workspace, or among the bundled files.
 
         Raises:
-            SvcError: found nowhere; names the places.
+            SvcError: not found; the message names the searched folders.
         """
         if not str(path):
             raise SvcError("no file or folder named: fill the field in the parameters cell")
-        places = [self.root / path, self.project / path]
-        for place in places:
-            if place.exists():
-                return place
+        for candidate in (self.root / path, self.project / path):
+            if candidate.exists():
+                return candidate
         raise SvcError(f"{path} is neither in {self.root} nor in {self.project}: run the notebook before, or upload it")
 
     def make(self, path: str | Path) -> Path:
-        """A folder below the workspace, made when it is not there."""
+        """A folder below the workspace, created if it does not exist."""
         folder = self.root / path
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def voices(self, folder: str | Path = "data/models") -> list[str]:
-        """Names of the voices: folders with a checkpoint, and zip files as people pass them on."""
-        place = self.root / folder
-        return sorted({path.parent.name for path in place.glob("*/*.pth")} | {path.name for path in place.glob("*.zip")})
+        """Names of the voices: folders with a checkpoint, and zip files as shared online."""
+        searched = self.root / folder
+        zips = {path.name for path in searched.glob("*.zip")}
+        return sorted({path.parent.name for path in searched.glob("*/*.pth")} | zips)
 
     def recordings(self) -> list[str]:
-        """What can be converted: recordings in data/raw and the bundled ones, as paths that `find` takes."""
+        """Recordings that can be converted: those in data/raw and the bundled ones, as paths for `find`."""
         from svcnb.audio.audio import find_audio_files
 
         found = []

@@ -1,4 +1,4 @@
-"""Where a voice's diffusion model lies, and its model_*.pt as the family writes it."""
+"""Find a voice's diffusion model, and read and write its model_*.pt in so-vits-svc's format."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NOTHING_NAMED = DiffusionFiles()
 
 @dataclass(frozen=True)
 class DiffusionCheckpoint:
-    """A model_*.pt: the steps trained, the weights, and the optimiser where it was saved too."""
+    """A model_*.pt: training steps, weights, and the optimiser's state if it was saved."""
 
     global_step: int
     model: dict[str, Tensor]
@@ -40,10 +40,10 @@ class DiffusionCheckpoint:
 
 
 def read_diffusion_checkpoint(path: Path | str) -> DiffusionCheckpoint:
-    """Read a model_*.pt of so-vits-svc 4.1, Diffusion-SVC or ours, without running anything in it.
+    """Read a model_*.pt of so-vits-svc 4.1, Diffusion-SVC or ours, without running code in it.
 
     Raises:
-        CheckpointError: missing, broken, no diffusion model, or a file that asks for code to be run.
+        CheckpointError: missing, damaged, no diffusion model, or a file that would run code.
     """
     stored = read_checkpoint(path)
     model = stored.get("model")
@@ -67,7 +67,7 @@ def save_diffusion_checkpoint(
 
 
 def newest_model(folder: Path) -> Path | None:
-    """The model_*.pt of the largest step; None where there is none."""
+    """The model_*.pt with the largest step; None if there is none."""
     numbered = {int(match["step"]): path for path in folder.glob("model_*.pt") if (match := MODEL_NAME.match(path.name))}
     return numbered[max(numbered)] if numbered else None
 
@@ -76,17 +76,17 @@ def find_model(voice_folder: Path | None, named: DiffusionFiles = NOTHING_NAMED)
     """The files of a voice's diffusion model: weights and config.
 
     Args:
-        voice_folder: its folder diffusion/ is searched; of a training with held-out clips the best checkpoint is taken,
-            else the newest.
-        named: by the user, looked at first; a config that is not named lies beside the model.
+        voice_folder: its folder diffusion/ is searched; the best checkpoint is taken if held-out clips were
+            measured in training, else the newest.
+        named: files named by the user take precedence; a config that is not named is beside the model.
 
     Raises:
-        SvcError: a file is missing; says what to put where.
+        SvcError: a file is missing; the message names the files to add and their folder.
     """
     model, config = named.model, named.config
     if model is None:
         if voice_folder is None:
-            raise SvcError("this voice has no folder to look for a diffusion model in: name the model with -dm")
+            raise SvcError("this voice has no folder with a diffusion model: name the model with -dm")
         folder = voice_folder / DIFFUSION_FOLDER
         best = folder / f"model_{best_step(folder)}.pt"
         model = best if best.is_file() else newest_model(folder)

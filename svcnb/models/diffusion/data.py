@@ -1,7 +1,7 @@
-"""What a diffusion model learns from: crops of clips with their mel spectra, half of them in another key.
+"""Training data of a diffusion model: random crops of clips with their mels, half of them in another key.
 
-The mel spectra are computed from the stored recordings whenever a crop is drawn. So there is nothing on disk that
-could belong to another vocoder or to another draw, and every epoch hears every clip in a new key and loudness.
+Mel spectra are computed from the stored recordings whenever a crop is drawn. So no file on disk depends on
+the vocoder or on the augmentation, and every epoch has every clip in a new key and loudness.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from svcnb.data.feature_store import FeatureStore
 from svcnb.models.diffusion.config import DiffusionConfig
 from svcnb.models.diffusion.network import SHIFT_SCALE
 
-CHANCE = 0.5  # part of the crops that are heard in another key and loudness
+CHANCE = 0.5  # probability of another key and loudness, per crop
 QUIETEST_EXPONENT = -1.0  # 10^-1 of the amplitude: -20 dB
-MARGIN_FRAMES = 4  # heard on both sides of a crop: as far as a mel window reaches, key shift included
+MARGIN_FRAMES = 4  # extra audio on both sides of a crop: the reach of a mel window, key shift included
 WHOLE_CLIP_FRAMES = 10**9
 
 
 @dataclass
 class Crop:
-    """Part of a clip: N frames, and the sound of `MARGIN_FRAMES` more on both sides."""
+    """Part of a clip: N frames, and the audio of `MARGIN_FRAMES` more on both sides."""
 
     content: Tensor  # [D, N]
     f0_hz: Tensor  # [N], gaps interpolated, in the key of the crop
     volume: Tensor  # [N]
     audio: Tensor  # [(N + 2 * margin) * hop] at the vocoder's rate, -1..1
-    blurred: Tensor  # likewise, what noise is put on: the same sound, or the clip as a voice speaks it
+    start_audio: Tensor  # likewise; noise is added to its mel: the recording, or a self-converted clip
     speaker: int
     shift_semitones: float = 0.0  # of the mel spectrum, by VocoderMel's key shift
 
@@ -57,7 +57,7 @@ class DiffusionBatch:
     f0_hz: Tensor  # [B, N, 1]
     volume: Tensor  # [B, N, 1]
     audio: Tensor  # [B, (N + 2 * margin) * hop]
-    blurred: Tensor  # likewise
+    start_audio: Tensor  # likewise
     speaker: Tensor  # [B, 1] long
     shift_semitones: Tensor  # [B, 1, 1]
     lengths: Tensor  # [B] long, frames
@@ -72,15 +72,15 @@ class DiffusionBatch:
         return DiffusionBatch(*(getattr(self, field.name).pin_memory() for field in fields(self)))
 
     def mels(self, transform: VocoderMel) -> tuple[Tensor, Tensor]:
-        """The log mel that shall come out and the one that noise is put on, [B, N, M], each crop's with its own key shift;
-        exact also at the crops' ends. One tensor where they are equal."""
+        """Target log mel, and the log mel that noise is added to, [B, N, M] each, with each crop's key shift;
+        exact also at the ends of crops. The same tensor twice if they are equal."""
         mel = self._mel_of(self.audio, transform)
-        return mel, self._mel_of(self.blurred, transform) if self.is_mending.any() else mel
+        return mel, self._mel_of(self.start_audio, transform) if self.is_mending.any() else mel
 
     @property
     def is_mending(self) -> Tensor:
-        """bool [B]: crops in which noise is put on another sound than the one that shall come out."""
-        return (self.audio != self.blurred).any(1)
+        """bool [B]: crops whose noise is added to a self-converted clip instead of the target."""
+        return (self.audio != self.start_audio).any(1)
 
     def _mel_of(self, audio: Tensor, transform: VocoderMel) -> Tensor:
         shifts = self.shift_semitones[:, 0, 0].tolist()
@@ -89,12 +89,12 @@ class DiffusionBatch:
 
 
 class DiffusionClips(Dataset):
-    """Crops of the clips of a store, indexed by (epoch, index); a long clip is drawn from more often than a short one.
+    """Random crops of a store's clips, indexed by (epoch, index); long clips give more crops than short ones.
 
-    Everything random follows from (seed, epoch, index).
+    All random choices depend only on (seed, epoch, index).
 
     Args:
-        takes: the clips as a voice speaks them, on part of which the noise is put; None puts it on recordings only.
+        takes: self-converted clips, to which noise is added in part of the crops; None: to recordings only.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class DiffusionClips(Dataset):
         self.augment = augment and config.model.use_pitch_aug
         self.seed = seed
         self.in_memory = in_memory
-        self._spoken: dict[str, list[np.ndarray]] = {}
+        self._kept_takes: dict[str, list[np.ndarray]] = {}
         repeated = [name for name in names for _ in range(max(1, round(store.record(name).n_frames / self.n_frames)))]
         self._lengths = [min(store.record(name).n_frames, self.n_frames) for name in repeated]
         self._whole = VoiceDataset(
@@ -135,35 +135,37 @@ class DiffusionClips(Dataset):
         return crop
 
     def _cut(self, clip: Item, start: int, n_frames: int, *, take: int | None) -> Crop:
-        spoken = clip.audio if take is None else torch.from_numpy(fit_length(self._takes_of(clip.name)[take], len(clip.audio)))
-        # a voice that knows no loudness has none but that of its result, when it is refined
-        volume = volume_envelope(spoken, self.stored_hop) if clip.volume is None else clip.volume
+        source = clip.audio
+        if take is not None:
+            source = torch.from_numpy(fit_length(self._takes_of(clip.name)[take], len(clip.audio)))
+        # In conversion, a voice without loudness input gives the loudness of its own output.
+        volume = volume_envelope(source, self.stored_hop) if clip.volume is None else clip.volume
         span = slice(start, start + n_frames)
-        audio = self._sound(clip.audio.numpy(), start, n_frames)
-        blurred = audio if take is None else self._sound(spoken.numpy(), start, n_frames)
-        return Crop(clip.content[:, span], clip.f0_hz[span], volume[span], audio, blurred, clip.speaker)
+        audio = self._crop_audio(clip.audio.numpy(), start, n_frames)
+        start_audio = audio if take is None else self._crop_audio(source.numpy(), start, n_frames)
+        return Crop(clip.content[:, span], clip.f0_hz[span], volume[span], audio, start_audio, clip.speaker)
 
-    def _sound(self, samples: np.ndarray, start: int, n_frames: int) -> Tensor:
+    def _crop_audio(self, samples: np.ndarray, start: int, n_frames: int) -> Tensor:
         """Frames start .. start + n_frames of a clip with their margins, at the vocoder's rate."""
         margin = MARGIN_FRAMES * self.stored_hop
-        padded = np.pad(samples, (margin, margin), mode="reflect")  # as the mel of the whole clip has it
-        heard = padded[start * self.stored_hop : (start + n_frames) * self.stored_hop + 2 * margin]
-        audio = resample_samples(heard, self.stored_hz, self.rate_hz)
+        padded = np.pad(samples, (margin, margin), mode="reflect")  # as in the mel of the whole clip
+        with_margins = padded[start * self.stored_hop : (start + n_frames) * self.stored_hop + 2 * margin]
+        audio = resample_samples(with_margins, self.stored_hz, self.rate_hz)
         return torch.from_numpy(fit_length(audio, (n_frames + 2 * MARGIN_FRAMES) * self.hop_samples))
 
     def _takes_of(self, name: str) -> list[np.ndarray]:
-        if name not in self._spoken:
+        if name not in self._kept_takes:
             takes = self.takes.read(name)
             if not self.in_memory:
                 return takes
-            self._spoken[name] = takes
-        return self._spoken[name]
+            self._kept_takes[name] = takes
+        return self._kept_takes[name]
 
 
 def shift_crop(crop: Crop, rng: np.random.Generator) -> Crop:
-    """The crop in another key, up to 5 semitones away, and of another loudness, up to full scale.
+    """Shift a crop's key by up to 5 semitones and change its loudness, up to full scale.
 
-    Source: so-vits-svc 4.1, aug_mel, aug_vol and the f0 that goes with them.
+    Source: so-vits-svc 4.1, aug_mel, aug_vol and the shifted f0.
     """
     peak = float(crop.audio.abs().max()) + 1e-5
     gain = float(10.0 ** rng.uniform(QUIETEST_EXPONENT, min(1.0, -math.log10(peak))))
@@ -171,7 +173,7 @@ def shift_crop(crop: Crop, rng: np.random.Generator) -> Crop:
     return replace(
         crop,
         audio=crop.audio * gain,
-        blurred=crop.blurred * gain,
+        start_audio=crop.start_audio * gain,
         volume=crop.volume * gain,
         f0_hz=crop.f0_hz * 2 ** (semitones / 12),
         shift_semitones=semitones,
@@ -191,7 +193,7 @@ def collate_crops(crops: Sequence[Crop]) -> DiffusionBatch:
         f0_hz=padded([crop.f0_hz for crop in crops], longest)[..., None],
         volume=padded([crop.volume for crop in crops], longest)[..., None],
         audio=padded([crop.audio for crop in crops], n_samples),
-        blurred=padded([crop.blurred for crop in crops], n_samples),
+        start_audio=padded([crop.start_audio for crop in crops], n_samples),
         speaker=torch.tensor([[crop.speaker] for crop in crops]),
         shift_semitones=torch.tensor([[[crop.shift_semitones]] for crop in crops]),
         lengths=torch.tensor([crop.n_frames for crop in crops]),
@@ -199,7 +201,7 @@ def collate_crops(crops: Sequence[Crop]) -> DiffusionBatch:
 
 
 def crop_loader(clips: DiffusionClips, batch_size: int, *, n_workers: int = 0) -> VoiceLoader:
-    """Batches of crops, reshuffled every epoch; smaller ones where there are not so many crops."""
+    """Batches of crops, reshuffled every epoch; the batch size is at most the number of crops."""
     batches = BucketBatches(clips.lengths(), min(batch_size, len(clips)), seed=clips.seed)
     n_workers = 0 if clips.in_memory else n_workers
     return VoiceLoader(clips, batches, collate_items=collate_crops, n_workers=n_workers)

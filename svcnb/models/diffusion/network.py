@@ -1,6 +1,6 @@
-"""Mel spectra from noise: the WaveNet that predicts the noise, its conditions, and the noise schedule.
+"""Diffusion model of mel spectra: the WaveNet denoiser, its conditions, and the noise schedule.
 
-Mel spectra are [B, 1, M, N] here, as the original's convolutions and checkpoints want them.
+Mel spectra are [B, 1, M, N] here, as the original's convolutions and checkpoints require.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from svcnb.nn.convolutions import Conv1d
 
-# Log mel magnitudes that become -1 and 1: the floor of silence is ln(1e-5) = -11.5.
+# Log mel magnitudes that are scaled to -1 and 1; silence is ln(1e-5) = -11.5.
 MEL_RANGE = (-12.0, 2.0)
-SHIFT_SCALE = 5.0  # semitones; the usual largest key shift becomes 1
+SHIFT_SCALE = 5.0  # semitones that are scaled to 1: the usual largest key shift
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class StepEmbedding(nn.Module):
 
 
 class ResidualLayer(nn.Module):
-    """One gated convolution over time, told the step and the condition."""
+    """One gated convolution over time, conditioned on the diffusion step and on the input features."""
 
     def __init__(self, sizes: DenoiserSizes) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class ResidualLayer(nn.Module):
         self.output_projection = Conv1d(n_chans, 2 * n_chans, 1)
 
     def forward(self, x: Tensor, condition: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B, C, N], condition [B, H, N], step [B, C] -> (x of the next layer, what this one adds to the result)."""
+        """x [B, C, N], condition [B, H, N], step [B, C] -> x of the next layer and skip output, [B, C, N]."""
         y = x + self.diffusion_projection(step)[:, :, None]
         gate, signal = (self.dilated_conv(y) + self.conditioner_projection(condition)).chunk(2, dim=1)
         residual, skip = self.output_projection(gate.sigmoid() * signal.tanh()).chunk(2, dim=1)
@@ -70,7 +70,7 @@ class ResidualLayer(nn.Module):
 
 
 class WaveNetDenoiser(nn.Module):
-    """The noise in a noisy mel spectrum.
+    """Predicts the noise in a noisy mel spectrum.
 
     Source: so-vits-svc 4.1, diffusion/wavenet (DiffSinger's denoiser without dilation).
     """
@@ -99,7 +99,7 @@ class WaveNetDenoiser(nn.Module):
 
 
 class GaussianDiffusion(nn.Module):
-    """The noise schedule with its denoiser; the schedule is stored in checkpoints.
+    """The noise schedule and the denoiser; the schedule is stored in checkpoints.
 
     Source: so-vits-svc 4.1, diffusion/diffusion (linear schedule of Ho et al. 2020).
     """
@@ -123,43 +123,43 @@ class GaussianDiffusion(nn.Module):
         return (spec[:, 0].transpose(1, 2) + 1) / 2 * (self.spec_max - self.spec_min) + self.spec_min
 
     def add_noise(self, spec: Tensor, step: Tensor, noise: Tensor) -> Tensor:
-        """What `spec` [B, 1, M, N] looks like after noise step `step` (long [B], from 0)."""
+        """`spec` [B, 1, M, N] with the noise of step `step` (long [B], from 0) added."""
         shape = (-1, 1, 1, 1)
-        kept = self.sqrt_alphas_cumprod[step].view(shape)
-        return kept * spec + self.sqrt_one_minus_alphas_cumprod[step].view(shape) * noise
+        alpha = self.sqrt_alphas_cumprod[step].view(shape)
+        return alpha * spec + self.sqrt_one_minus_alphas_cumprod[step].view(shape) * noise
 
 
 def linear_schedule(timesteps: int) -> dict[str, Tensor]:
-    """Every array that follows from noise variances rising evenly from 1e-4 to 0.02, float32 [timesteps] each."""
+    """Arrays of a linear schedule, noise variances from 1e-4 to 0.02; float32 [timesteps] each."""
     betas = torch.linspace(1e-4, 0.02, timesteps, dtype=torch.float64)
-    kept = torch.cumprod(1 - betas, 0)
-    kept_before = torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]])
-    variance = betas * (1 - kept_before) / (1 - kept)
+    alphas = torch.cumprod(1 - betas, 0)
+    alphas_prev = torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])
+    variance = betas * (1 - alphas_prev) / (1 - alphas)
     arrays = {
         "betas": betas,
-        "alphas_cumprod": kept,
-        "alphas_cumprod_prev": kept_before,
-        "sqrt_alphas_cumprod": kept.sqrt(),
-        "sqrt_one_minus_alphas_cumprod": (1 - kept).sqrt(),
-        "log_one_minus_alphas_cumprod": (1 - kept).log(),
-        "sqrt_recip_alphas_cumprod": (1 / kept).sqrt(),
-        "sqrt_recipm1_alphas_cumprod": (1 / kept - 1).sqrt(),
+        "alphas_cumprod": alphas,
+        "alphas_cumprod_prev": alphas_prev,
+        "sqrt_alphas_cumprod": alphas.sqrt(),
+        "sqrt_one_minus_alphas_cumprod": (1 - alphas).sqrt(),
+        "log_one_minus_alphas_cumprod": (1 - alphas).log(),
+        "sqrt_recip_alphas_cumprod": (1 / alphas).sqrt(),
+        "sqrt_recipm1_alphas_cumprod": (1 / alphas - 1).sqrt(),
         "posterior_variance": variance,
         "posterior_log_variance_clipped": variance.clamp(min=1e-20).log(),
-        "posterior_mean_coef1": betas * kept_before.sqrt() / (1 - kept),
-        "posterior_mean_coef2": (1 - kept_before) * (1 - betas).sqrt() / (1 - kept),
+        "posterior_mean_coef1": betas * alphas_prev.sqrt() / (1 - alphas),
+        "posterior_mean_coef2": (1 - alphas_prev) * (1 - betas).sqrt() / (1 - alphas),
     }
     return {name: values.float() for name, values in arrays.items()}
 
 
 class Unit2Mel(nn.Module):
-    """Log mel spectra of a voice from content, f0 and loudness, by removing noise.
+    """Diffusion model of a voice's log mel spectra, conditioned on content, f0 and loudness.
 
     Args:
         input_channel: width of the content features.
-        n_spk: speakers; a table of their vectors exists for two and more.
-        use_pitch_aug: knows key-shifted training data.
-        k_step_max: most noise steps it has learnt to remove; 0 or more than `timesteps` means all of them.
+        n_spk: speakers; there is a speaker embedding if there are two or more.
+        use_pitch_aug: conditioned on the key shift of augmented training data.
+        k_step_max: largest number of noise steps it is trained to remove; 0 or above `timesteps` means all.
 
     Source: so-vits-svc 4.1, diffusion/unit2mel.
     """
@@ -180,20 +180,20 @@ class Unit2Mel(nn.Module):
 
     @property
     def is_full(self) -> bool:
-        """Whether it makes mel spectra from noise alone, without one to start from."""
+        """Whether it can sample from noise alone, without a mel spectrum to start from."""
         return self.k_step_max == self.decoder.timesteps
 
     def condition(
         self, content: Tensor, f0_hz: Tensor, volume: Tensor, speaker: Tensor, *, shift_semitones: Tensor | None = None
     ) -> Tensor:
-        """What the mel spectrum shall hold: [B, N, H].
+        """The condition of the denoiser, [B, N, H]: the sum of all embedded input features.
 
         Args:
             content: [B, N, D].
             f0_hz: [B, N, 1], gaps interpolated.
             volume: [B, N, 1], root mean square per frame.
             speaker: long [B, 1], or weights of all speakers, float [B, N, S] (a mix that may change over time).
-            shift_semitones: [B, 1, 1], how far the formants were moved with the key; None is not at all.
+            shift_semitones: [B, 1, 1], key shift of the mel spectrum, formants included; None is no shift.
         """
         x = self.unit_embed(content) + self.f0_embed((1 + f0_hz / 700).log()) + self.volume_embed(volume)
         if self.spk_embed is not None:
@@ -204,11 +204,11 @@ class Unit2Mel(nn.Module):
         return x
 
     def forward(self, mel: Tensor, condition: tuple[Tensor, ...], step: Tensor, noise: Tensor) -> Tensor:
-        """The noise predicted in `mel` [B, N, M] after `step` [B] of `noise`: [B, 1, M, N].
+        """Predict the noise after `noise` of step `step` [B] was added to `mel` [B, N, M]: [B, 1, M, N].
 
-        `condition` holds the arguments of `condition`, shift included.
+        `condition` holds the arguments of the method `condition`, shift included.
         """
-        *heard, shift = condition
-        cond = self.condition(*heard, shift_semitones=shift).transpose(1, 2)
+        *features, shift = condition
+        cond = self.condition(*features, shift_semitones=shift).transpose(1, 2)
         noisy = self.decoder.add_noise(self.decoder.normalise(mel), step, noise)
         return self.decoder.denoise_fn(noisy, step, cond)

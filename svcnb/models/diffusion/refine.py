@@ -1,4 +1,4 @@
-"""A voice's diffusion model in a conversion: as a stage after the generator, or in the generator's place."""
+"""A voice's diffusion model in a conversion: refines the generator's output, or replaces the generator."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from svcnb.nn.layers import Noise
 
 @dataclass(frozen=True)
 class Grid:
-    """Rate and frame length of a voice, which the vocoder may have otherwise."""
+    """Sample rate and hop of a voice; those of the vocoder may differ."""
 
     rate_hz: int
     hop_samples: int
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What a diffuser makes a sound from: content [1, D, N], f0 and volume [1, N], speaker id [1, 1] or weights [N, S]."""
+class Conditions:
+    """Input features: content [1, D, N], f0 and volume [1, N], speaker id [1, 1] or weights [N, S]."""
 
     content: Tensor
     f0_hz: Tensor
@@ -40,11 +40,11 @@ class Heard:
 
 
 class Diffuser:
-    """A diffusion model with its vocoder: content, f0 and loudness of N frames to a sound at the voice's rate.
+    """A diffusion model with its vocoder: content, f0 and loudness of N frames to audio at the voice's rate.
 
     Args:
         network: with its weights.
-        speakers: the voice's names and ids, which the model may number otherwise.
+        speakers: the voice's names and ids; the model may have other ids.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class Diffuser:
 
     def mel(self, samples: np.ndarray) -> Tensor:
         """Log mel [1, N, M] of float32 [T] at the voice's rate, T = N * hop."""
-        wide = torch.from_numpy(self._to_vocoder(samples)).to(self.network.unit_embed.weight.device)
-        return self.vocoder.mel(wide[None]).transpose(1, 2)
+        resampled = torch.from_numpy(self._to_vocoder(samples)).to(self.network.unit_embed.weight.device)
+        return self.vocoder.mel(resampled[None]).transpose(1, 2)
 
     def volume(self, samples: np.ndarray) -> Tensor:
         """Loudness [1, N] of float32 [T] at the voice's rate."""
@@ -71,30 +71,34 @@ class Diffuser:
                     n_frames * self.config.data.block_size)  # fmt: skip
 
     @torch.inference_mode()
-    def __call__(self, heard: Heard, *, settings: ConversionSettings, start_mel: Tensor | None = None) -> np.ndarray:
-        """float32 [N * hop] at the voice's rate; `start_mel` [1, N, M] is what a shallow run starts from."""
+    def __call__(
+        self, conditions: Conditions, *, settings: ConversionSettings, start_mel: Tensor | None = None
+    ) -> np.ndarray:
+        """float32 [N * hop] at the voice's rate; shallow diffusion starts from `start_mel` [1, N, M]."""
         device = self.network.unit_embed.weight.device
-        inputs = (heard.content.transpose(1, 2), heard.f0_hz[..., None], heard.volume[..., None])
+        f0_hz, noise = conditions.f0_hz, conditions.noise
+        inputs = (conditions.content.transpose(1, 2), f0_hz[..., None], conditions.volume[..., None])
         with freed_memory_kept():
-            condition = self.network.condition(*(part.float().to(device) for part in inputs), self._speaker(heard.speaker))
+            inputs = [values.float().to(device) for values in inputs]
+            condition = self.network.condition(*inputs, self._speaker(conditions.speaker))
             sampler = SamplerSettings(
                 self.config.infer.method, self.config.infer.speedup, from_below=settings.like_original
             )
             steps = {} if start_mel is None else {"start_mel": start_mel, "k_step": settings.k_step}
-            mel = sample(self.network, condition, sampler, noise=heard.noise, **steps)
+            mel = sample(self.network, condition, sampler, noise=noise, **steps)
             scaled = (mel * self.config.mel_ratio).transpose(1, 2)
-            sung = self.vocoder(scaled, heard.f0_hz.float().to(device), noise=heard.noise)[0, 0]
-        narrow = resample_samples(sung.float().cpu().numpy(), self.config.data.sampling_rate, self.grid.rate_hz)
-        return fit_length(narrow, heard.f0_hz.shape[1] * self.grid.hop_samples)
+            audio = self.vocoder(scaled, f0_hz.float().to(device), noise=noise)[0, 0].float().cpu().numpy()
+        samples = resample_samples(audio, self.config.data.sampling_rate, self.grid.rate_hz)
+        return fit_length(samples, f0_hz.shape[1] * self.grid.hop_samples)
 
     def _speaker(self, speaker: Tensor) -> Tensor:
-        """The voice's speaker, id [1, 1] or weights [N, S], as the model numbers them: id [1, 1] or weights [1, N, S']."""
+        """Voice's speaker, id [1, 1] or weights [N, S], as the model's id [1, 1] or weights [1, N, S']."""
         if self.config.model.n_spk == 1:
             return torch.zeros(1, 1, dtype=torch.long, device=self.columns.device)
         if speaker.is_floating_point():
             return (speaker.to(self.columns) @ self.columns[: speaker.shape[1]])[None]
         if not 0 <= int(speaker) < len(self.columns) or not self.columns[int(speaker)].any():
-            raise SvcError(f"the diffusion model knows no speaker with the number {int(speaker)}, only "
+            raise SvcError(f"the diffusion model has no speaker with the number {int(speaker)}, only "
                            f"{', '.join(self.config.spk)}: name one of them (-s)")  # fmt: skip
         return self.columns[speaker.to(self.columns.device)].argmax(-1)
 
@@ -107,7 +111,7 @@ def _columns(config: DiffusionConfig, speakers: dict[str, int]) -> Tensor:
     if n_speakers == 1:
         return columns
     if absent := sorted(name for name in speakers if not 0 <= numbers.get(name, -1) < n_speakers):
-        raise SvcError(f"the diffusion model knows no speaker {', '.join(absent)}, only {', '.join(numbers)}: "
+        raise SvcError(f"the diffusion model has no speaker {', '.join(absent)}, only {', '.join(numbers)}: "
                        "give the model of this voice (-dm, -dc)")  # fmt: skip
     for name, row in speakers.items():
         columns[row, numbers[name]] = 1.0

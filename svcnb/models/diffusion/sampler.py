@@ -1,9 +1,9 @@
-"""Take noise out of mel spectra: where to start, which steps to take, and a library's solvers for each of them.
+"""Sampling of mel spectra: the start step, the sequence of noise steps, and the solvers of diffusers.
 
-Sampling evaluates the network at a few of the noise steps it learnt, from the one it starts at down to the first.
-Where these steps lie is decided here, as the original programs do; how to get from one to the next is the work of
-diffusers' schedulers. All of them are given the stored schedule, not one computed again. Only the plain run over
-every step is written out: its scheduler there draws its own random numbers, and a run must be repeatable.
+Sampling evaluates the network at a few of the trained noise steps, from the start step down to step 0. The
+sequence is chosen here, as in the original programs; the solvers between two steps are diffusers' schedulers.
+All of them use the schedule stored in the checkpoint. Only DDPM over every step is implemented here, since the
+scheduler of diffusers draws its own random numbers, and a run must be repeatable.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ LOW_ORDER_BELOW_STEPS = 10  # with fewer steps the last one of a DPM-Solver is o
 
 
 class DiffusionError(SvcError):
-    """What was asked for is beyond this diffusion model."""
+    """This diffusion model does not support the request."""
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """How to remove noise.
+    """Settings of the sampler.
 
     Attributes:
-        method: one of METHODS; with a speedup of 1 every step is taken, whatever the method.
-        speedup: how many of the learnt noise steps one evaluation replaces.
-        from_below: ddim and pndm begin up to `speedup` steps below the noise they are given, as the original
-            programs do; it leaves that noise in the result.
+        method: one of METHODS; with a speedup of 1 every step is taken (DDPM), whatever the method.
+        speedup: number of trained noise steps per network evaluation.
+        from_below: ddim and pndm start up to `speedup` steps below the actual noise level, as the original
+            programs do; the difference remains as noise in the result.
     """
 
     method: Method = "dpm-solver++"
@@ -51,19 +51,19 @@ class SamplerSettings:
         if self.method not in METHODS:
             raise DiffusionError(f"sampler {self.method!r} is not known: choose one of {', '.join(METHODS)}")
         if self.speedup < 1:
-            raise DiffusionError(f"the sampler's speedup is {self.speedup}: give 1 (every step) or more")
+            raise DiffusionError(f"the sampler's speedup is {self.speedup}: expected 1 (every step) or more")
 
 
 PredictNoise = Callable[[Tensor, float], Tensor]
-# scheduler, and the noise steps at which the network is asked, first to last
+# scheduler, and the noise steps at which the network is evaluated, first to last
 Plan = tuple[Any, list[float]]
 
 
 def check_steps(model: Unit2Mel, k_step: int | None) -> int:
-    """The noise steps to remove, if this model has learnt them; None asks for all, from noise alone.
+    """The number of noise steps to remove, if the model was trained for them; None: all, from noise alone.
 
     Raises:
-        DiffusionError: more steps than it has learnt, or a shallow model that is asked to start from noise.
+        DiffusionError: more steps than it was trained for, or a shallow model that would start from noise.
     """
     learnt, all_steps = model.k_step_max, model.decoder.timesteps
     if k_step is None:
@@ -88,13 +88,13 @@ def sample(
     k_step: int | None = None,
     noise: Noise | None = None,
 ) -> Tensor:
-    """A log mel spectrum from a condition.
+    """Sample a log mel spectrum for a condition.
 
     Args:
         condition: [B, N, H], see Unit2Mel.condition.
-        start_mel: log mel [B, N, M] that is blurred by `k_step` noise steps first; None starts from noise alone.
-        k_step: noise steps to remove; with None all that the model has learnt.
-        noise: where random numbers come from.
+        start_mel: log mel [B, N, M], to which `k_step` noise steps are added first; None: noise alone.
+        k_step: noise steps to remove; None: all that the model was trained for.
+        noise: source of random numbers.
 
     Returns:
         log mel [B, N, M].
@@ -110,10 +110,10 @@ def sample(
     if start_mel is not None:
         last = torch.full((len(condition),), n_steps - 1, device=condition.device)
         x = decoder.add_noise(decoder.normalise(start_mel), last, drawn)
-    heard = condition.transpose(1, 2)  # [B, H, N]
+    cond = condition.transpose(1, 2)  # [B, H, N]
 
     def predict_noise(noisy: Tensor, step: float) -> Tensor:
-        return decoder.denoise_fn(noisy, torch.full((len(noisy),), step, device=noisy.device), heard)
+        return decoder.denoise_fn(noisy, torch.full((len(noisy),), step, device=noisy.device), cond)
 
     return decoder.denormalise(remove_noise(x, predict_noise, decoder, n_steps=n_steps, settings=settings, noise=noise))
 
@@ -127,11 +127,11 @@ def remove_noise(
     settings: SamplerSettings,
     noise: Noise,
 ) -> Tensor:
-    """Bring `x`, which holds noise of step `n_steps - 1`, to step 0.
+    """Denoise `x` from noise step `n_steps - 1` to step 0.
 
     Args:
-        predict_noise: the noise in a tensor like `x`, given the noise step (whole for ddim and pndm).
-        schedule: whose arrays describe the noise; its denoiser is not used.
+        predict_noise: returns the noise in a tensor like `x` at a noise step (an integer for ddim and pndm).
+        schedule: the noise schedule; its denoiser is not used.
     """
     n_evaluations = max(FEWEST_STEPS, n_steps // settings.speedup)
     if settings.speedup == 1 or n_evaluations >= n_steps:
@@ -140,19 +140,20 @@ def remove_noise(
         scheduler, steps = _plan_whole_steps(schedule, n_steps, settings)
     else:
         scheduler, steps = _plan_even_steps(schedule, n_steps, n_evaluations, settings.method)
-    for asked, step in zip(scheduler.timesteps, steps, strict=True):
-        x = scheduler.step(predict_noise(x, step), asked, x).prev_sample
+    for timestep, step in zip(scheduler.timesteps, steps, strict=True):
+        x = scheduler.step(predict_noise(x, step), timestep, x).prev_sample
     return x
 
 
 def _take_every_step(
     x: Tensor, predict_noise: PredictNoise, schedule: GaussianDiffusion, *, n_steps: int, noise: Noise
 ) -> Tensor:
-    """DDPM (Ho et al. 2020, algorithm 2), what it aims at kept within the range of the training data."""
+    """DDPM (Ho et al. 2020, algorithm 2), with the predicted x0 clipped to the range of the training data."""
     for step in range(n_steps - 1, -1, -1):
         predicted = predict_noise(x, float(step))
-        aim = schedule.sqrt_recip_alphas_cumprod[step] * x - schedule.sqrt_recipm1_alphas_cumprod[step] * predicted
-        x = schedule.posterior_mean_coef1[step] * aim.clamp(-1, 1) + schedule.posterior_mean_coef2[step] * x
+        noise_part = schedule.sqrt_recipm1_alphas_cumprod[step] * predicted
+        x0 = schedule.sqrt_recip_alphas_cumprod[step] * x - noise_part
+        x = schedule.posterior_mean_coef1[step] * x0.clamp(-1, 1) + schedule.posterior_mean_coef2[step] * x
         if step:
             deviation = (0.5 * schedule.posterior_log_variance_clipped[step]).exp()
             x = x + deviation * noise.normal(x.shape, like=x)
@@ -160,12 +161,12 @@ def _take_every_step(
 
 
 def _plan_whole_steps(schedule: GaussianDiffusion, n_steps: int, settings: SamplerSettings) -> Plan:
-    """DDIM and PNDM: every `stride`-th of the learnt steps, down to step 0.
+    """DDIM and PNDM: every `stride`-th of the trained steps, down to step 0.
 
-    The schedulers derive the stride as trained steps / evaluations, which the numbers below make come out even.
+    The schedulers compute the stride as trained steps / evaluations; the numbers below yield `stride`.
     """
     stride = min(settings.speedup, math.ceil(n_steps / FEWEST_STEPS))
-    steps = list(range(n_steps - 1, 0, -stride))  # step 0 itself is where the last of them leads
+    steps = list(range(n_steps - 1, 0, -stride))  # without step 0, which is the result of the last one
     if settings.from_below:
         steps = list(range(0, n_steps, stride))[::-1]
     options = {"set_alpha_to_one": False}
@@ -173,15 +174,15 @@ def _plan_whole_steps(schedule: GaussianDiffusion, n_steps: int, settings: Sampl
     scheduler = _make("DDIMScheduler" if settings.method == "ddim" else "PNDMScheduler", schedule, stride, **options)
     scheduler.set_timesteps(1)
     if settings.method == "pndm" and len(steps) > 1:
-        steps.insert(1, steps[1])  # its first step is taken twice: on trial, then with the mean of both slopes
+        steps.insert(1, steps[1])  # its first step is taken twice: a trial, then with the mean of both slopes
     scheduler.timesteps = torch.tensor(steps)
     return scheduler, [float(step) for step in steps]
 
 
 def _plan_even_steps(schedule: GaussianDiffusion, n_steps: int, n_evaluations: int, method: str) -> Plan:
-    """DPM-Solver(++) and UniPC: evenly spaced, between the learnt steps where it must be, as the original's time.
+    """DPM-Solver(++) and UniPC: evenly spaced, possibly fractional steps, as the original's time variable.
 
-    The schedulers round these steps to whole ones; their own tables are replaced by the noise levels in between.
+    The schedulers round steps to integers; their tables are replaced by interpolated noise levels.
     """
     low_order_last = method == "unipc" or n_evaluations < LOW_ORDER_BELOW_STEPS
     options = {"solver_order": 2, "lower_order_final": low_order_last, "final_sigmas_type": "sigma_min"}
@@ -192,13 +193,13 @@ def _plan_even_steps(schedule: GaussianDiffusion, n_steps: int, n_evaluations: i
     name = "UniPCMultistepScheduler" if method == "unipc" else "DPMSolverMultistepScheduler"
     scheduler = _make(name, schedule, n_steps, **options)
     scheduler.set_timesteps(n_evaluations)
-    places = np.linspace(n_steps - 1, 0, n_evaluations + 1)
-    log_kept = 0.5 * schedule.alphas_cumprod[:n_steps].double().log().cpu().numpy()
-    kept = np.exp(np.interp(places, np.arange(n_steps), log_kept))
-    scheduler.sigmas = torch.from_numpy(np.sqrt(1 - kept**2) / kept).float()
-    scheduler.timesteps = torch.from_numpy(places[:-1])
+    steps = np.linspace(n_steps - 1, 0, n_evaluations + 1)
+    log_alphas = 0.5 * schedule.alphas_cumprod[:n_steps].double().log().cpu().numpy()
+    alphas = np.exp(np.interp(steps, np.arange(n_steps), log_alphas))
+    scheduler.sigmas = torch.from_numpy(np.sqrt(1 - alphas**2) / alphas).float()
+    scheduler.timesteps = torch.from_numpy(steps[:-1])
     scheduler.set_begin_index(0)
-    return scheduler, places[:-1].tolist()
+    return scheduler, steps[:-1].tolist()
 
 
 def _make(name: str, schedule: GaussianDiffusion, n_trained_steps: int, **options: Any) -> Any:
@@ -206,10 +207,10 @@ def _make(name: str, schedule: GaussianDiffusion, n_trained_steps: int, **option
         import diffusers
     except ImportError as error:
         raise MissingExtra('diffusion needs diffusers: pip install "svcnb[diffusion]"') from error
-    # DPM-Solver and UniPC take the number of their steps from the noise variances, the others by name.
+    # DPM-Solver and UniPC derive their number of steps from the noise variances, the others take an argument.
     length = n_trained_steps if "Multistep" in name else len(schedule.betas)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # plain dpm-solver is said to leave the library one day
+        warnings.simplefilter("ignore", FutureWarning)  # dpm-solver is deprecated in diffusers
         scheduler = getattr(diffusers, name)(
             num_train_timesteps=n_trained_steps, trained_betas=schedule.betas[:length].cpu().numpy(), **options
         )

@@ -118,7 +118,7 @@ def set_info(path: Path | str, info: str, *, target: Path | str | None = None) -
 
 @dataclass(frozen=True)
 class RvcCheckpoint:
-    """A G_*.pth or D_*.pth: `epoch` (key `iteration`) is the last complete one; the file name has the step."""
+    """A G_*.pth or D_*.pth: `epoch` (key `iteration`) is the last complete one; the step is in the name."""
 
     model: dict[str, Tensor]
     epoch: int

@@ -167,7 +167,7 @@ def to_16k(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
 
 
 def cut_samples(samples: np.ndarray, settings: RvcCutSettings) -> list[tuple[Slice, np.ndarray, str]]:
-    """All steps on one recording: per window its position, normalized samples float64 [T], reason to drop it."""
+    """All steps on one recording: per window its position, normalized samples float64 [T], drop reason."""
     filtered = high_pass(samples, settings.sample_rate_hz)
     cut = []
     for part in cut_at_silence(filtered, settings):

@@ -1,4 +1,4 @@
-"""What a vocoder trains on: sound and f0 of clips, cut into segments, and the clips as a voice speaks them."""
+"""Training data of a vocoder: audio and f0 of clips, cut into random segments, and self-converted clips."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NO_ENCODER = "none"
 
 
 def open_clips(source: Path, folder: Path, config: VocoderConfig, *, device: str = "cpu") -> FeatureStore:
-    """The features in `source`; or, where it holds clips, a store of their sound and f0, made in folder/clips.
+    """The features in `source`; or, if it holds clips, a store of their audio and f0, made in folder/clips.
 
     Raises:
         SvcError: neither features nor clips, or features on another grid than the vocoder's.
@@ -56,7 +56,7 @@ def _extract(source: Path, folder: Path, config: VocoderConfig, *, device: str) 
 
 
 class SoundAndPitch:
-    """Turns clips into what a vocoder needs: audio and f0. The content of a store is there, and empty."""
+    """Extractor of the vocoder's training features: audio and f0, and dummy content, which a store requires."""
 
     def __init__(self, settings: FeatureSettings, *, device: str = "cpu") -> None:
         self.settings = settings
@@ -79,8 +79,8 @@ class Segment:
     """A clip or a part of one: N frames, N * hop samples.
 
     Attributes:
-        heard: [T], what the mel is made of: the recording, or the clip as a voice speaks it.
-        audio: [T], the recording, which shall come out.
+        heard: [T], audio of the input mel: the recording, or a self-converted clip.
+        audio: [T], the target: the recording.
         f0_hz: [N], gaps interpolated.
     """
 
@@ -106,8 +106,8 @@ class VocoderClips:
     """Clips of a store, whole or as segments.
 
     Attributes:
-        takes: the clips as a voice speaks them; None without a voice.
-        in_memory: keep the sound after the first reading.
+        takes: self-converted clips; None without a voice.
+        in_memory: keep the audio after the first reading.
     """
 
     store: FeatureStore
@@ -121,15 +121,15 @@ class VocoderClips:
         return self.part(name, 0, min(n_frames, max_frames or n_frames), take=take)
 
     def part(self, name: str, start: int, n_frames: int, *, take: int | None) -> Segment:
-        """Frames start .. start + n_frames of a clip, zeros beyond its end; heard as recorded, or as the voice's take."""
-        sound, takes, f0_hz = self._read(name)
+        """Frames start .. start + n_frames of a clip, zeros beyond its end; `take`: self-converted input."""
+        samples, takes, f0_hz = self._read(name)
         hop = self.store.settings.hop_samples
-        audio = _cut(sound, start * hop, n_frames * hop)
+        audio = _cut(samples, start * hop, n_frames * hop)
         heard = audio if take is None else _cut(takes[take], start * hop, n_frames * hop)
         return Segment(heard, audio, _cut(f0_hz, start, n_frames))
 
     def _read(self, name: str) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-        """Recording [T], the voice's takes of it [T] (none without a voice), f0 with its gaps interpolated [N]."""
+        """Recording [T], self-converted clips [T] (none without a voice), f0 [N] with interpolated gaps."""
         if name in self._kept:
             return self._kept[name]
         track = F0Track(self.store.read(name)["f0_hz"], self.store.settings.hop_s)
@@ -146,9 +146,9 @@ def _cut(values: np.ndarray, start: int, length: int) -> Tensor:
 
 
 class SegmentBatches:
-    """Batches of random segments, an epoch per iteration (what `fit` reads). Each clip gives as many as fit into it.
+    """Batches of random segments, one epoch per iteration, for `fit`. Each clip gives as many as fit into it.
 
-    Which segments, and whether they are heard as the voice speaks them, is drawn from (seed, epoch, segment) alone.
+    The segments, and whether their input is self-converted, depend only on (seed, epoch, segment).
 
     Args:
         names: clips to use.

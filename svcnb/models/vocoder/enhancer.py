@@ -1,4 +1,4 @@
-"""The enhancer: a voice's result sung once more by a vocoder, which smooths the timbre of weak models."""
+"""The enhancer: a vocoder resynthesizes a voice's output, which smooths the timbre of weak models."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ FILTER_WIDTH = 128  # zero crossings of the resampling filter for the adaptive k
 
 
 class Enhancer:
-    """Sings recordings of one rate again through a vocoder of any rate.
+    """Resynthesizes audio of one sample rate by a vocoder of any sample rate.
 
     Args:
         vocoder: ready for inference.
-        sample_rate_hz, hop_samples: of the voice: its samples, and the frames of its f0. Where the vocoder has another
-            rate, the sound is resampled to it and back.
-        adaptive_key: semitones. Above 0 a high voice is moved down into the range that the vocoder knows, and back.
+        sample_rate_hz, hop_samples: of the voice's audio and f0. If the vocoder's sample rate differs, the
+            audio is resampled to it and back.
+        adaptive_key: semitones. Above 0 a high voice is shifted down into the vocoder's range, and back.
 
     Source: so-vits-svc 4.1, modules/enhancer.
     """
@@ -32,19 +32,19 @@ class Enhancer:
         self.sample_rate_hz = sample_rate_hz
         self.hop_s = hop_samples / sample_rate_hz
         rate_hz = vocoder.settings.sampling_rate
-        self.moved_hz = 100 * round(rate_hz * 2 ** (adaptive_key / 12) / 100) if adaptive_key else rate_hz
+        self.shifted_hz = 100 * round(rate_hz * 2 ** (adaptive_key / 12) / 100) if adaptive_key else rate_hz
         device = next(vocoder.parameters()).device
-        pairs = (rate_hz, self.moved_hz), (self.moved_hz, rate_hz)
+        pairs = (rate_hz, self.shifted_hz), (self.shifted_hz, rate_hz)
         self.stretch, self.shrink = (SincResample(*pair, lowpass_filter_width=FILTER_WIDTH).to(device) for pair in pairs)
 
     @torch.inference_mode()
     def __call__(self, samples: np.ndarray, f0_hz: np.ndarray, *, noise: Noise | None = None) -> np.ndarray:
-        """The recording enhanced.
+        """Enhance audio.
 
         Args:
             samples: float32 [T] at the voice's rate.
             f0_hz: [N], one value per frame of the voice, gaps interpolated.
-            noise: random numbers of the vocoder's source.
+            noise: random numbers of the vocoder's harmonic source.
 
         Returns:
             float32 [T].
@@ -52,18 +52,18 @@ class Enhancer:
         if not len(samples):
             return np.zeros(0, np.float32)
         rate_hz = self.vocoder.settings.sampling_rate
-        wide = torch.from_numpy(resample_samples(samples, self.sample_rate_hz, rate_hz))
-        sung = self._sing(self.stretch(wide.to(self.stretch.kernel.device)), f0_hz, noise)
-        narrow = resample_samples(self.shrink(sung).cpu().numpy(), rate_hz, self.sample_rate_hz)[: len(samples)]
-        return np.pad(narrow, (0, len(samples) - len(narrow)))
+        resampled = torch.from_numpy(resample_samples(samples, self.sample_rate_hz, rate_hz))
+        audio = self._sing(self.stretch(resampled.to(self.stretch.kernel.device)), f0_hz, noise)
+        result = resample_samples(self.shrink(audio).cpu().numpy(), rate_hz, self.sample_rate_hz)
+        return np.pad(result[: len(samples)], (0, max(0, len(samples) - len(result))))
 
     def _sing(self, samples: Tensor, f0_hz: np.ndarray, noise: Noise | None) -> Tensor:
-        """[T] at the vocoder's rate, stretched -> [T] of the same duration, or a part of a frame more."""
+        """[T] at the vocoder's rate, stretched -> [T'] of the same duration, at most one frame longer."""
         hop = self.vocoder.settings.hop_size
         whole = F.pad(samples, (0, -len(samples) % hop))
         mel = self.vocoder.mel(whole[None])  # [1, M, N']
-        times_s = np.arange(mel.shape[-1]) * hop / self.moved_hz
+        times_s = np.arange(mel.shape[-1]) * hop / self.shifted_hz
         stored_hz = np.asarray(f0_hz, dtype=np.float64)
-        f0 = np.interp(times_s, np.arange(len(stored_hz)) * self.hop_s, stored_hz)  # holds the edges
-        lowered = torch.from_numpy(f0 * self.vocoder.settings.sampling_rate / self.moved_hz)
+        f0 = np.interp(times_s, np.arange(len(stored_hz)) * self.hop_s, stored_hz)  # constant beyond the ends
+        lowered = torch.from_numpy(f0 * self.vocoder.settings.sampling_rate / self.shifted_hz)
         return self.vocoder(mel, lowered.to(mel)[None], noise=noise)[0, 0].float()

@@ -1,4 +1,4 @@
-"""Vocoder files: where they are looked for, and how they are read."""
+"""Find and read vocoder files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_UNPACKED_BYTES = 2_000_000_000  # the published vocoder has 57 MB
 def find_vocoder(
     named: Path | str | None = None, *, voice_folder: Path | None = None, pretrain_folder: Path | str = Path("pretrain")
 ) -> Path:
-    """Where the vocoder is that a voice should use: the first of
+    """Path of the vocoder that a voice uses: the first of
 
     1. `named`: its folder, the `model` file in it, or a released zip;
     2. the folder `vocoder` beside the voice's checkpoint;
@@ -37,34 +37,34 @@ def find_vocoder(
     4. the newest nsf_hifigan_*.zip there.
 
     Raises:
-        VocoderError: none of them is there; says which files to put where, and how to train a small one.
+        VocoderError: there is none; the message names the files to add and how to train a small vocoder.
     """
     if named is not None:
         if not Path(named).exists():
             raise VocoderError(f"{named}: no such vocoder; expected a folder with model and config.json, or a released zip")
         return Path(named)
     pretrain = Path(pretrain_folder)
-    places = [pretrain / PRETRAIN_SUBFOLDER]
+    folders = [pretrain / PRETRAIN_SUBFOLDER]
     if voice_folder is not None:
-        places.insert(0, voice_folder / VOICE_SUBFOLDER)
-    for place in places:
-        if any((place / name).is_file() for name in MODEL_NAMES):
-            return place
+        folders.insert(0, voice_folder / VOICE_SUBFOLDER)
+    for folder in folders:
+        if any((folder / name).is_file() for name in MODEL_NAMES):
+            return folder
     if zips := sorted(pretrain.glob(RELEASED_ZIPS)):
         return zips[-1]
     raise VocoderError(
-        f"there is no vocoder in {' or '.join(map(str, places))}. Put nsf_hifigan_20221211.zip (openvpi/vocoders on "
-        f"GitHub, release nsf-hifigan-v1) into {pretrain}, or its two files into {places[-1]} as model and config.json; "
-        f"or train a small one: svcnb vocoder CLIPS {places[0]}"
+        f"there is no vocoder in {' or '.join(map(str, folders))}. Put nsf_hifigan_20221211.zip "
+        f"(openvpi/vocoders on GitHub, release nsf-hifigan-v1) into {pretrain}, or its two files into "
+        f"{folders[-1]} as model and config.json; or train a small one: svcnb vocoder CLIPS {folders[0]}"
     )
 
 
 def load_vocoder(path: Path | str, *, device: str | torch.device = "cpu") -> Vocoder:
-    """The vocoder from a folder, from the `model` file in it, or from a zip as released; ready for inference.
+    """Load a vocoder from a folder, from the `model` file in it, or from a released zip; ready for inference.
 
     Raises:
         VocoderError: a file is missing, or is another kind of file.
-        CheckpointError: the weights do not fit the config, or the file asks for code to be run.
+        CheckpointError: the weights do not fit the config, or the file would run code.
     """
     with _folder_of(Path(path)) as (model_path, config_path):
         vocoder = Vocoder(VocoderSettings.from_config(_read_config(config_path)))
@@ -74,7 +74,7 @@ def load_vocoder(path: Path | str, *, device: str | torch.device = "cpu") -> Voc
 
 
 def load_generator(generator: nn.Module, path: Path) -> None:
-    """Weights of the vocoder in a folder, `model` file or zip, to train on from there; strictly."""
+    """Load a vocoder's weights (folder, `model` file or zip) into a generator to be fine-tuned; strict."""
     with _folder_of(path) as (model_path, _):
         load_weights(generator, _read_weights(model_path, path))
 
@@ -99,12 +99,12 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _folder_of(path: Path) -> Iterator[tuple[Path, Path]]:
-    """Paths of weights and config, for as long as they are read; a zip's are copied to a place of their own."""
+    """Paths of weights and config while they are read; those in a zip are unpacked to a temporary folder."""
     if path.is_file() and path.suffix.lower() == ".zip":
         with tempfile.TemporaryDirectory() as folder:
             try:
                 yield _copy_from_zip(path, Path(folder))
-            except SvcError as error:  # tell of the file that the user knows
+            except SvcError as error:  # name the user's file, not the temporary one
                 raise type(error)(str(error).replace(folder, str(path))) from error
         return
     folder = path.parent if path.is_file() else path
@@ -117,12 +117,12 @@ def _folder_of(path: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _copy_from_zip(path: Path, folder: Path) -> tuple[Path, Path]:
-    """Weights and config of a released zip, wherever in it, under names of ours in `folder`; notices are passed over."""
+    """Unpack weights and config of a released zip, from any folder in it, into `folder`; skip other files."""
     members = list_archive(path)
     found = []
-    for place, name in members.items():
-        config = members.get(place.with_name(CONFIG_NAME))
-        if place.name in MODEL_NAMES and config is not None:
+    for member, name in members.items():
+        config = members.get(member.with_name(CONFIG_NAME))
+        if member.name in MODEL_NAMES and config is not None:
             found.append((name, config))
     if len(found) != 1:
         raise VocoderError(f"{path} holds {len(found)} vocoders (model with config.json beside it), expected one: "

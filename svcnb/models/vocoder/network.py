@@ -1,7 +1,7 @@
-"""Vocoders: log mel and f0 to waveform. The families' NSF-HiFiGAN, and a small one that two CPU cores can train.
+"""Vocoders: log mel and f0 to waveform. The usual NSF-HiFiGAN, and a small one that two CPU cores can train.
 
-On disk a vocoder is a folder with `model` ({'generator': weights}) and `config.json`. The small one's config says
-`"vocoder_name": "svcnb-frame"`; a config without that key is the families' own.
+On disk a vocoder is a folder with `model` ({'generator': weights}) and `config.json`. The small one's config
+has `"vocoder_name": "svcnb-frame"`; a config without that key is an NSF-HiFiGAN's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NSF_HIFIGAN, FRAME_VOCODER = "nsf-hifigan", "svcnb-frame"
 
 
 class VocoderError(SvcError):
-    """There is no vocoder, its files are incomplete, or it does not fit."""
+    """There is no vocoder, its files are incomplete, or it does not fit the voice."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class VocoderSettings:
         if name not in (NSF_HIFIGAN, FRAME_VOCODER):
             raise VocoderError(f"vocoder_name {name!r} in the vocoder's config: expected {NSF_HIFIGAN} or {FRAME_VOCODER}")
         if config.get("mini_nsf"):
-            raise VocoderError("this vocoder is of the later kind with a reduced source (mini_nsf), another network: "
+            raise VocoderError("this vocoder has a reduced harmonic source (mini_nsf), another network: "
                                "take nsf_hifigan_20221211.zip, or another release without mini_nsf")  # fmt: skip
         own = ["sampling_rate", "num_mels", "n_fft", "win_size", "hop_size", "fmin", "fmax"]
         shape = [key for key in GeneratorSettings.__dataclass_fields__ if key not in ("snake", "plain_ends")]
@@ -75,10 +75,10 @@ class VocoderSettings:
 
 
 class Vocoder(nn.Module):
-    """Log mel of `self.mel` and f0 to waveform.
+    """A vocoder with its mel transform `self.mel`: log mel and f0 to waveform.
 
-    Source: openvpi's NSF-HiFiGAN as used by so-vits-svc 4.1 (the generator's layout without a speaker, and a source
-    that adds up phases per frame).
+    Source: openvpi's NSF-HiFiGAN as used by so-vits-svc 4.1 (the generator's layout without a speaker, and a
+    harmonic source that accumulates phase per frame).
     """
 
     def __init__(self, settings: VocoderSettings) -> None:
@@ -93,7 +93,7 @@ class Vocoder(nn.Module):
 
 
 def mel_of(settings: VocoderSettings) -> VocoderMel:
-    """The log mel that a vocoder sings."""
+    """The log mel transform of a vocoder's input."""
     return VocoderMel(
         sample_rate_hz=settings.sampling_rate,
         n_fft=settings.n_fft,
@@ -106,7 +106,7 @@ def mel_of(settings: VocoderSettings) -> VocoderMel:
 
 
 def build_generator(settings: VocoderSettings) -> NsfGenerator | FrameVocoder:
-    """The network of a vocoder, initialised but without weights."""
+    """The network of a vocoder, with random weights."""
     if settings.generator is None:
         return FrameVocoder(
             mel_of(settings).filters,
