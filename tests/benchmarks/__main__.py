@@ -1,9 +1,9 @@
-"""How long the work takes beside a plain version of the same mathematics, and how much memory.
+"""Time and memory of our implementation compared with a plain implementation of the same mathematics.
 
     python -m tests.benchmarks [--quick] [--only WORD ...] [--out FOLDER]
 
-Both sides of a row run in processes of their own and take turns; the table gives medians, the ratio's spread and the
-peak memory. It is printed and written to FOLDER/table.md, with every number in FOLDER/results.json.
+Both sides of a row run in separate processes and alternate; the table has medians, the range of the ratio and
+the peak memory. It is printed and written to FOLDER/table.md, with every number in FOLDER/results.json.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MINUTE = (extraction.AUDIO_S, extraction.QUICK_S)
 
 
 def f0_row(method: str, *, seconds: float = extraction.AUDIO_S, n_pairs: int = 3, loads: bool = False) -> Row:
-    """loads: the predictor has weights, which the other side reads anew for every clip."""
+    """Row of an f0 method; `loads`: its predictor has weights, which the plain side reads for every clip."""
     ours = partial(extraction.our_f0, method=method, seconds=seconds)
     plain = partial(extraction.plain_f0, method=method, seconds=seconds) if loads else None
     return Row(f"f0 with {method}", ours, plain, n_pairs, (seconds, extraction.QUICK_S))
@@ -43,7 +43,7 @@ ROWS = (
     f0_row("crepe", seconds=extraction.CREPE_S, n_pairs=1),
     Row("content with svcnb-units", extraction.svcnb_units, None, 3, MINUTE),
     Row("content with HuBERT base, 12 layers", extraction.hubert, None, 2, MINUTE),
-    Row("k-means, 20 000 frames x 256, 2000 centres", clustering.our_centres, clustering.plain_centres, 1),
+    Row("k-means, 20 000 frames x 256, 2000 centers", clustering.our_centers, clustering.plain_centers, 1),
 )
 
 
@@ -57,7 +57,7 @@ def describe_machine() -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes, one turn: shows that it runs, measures nothing")
+    parser.add_argument("--quick", action="store_true", help="small sizes, one turn: checks that it runs")
     parser.add_argument("--only", nargs="+", default=[""], metavar="WORD", help="rows whose name contains a word")
     parser.add_argument("--out", type=Path, default=places.PROJECT / ".benchmarks", metavar="FOLDER")
     options = parser.parse_args(arguments)

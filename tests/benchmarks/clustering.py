@@ -1,4 +1,4 @@
-"""k-means: ours against Lloyd's algorithm as textbooks have it."""
+"""k-means: ours compared with the textbook version of Lloyd's algorithm."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ import numpy as np
 from tests.benchmarks.sides import Size, Work
 
 FRAMES, WIDTH, CENTRES = 20_000, 256, 2000
-QUICK_FRAMES, QUICK_CENTRES = 400, 20
+QUICK_FRAMES, QUICK_CENTERS = 400, 20
 MAX_ITERATIONS, TOLERANCE = 300, 1e-4  # scikit-learn's defaults, which so-vits-svc 4.1 uses
 
 
 def frames(size: Size) -> tuple[np.ndarray, int]:
-    """Frames that gather around 500 sounds with unequal shares, and the number of centres."""
-    n_frames, n_centres = (QUICK_FRAMES, QUICK_CENTRES) if size.quick else (FRAMES, CENTRES)
+    """Frames of a mixture of 500 Gaussians with unequal weights, and the number of centers."""
+    n_frames, n_centres = (QUICK_FRAMES, QUICK_CENTERS) if size.quick else (FRAMES, CENTRES)
     random = np.random.default_rng(0)
-    sounds = random.normal(size=(500, WIDTH))
-    shares = random.dirichlet(np.ones(500))
-    spread = random.uniform(0.3, 0.7, size=(500, 1))
-    chosen = random.choice(500, n_frames, p=shares)
-    return (sounds[chosen] + spread[chosen] * random.normal(size=(n_frames, WIDTH))).astype(np.float32), n_centres
+    means = random.normal(size=(500, WIDTH))
+    weights = random.dirichlet(np.ones(500))
+    std = random.uniform(0.3, 0.7, size=(500, 1))
+    chosen = random.choice(500, n_frames, p=weights)
+    return (means[chosen] + std[chosen] * random.normal(size=(n_frames, WIDTH))).astype(np.float32), n_centres
 
 
-def our_centres(size: Size) -> Work:
+def our_centers(size: Size) -> Work:
     from svcnb.features.content.clustering import fit_centres
 
     points, n_centres = frames(size)
     return lambda: {"mean_squared_distance": fit_centres(points, n_centres).mean_squared_distance}
 
 
-def plain_centres(size: Size) -> Work:
+def plain_centers(size: Size) -> Work:
     points, n_centres = frames(size)
     return lambda: {"mean_squared_distance": plain_kmeans(points, n_centres)}
 
 
 def plain_kmeans(points: np.ndarray, n_centres: int) -> float:
-    """Mean squared distance after k-means++ and Lloyd's iterations until the centres rest."""
+    """Mean squared distance after k-means++ and Lloyd's iterations until the centers converge."""
     random = np.random.default_rng(0)
-    centres = _seed_centres(points, n_centres, random)
-    rest = TOLERANCE * points.var(axis=0).mean()
+    centres = _seed_centers(points, n_centres, random)
+    tolerance = TOLERANCE * points.var(axis=0).mean()
     for _ in range(MAX_ITERATIONS):
         nearest, _ = _assign(points, centres)
         counts = np.bincount(nearest, minlength=n_centres)
@@ -49,13 +49,13 @@ def plain_kmeans(points: np.ndarray, n_centres: int) -> float:
         moved[filled] = np.add.reduceat(points[order], starts, axis=0) / counts[filled, None]
         shift = np.square(moved - centres).sum()
         centres = moved
-        if shift <= rest:
+        if shift <= tolerance:
             break
     return float(_assign(points, centres)[1].mean())
 
 
-def _seed_centres(points: np.ndarray, n_centres: int, random: np.random.Generator) -> np.ndarray:
-    """k-means++: each next centre is a frame drawn in proportion to its squared distance."""
+def _seed_centers(points: np.ndarray, n_centres: int, random: np.random.Generator) -> np.ndarray:
+    """k-means++: each next center is a frame drawn with probability proportional to its squared distance."""
     centres = [points[random.integers(len(points))]]
     closest = np.square(points - centres[0]).sum(axis=1)
     for _ in range(n_centres - 1):
@@ -65,7 +65,7 @@ def _seed_centres(points: np.ndarray, n_centres: int, random: np.random.Generato
 
 
 def _assign(points: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Place and squared distance of each frame's nearest centre."""
+    """Index and squared distance of each frame's nearest center."""
     squares = np.square(centres).sum(axis=1)
     nearest, distances = [], []
     for block in np.array_split(points, max(1, len(points) // 4000)):

@@ -1,7 +1,7 @@
-"""f0 and content of a minute of recordings, cut into clips of five seconds.
+"""f0 estimation and content encoding of one minute of recordings, cut into clips of five seconds.
 
-so-vits-svc builds its f0 predictor anew for every file; ours is built once. The signal processing ones have nothing
-to load, and the encoders are loaded once by both: those rows have no other side.
+so-vits-svc builds its f0 predictor again for every file; ours is built once. The signal processing methods
+have no weights to load, and both programs load encoders once: those rows have no plain side.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from tests.benchmarks.sides import Size, Work
 RATE_HZ, HOP_SAMPLES, CONTENT_HZ = 44100, 512, 16000
 CLIP_S = 5.0
 AUDIO_S = 60.0
-CREPE_S = 5.0  # twice as long as it lasts, on a laptop
+CREPE_S = 5.0  # takes twice the duration on a laptop
 QUICK_S = 1.0
 
 
 def clips(seconds: float, rate_hz: int) -> list[np.ndarray]:
-    """The demo recordings end to end, repeated where they do not suffice, cut into clips of five seconds."""
+    """The demo recordings joined, repeated if they are too short, cut into clips of five seconds."""
     from svcnb.audio.audio import read_audio, resample
 
     n_wanted, found = round(seconds * rate_hz), []
@@ -37,14 +37,14 @@ def clips(seconds: float, rate_hz: int) -> list[np.ndarray]:
 
 
 def our_f0(size: Size, *, method: str, seconds: float = AUDIO_S) -> Work:
-    heard, make = _f0_work(size, method, seconds)
+    samples, make = _f0_work(size, method, seconds)
     estimator = make()
-    return lambda: _median_f0([estimator(clip) for clip in heard])
+    return lambda: _median_f0([estimator(clip) for clip in samples])
 
 
 def plain_f0(size: Size, *, method: str, seconds: float = AUDIO_S) -> Work:
-    heard, make = _f0_work(size, method, seconds)
-    return lambda: _median_f0([make()(clip) for clip in heard])
+    samples, make = _f0_work(size, method, seconds)
+    return lambda: _median_f0([make()(clip) for clip in samples])
 
 
 def _f0_work(size: Size, method: str, seconds: float) -> tuple[list[np.ndarray], Callable]:
@@ -59,7 +59,7 @@ def _f0_work(size: Size, method: str, seconds: float) -> tuple[list[np.ndarray],
 
 
 def write_rmvpe(folder: Path) -> None:
-    """RMVPE with random weights, as the published file holds them: the time is the same."""
+    """RMVPE with random weights in the published file's format: the time is the same."""
     import torch
 
     from svcnb.features.pitch.rmvpe import Rmvpe
@@ -94,5 +94,10 @@ def hubert(size: Size) -> Work:
 
 
 def _encoding(encoder: object, size: Size) -> Work:
-    heard = clips(QUICK_S if size.quick else AUDIO_S, CONTENT_HZ)
-    return lambda: {"mean_square": float(np.mean([float(encoder.encode(clip).square().mean()) for clip in heard]))}
+    samples = clips(QUICK_S if size.quick else AUDIO_S, CONTENT_HZ)
+
+    def work() -> dict[str, float]:
+        squares = [float(encoder.encode(clip).square().mean()) for clip in samples]
+        return {"mean_square": float(np.mean(squares))}
+
+    return work

@@ -1,11 +1,12 @@
-"""Do a vocoder and a diffusion model bring a voice nearer to its recordings?
+"""Do the enhancer and shallow diffusion bring a voice's output closer to recordings of the speaker?
 
     python -m tests.benchmarks.measure_extras VOICE --target FOLDER --unseen NAME [NAME ...] [--k_steps N [N ...]]
 
-Sentences of the speaker that no training saw are converted into the voice: as it sings alone, enhanced (-eh) by the
-vocoder in VOICE/vocoder, and through the diffusion model in VOICE/diffusion from various numbers of noise steps (-shd).
-Means over sentences: distance of log mel spectra to the recording (mean absolute difference of natural logarithms, the
-vocoder's bands), mel-cepstral distance in dB, and Resemblyzer cosine to the speaker's other recordings.
+Sentences of the speaker that were not in any training data are converted into the voice: by the generator
+alone, enhanced (-eh) by the vocoder in VOICE/vocoder, and refined by the diffusion model in VOICE/diffusion
+with several numbers of noise steps (-shd). Means over sentences: distance of log mel spectra to the recording
+(mean absolute difference of natural logarithms, the vocoder's bands), mel-cepstral distance in dB, and
+speaker similarity (Resemblyzer cosine) to the speaker's other recordings.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tests.benchmarks.measure_voices import N_REFERENCES
 
 
 class Distances:
-    """The loaded measures."""
+    """The loaded metrics."""
 
     def __init__(self, vocoder: Path, references: Sequence[Path]) -> None:
         loaded = load_vocoder(vocoder)
@@ -58,14 +59,14 @@ def main() -> None:
     vocoder = find_vocoder(None, voice_folder=options.voice)
     distances = Distances(vocoder, [path for path in paths if path.stem not in options.unseen][-N_REFERENCES:])
     voice = load_voice(options.voice, vocoder=vocoder)
-    ways = {"the voice alone": {}, "enhanced": {"enhance": True}}
+    variants = {"the voice alone": {}, "enhanced": {"enhance": True}}
     shallow = {"shallow_diffusion": True, "second_encoding": options.second_encoding}
-    ways |= {f"diffusion, {n} noise steps": shallow | {"k_step": n} for n in options.k_steps}
+    variants |= {f"diffusion, {n} noise steps": shallow | {"k_step": n} for n in options.k_steps}
     print("| | log mel distance | mel-cepstral distance, dB | similarity |\n|---|---|---|---|")
-    for name, choices in ways.items():
+    for name, choices in variants.items():
         results = [voice.convert(audio, ConversionSettings(**choices)) for audio in recordings]
-        mel, cepstral_db, likeness = distances.row(recordings, results)
-        print(f"| {name} | {mel:.3f} | {cepstral_db:.2f} | {likeness:.3f} |", flush=True)
+        mel, cepstral_db, similarity = distances.row(recordings, results)
+        print(f"| {name} | {mel:.3f} | {cepstral_db:.2f} | {similarity:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

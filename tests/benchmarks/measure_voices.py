@@ -1,17 +1,19 @@
-"""Do converted recordings sound like the target, keep the melody, and still say the words?
+"""Speaker similarity, f0 correlation and intelligibility of converted recordings.
 
     python -m tests.benchmarks.measure_voices VOICE [VOICE ...] --target FOLDER --readers FOLDER [FOLDER ...] \
         --unseen NAME [NAME ...] [--song FILE] [--trackers auto crepe]
 
 Per voice, means over recordings:
-- readers, converted: Resemblyzer cosine to the target, correlation of log f0, share of frames voiced in one only;
-- the target's own sentences that training did not see, through the whole conversion, and through posterior and
-  decoder alone (copies): cosine and word error rate (pocketsphinx);
+- readers, converted: speaker similarity to the target (Resemblyzer cosine), correlation of log f0, fraction
+  of frames that are voiced in only one of source and result;
+- the target's own sentences that were not in the training data, converted, and resynthesized by posterior and
+  decoder (copy synthesis): similarity and word error rate (pocketsphinx);
 - flite's slt and rms speaking known sentences, converted: word error rate;
-- the song: cosine and correlation.
-Each tracker follows the melody of recordings and results alike; crepe (Viterbi) is the surest here, and takes minutes.
-The first rows are the recordings as they are. Recordings are moved to the target's middle pitch by whole semitones,
-the song by whole octaves. Needs flite, and transcripts (see evaluation_words) for the sentences named by --unseen.
+- the song: similarity and correlation.
+Each f0 tracker is used for recordings and results alike; crepe (Viterbi) is the most reliable here, and takes
+minutes. The first column has the unconverted recordings. Recordings are transposed to the target's median f0
+by whole semitones, the song by whole octaves. Needs flite, and transcripts (see evaluation.words) for the
+sentences named by --unseen.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ class Spoken:
 
 @dataclass
 class Recordings:
-    """Everything that is converted, read once."""
+    """All recordings to convert, read once."""
 
     readers: dict[str, list[Audio]]
     own: list[Spoken]
@@ -57,20 +59,20 @@ class Recordings:
 
 
 @dataclass
-class Judge:
-    """The loaded measures."""
+class Metrics:
+    """The loaded metrics."""
 
     references: list[Path]
     similarity: SpeakerSimilarity = field(default_factory=SpeakerSimilarity)
     recogniser: WordRecogniser = field(default_factory=WordRecogniser)
 
-    def likeness(self, sounds: Sequence[Audio]) -> float:
-        return self.similarity.compare(sounds, self.references)
+    def speaker_similarity(self, clips: Sequence[Audio]) -> float:
+        return self.similarity.compare(clips, self.references)
 
-    def words_wrong(self, sounds: Sequence[Audio], spoken: Sequence[Spoken]) -> float:
-        """Word errors of all recordings together, as a share of their words."""
-        counted = [self.recogniser.count_errors(sound, one.text) for sound, one in zip(sounds, spoken, strict=True)]
-        return total_errors(counted).rate
+    def word_error_rate(self, clips: Sequence[Audio], spoken: Sequence[Spoken]) -> float:
+        """Word error rate over all recordings together."""
+        pairs = zip(clips, spoken, strict=True)
+        return total_errors([self.recogniser.count_errors(clip, one.text) for clip, one in pairs]).rate
 
 
 def converted(voice: LoadedVoice, audio: Audio, *, sung: bool = False) -> Audio:
@@ -78,10 +80,10 @@ def converted(voice: LoadedVoice, audio: Audio, *, sung: bool = False) -> Audio:
     return voice.convert(audio, ConversionSettings(transpose_semitones=choose_transposition(suggested, sung=sung)))
 
 
-def melody_kept(
+def f0_metrics(
     voice: LoadedVoice, name: str, sources: Sequence[Audio], results: Sequence[Audio], trackers: Sequence[str]
 ) -> dict[str, float]:
-    """By tracker: mean correlation of log f0, and mean share of frames that are voiced in one of the two only."""
+    """By tracker: mean correlation of log f0, and mean fraction of frames voiced in only one of the two."""
     found = {}
     for tracker in trackers:
         tracks = [[voice.estimate_f0(audio, tracker) for audio in sounds] for sounds in (sources, results)]
@@ -92,28 +94,32 @@ def melody_kept(
 
 
 def measure(
-    voice: LoadedVoice | None, recordings: Recordings, judge: Judge, *, trackers: Sequence[str] = ("auto",)
-) -> dict[str, float]:
-    """Figures by name; of the recordings themselves where there is no voice."""
+    voice: LoadedVoice | None, recordings: Recordings, metrics: Metrics, *,
+    trackers: Sequence[str] = ("auto",),
+) -> dict[str, float]:  # fmt: skip
+    """Metrics by name; of the recordings themselves if there is no voice."""
     change: Change = (lambda audio: converted(voice, audio)) if voice else (lambda audio: audio)
     found: dict[str, float] = {}
     for name, sources in recordings.readers.items():
         results = [change(audio) for audio in sources]
-        found[f"{name} likeness"] = judge.likeness(results)
+        found[f"{name} similarity"] = metrics.speaker_similarity(results)
         if voice:
-            found |= melody_kept(voice, name, sources, results, trackers)
+            found |= f0_metrics(voice, name, sources, results, trackers)
     own = [change(one.audio) for one in recordings.own]
-    found |= {"own likeness": judge.likeness(own), "own words": judge.words_wrong(own, recordings.own)}
+    found["own similarity"] = metrics.speaker_similarity(own)
+    found["own word error rate"] = metrics.word_error_rate(own, recordings.own)
     if voice and voice.has_posterior:
-        copies = [voice.resynthesise(one.audio) for one in recordings.own]
-        found |= {"copies likeness": judge.likeness(copies), "copies words": judge.words_wrong(copies, recordings.own)}
+        resynthesized = [voice.resynthesise(one.audio) for one in recordings.own]
+        found["copy synthesis similarity"] = metrics.speaker_similarity(resynthesized)
+        found["copy synthesis word error rate"] = metrics.word_error_rate(resynthesized, recordings.own)
     for name, spoken in recordings.flite.items():
-        found[f"{name} words"] = judge.words_wrong([change(one.audio) for one in spoken], spoken)
+        results = [change(one.audio) for one in spoken]
+        found[f"{name} word error rate"] = metrics.word_error_rate(results, spoken)
     if recordings.song is not None:
-        sung = converted(voice, recordings.song, sung=True) if voice else recordings.song
-        found["song likeness"] = judge.likeness([sung])
+        song = converted(voice, recordings.song, sung=True) if voice else recordings.song
+        found["song similarity"] = metrics.speaker_similarity([song])
         if voice:
-            found |= melody_kept(voice, "song", [recordings.song], [sung], trackers)
+            found |= f0_metrics(voice, "song", [recordings.song], [song], trackers)
     return found
 
 
@@ -133,9 +139,9 @@ def read_recordings(options: argparse.Namespace) -> Recordings:
 
 def as_table(rows: dict[str, dict[str, float]]) -> str:
     """Markdown, one column per voice."""
-    figures = list(dict.fromkeys(name for row in rows.values() for name in row))
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
     lines = ["| | " + " | ".join(rows) + " |", "|---" * (1 + len(rows)) + "|"]
-    for name in figures:
+    for name in names:
         cells = (f"{row[name]:.3f}" if name in row else "" for row in rows.values())
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -146,17 +152,17 @@ def main() -> None:
     parser.add_argument("voices", type=Path, nargs="+")
     parser.add_argument("--target", type=Path, required=True, help="folder with recordings of the target")
     parser.add_argument("--readers", type=Path, nargs="+", required=True, help="folders of recordings to convert")
-    parser.add_argument("--unseen", nargs="+", required=True, help="names of the target's sentences kept out of training")
+    parser.add_argument("--unseen", nargs="+", required=True, help="names of sentences not trained on")
     parser.add_argument("--song", type=Path, help="a sung recording")
     parser.add_argument("--most", type=int, default=10, help="recordings per reader")
-    parser.add_argument("--sentences", type=int, default=len(TEST_SENTENCES), help="that flite speaks")
-    parser.add_argument("--trackers", nargs="+", default=["auto"], help="f0 methods that follow the melody")
+    parser.add_argument("--sentences", type=int, default=len(TEST_SENTENCES), help="number of them, by flite")
+    parser.add_argument("--trackers", nargs="+", default=["auto"], help="f0 methods to measure with")
     options = parser.parse_args()
     recordings = read_recordings(options)
-    judge = Judge(find_audio_files(options.target)[-N_REFERENCES:])
-    rows = {"recordings": measure(None, recordings, judge)}
+    metrics = Metrics(find_audio_files(options.target)[-N_REFERENCES:])
+    rows = {"recordings": measure(None, recordings, metrics)}
     for folder in options.voices:
-        rows[folder.name] = measure(load_any_voice(folder), recordings, judge, trackers=options.trackers)
+        rows[folder.name] = measure(load_any_voice(folder), recordings, metrics, trackers=options.trackers)
     print(as_table(rows))
 
 

@@ -1,10 +1,10 @@
-"""A training step of so-vits-svc 4.1 as it is written down, without any of our shortcuts.
+"""A training step of so-vits-svc 4.1 in a direct implementation, without any of our optimizations.
 
-The discriminator is torch's convolutions, one pass per waveform; the generator is ours with torch's convolutions.
-Both updates are made as the original makes them: real clips keep their graph, the discriminator collects gradients
-in the generator's step too, AdamW runs with its defaults.
+The discriminator uses torch's convolutions, one pass per waveform; the generator is ours with torch's
+convolutions. Both updates are as in the original: real clips keep their graph, the discriminator accumulates
+gradients in the generator's step too, AdamW runs with its defaults.
 
-Source: so-vits-svc 4.1, models.py and train.py, as far as numbers and order go.
+Source: so-vits-svc 4.1, models.py and train.py: numbers and order of operations.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class PlainPart(nn.Module):
 
 
 class PlainDiscriminator(nn.Module):
-    """The six of so-vits-svc, under the names of its checkpoints."""
+    """The six sub-discriminators of so-vits-svc, under the names of its checkpoints."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,13 +64,13 @@ class PlainDiscriminator(nn.Module):
 
     def forward(self, real: Tensor, fake: Tensor) -> tuple[list[Tensor], list[Tensor], list, list]:
         """Scores of both, then feature maps of both."""
-        heard = [(part(real), part(fake)) for part in self.discriminators]
-        real_scores, fake_scores = [r[0] for r, _ in heard], [f[0] for _, f in heard]
-        return real_scores, fake_scores, [r[1] for r, _ in heard], [f[1] for _, f in heard]
+        outputs = [(part(real), part(fake)) for part in self.discriminators]
+        real_scores, fake_scores = [r[0] for r, _ in outputs], [f[0] for _, f in outputs]
+        return real_scores, fake_scores, [r[1] for r, _ in outputs], [f[1] for _, f in outputs]
 
 
 def use_torch_convolutions(network: nn.Module) -> nn.Module:
-    """The network itself, whose convolutions all run as torch's."""
+    """Switch all convolutions of a network to torch's; returns the network."""
     for module in network.modules():
         if isinstance(module, Conv1d):
             module.may_differ_from_torch = False

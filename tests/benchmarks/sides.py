@@ -1,7 +1,7 @@
-"""The two sides of a comparison, each in a process of its own, taking turns.
+"""The two sides of a comparison, each in its own process, in alternating turns.
 
-A process of its own gives each side its own peak memory; taking turns lets both meet the same neighbours on the
-machine, so that the ratio of a pair means something where the seconds do not.
+With its own process, each side has its own peak memory. Alternating exposes both to the same load of other
+programs, so that the ratio of a pair is meaningful even if the seconds are not.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-Work = Callable[[], dict[str, float]]  # does the work once; numbers that show what came out
+Work = Callable[[], dict[str, float]]  # does the work once; returns numbers that describe the result
 MakeWork = Callable[["Size"], Work]
 
 
 @dataclass(frozen=True)
 class Size:
-    """quick: as small as shows that everything runs. folder: for files that a side needs."""
+    """quick: smallest sizes, to check that everything runs. folder: for files that a side needs."""
 
     quick: bool
     folder: Path
@@ -32,10 +32,10 @@ class Row:
     """One line of the table.
 
     Attributes:
-        name: what is done, in the reader's words.
-        ours, plain: make the work; plain None where there is nothing to compare with.
-        n_pairs: timed turns, one more goes before them untimed.
-        audio_s: seconds of audio the work goes through, full and quick; 0 where times real time says nothing.
+        name: of the work.
+        ours, plain: make the work; plain is None if there is nothing to compare with.
+        n_pairs: timed turns, after one untimed turn.
+        audio_s: seconds of audio that are processed, full and quick; 0: no real-time factor.
     """
 
     name: str
@@ -73,12 +73,12 @@ class Comparison:
         return [ours / plain for ours, plain in zip(self.ours.seconds, self.plain.seconds, strict=True)]
 
     def cpu_ratio(self) -> float | None:
-        """Of processor time, smallest turn of each side: steadier than seconds beside other programs."""
+        """Ratio of processor time, shortest turn of each side: less noisy than seconds."""
         return None if self.plain is None else min(self.ours.cpu_seconds) / min(self.plain.cpu_seconds)
 
 
 def compare(row: Row, size: Size) -> Comparison:
-    """Both sides of a row, A B A B ...; a turn of each before the clock counts."""
+    """Run both sides of a row in alternating turns; the first turn of each is not timed."""
     context = multiprocessing.get_context("spawn")
     sides = {"ours": row.ours} | ({"plain": row.plain} if row.plain else {})
     children = {name: _Child(context, make, size) for name, make in sides.items()}
@@ -96,7 +96,7 @@ def compare(row: Row, size: Size) -> Comparison:
 
 
 class _Child:
-    """The parent's end of a side."""
+    """One side's process, controlled by the parent."""
 
     def __init__(self, context: multiprocessing.context.SpawnContext, make: MakeWork, size: Size) -> None:
         self.measured = Measured()
@@ -110,7 +110,7 @@ class _Child:
         try:
             seconds, cpu_seconds, self.measured.numbers = self.connection.recv()
         except (EOFError, ConnectionResetError) as error:
-            raise RuntimeError("a side of the comparison died; its own message is above") from error
+            raise RuntimeError("a process of the comparison failed; its message is above") from error
         if timed:
             self.measured.seconds.append(seconds)
             self.measured.cpu_seconds.append(cpu_seconds)
@@ -132,7 +132,7 @@ def _serve(connection: Connection, make: MakeWork, size: Size) -> None:
 def peak_memory_bytes() -> int:
     """Largest resident size of this process."""
     status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would count what the parent had when it forked
+    if status.is_file():  # getrusage would include the parent's memory at the fork
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     import resource

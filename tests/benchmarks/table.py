@@ -1,4 +1,4 @@
-"""What was measured, as a markdown table and as JSON."""
+"""Measurements as a markdown table and as JSON."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 
 from tests.benchmarks.sides import Comparison
 
-HEADINGS = ("work", "ours", "plain", "ours / plain", "times real time", "peak memory, ours", "plain", "came out")
+HEADINGS = (
+    "work", "ours", "plain", "ours / plain", "times real time", "peak memory, ours", "plain", "result",
+)  # fmt: skip
 
 
 def as_table(done: Sequence[Comparison], *, title: str, quick: bool = False) -> str:
-    """Markdown: medians; the ratio's median, with its smallest and largest pair in brackets."""
+    """Markdown: medians; the median ratio, with the smallest and the largest in parentheses."""
     rows = [HEADINGS, ("---",) * len(HEADINGS), *(_cells(one, quick=quick) for one in done)]
     return f"{title}\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in rows) + "\n"
 
@@ -21,12 +23,12 @@ def as_table(done: Sequence[Comparison], *, title: str, quick: bool = False) -> 
 def _cells(one: Comparison, *, quick: bool) -> tuple[str, ...]:
     audio_s = one.row.audio_s[quick]
     ratios = one.ratios()
-    spread = f" ({min(ratios):.2f}-{max(ratios):.2f})" if len(ratios) > 1 else ""
+    ratio_range = f" ({min(ratios):.2f}-{max(ratios):.2f})" if len(ratios) > 1 else ""
     return (
         one.row.name,
         _seconds(one.ours.median_s),
         _seconds(one.plain.median_s) if one.plain else "",
-        f"{statistics.median(ratios):.2f}{spread}" if ratios else "",
+        f"{statistics.median(ratios):.2f}{ratio_range}" if ratios else "",
         f"{audio_s / one.ours.median_s:.3g}" if audio_s else "",
         _gigabytes(one.ours.peak_bytes),
         _gigabytes(one.plain.peak_bytes) if one.plain else "",
@@ -35,7 +37,7 @@ def _cells(one: Comparison, *, quick: bool) -> tuple[str, ...]:
 
 
 def _outcome(one: Comparison) -> str:
-    """Numbers of both sides that show they did the same; a few are enough."""
+    """First number of both results, to show that they agree."""
     shown = []
     for name, value in list(one.ours.numbers.items())[:1]:
         other = f" / {one.plain.numbers[name]:.5g}" if one.plain else ""

@@ -1,6 +1,6 @@
 """The training step and inference of so-vits-svc's full size, ours and plain.
 
-Both sides start from the same weights and see the same batch; the tests hold that losses and gradients agree.
+Both sides start from the same weights with the same batch; the tests check that losses and gradients agree.
 """
 
 from __future__ import annotations
@@ -30,20 +30,21 @@ BATCH_SIZE = 2
 
 
 def config_of(size: Size) -> Config:
-    """The family's default, or (quick) one that takes the same paths with fewer channels."""
+    """so-vits-svc's default, or (quick) one with the same code paths and fewer channels."""
     config = Config.full()
     if size.quick:
         config.train.segment_size = 8 * config.data.hop_length
-        narrow = {"inter_channels": 128, "hidden_channels": 128, "filter_channels": 128, "n_layers": 1, "ssl_dim": 128,
-                  "p_dropout": 0.0, "n_flow_layer": 1, "gin_channels": 128, "n_speakers": 1, "upsample_initial_channel": 32}  # fmt: skip
-        config.model = config.model.model_copy(update=narrow)
+        sizes = {"inter_channels": 128, "hidden_channels": 128, "filter_channels": 128, "n_layers": 1,
+                 "ssl_dim": 128, "p_dropout": 0.0, "n_flow_layer": 1, "gin_channels": 128, "n_speakers": 1,
+                 "upsample_initial_channel": 32}  # fmt: skip
+        config.model = config.model.model_copy(update=sizes)
     return config
 
 
 def make_networks(config: Config) -> Networks:
     torch.manual_seed(1)
     networks = build(config)
-    # The untrained flow is the identity, and most of its gradients are zero: not what training looks like.
+    # The untrained flow is the identity, and most of its gradients are zero, unlike in training.
     with torch.no_grad():
         for flow in networks.generator.flow.flows[::2]:
             flow.post.weight.normal_(0, 0.01)
@@ -71,7 +72,7 @@ def make_batch(config: Config, clip_s: float) -> Batch:
 
 @dataclass
 class Setup:
-    """A batch and what a step on it needs. `draw` fixes what the next step draws (dropout, noise, segments)."""
+    """A batch, and the networks and parts for a training step on it."""
 
     config: Config
     networks: Networks
@@ -83,7 +84,7 @@ class Setup:
         return cls(config, make_networks(config), StepParts(config), make_batch(config, clip_s))
 
     def double(self) -> Setup:
-        """In float64, where equal mathematics is equal to many digits."""
+        """The setup in float64, in which rounding hardly matters."""
         batch, nets = self.batch, self.networks
         doubled = {name: getattr(batch, name).double() for name in ("content", "f0_hz", "voiced", "audio")}
         spec = self.parts.stft(batch.audio).double()
@@ -120,43 +121,43 @@ def our_training(size: Size) -> Work:
     kept = ExitStack()
     kept.enter_context(freed_memory_kept())
 
-    def work(_kept: ExitStack = kept) -> dict[str, float]:  # in force from step to step, as in `fit`
+    def work(_kept: ExitStack = kept) -> dict[str, float]:  # stays active from step to step, as in `fit`
         return _numbers(train_step(state, setup.batch))
 
     return work
 
 
 def plain_training(size: Size) -> Work:
-    attention.drop_out = F.dropout  # in a process that the plain side has to itself
+    attention.drop_out = F.dropout  # only in the plain side's own process
     setup = Setup.of(config_of(size), _clip_s(size))
     step = setup.plain_step()
     return lambda: _numbers(step(setup.batch))
 
 
-def _numbers(told: dict[str, Tensor]) -> dict[str, float]:
-    return {name: float(loss.detach()) for name, loss in told.items()}
+def _numbers(losses: dict[str, Tensor]) -> dict[str, float]:
+    return {name: float(loss.detach()) for name, loss in losses.items()}
 
 
 # ---------------------------------------------------------------- inference
 
 
 def our_inference(size: Size) -> Work:
-    network, batch = _singer(size)
+    network, batch = _generator_and_batch(size)
 
     def work() -> dict[str, float]:
-        with freed_memory_kept():  # per piece, as in `Voice`
+        with freed_memory_kept():  # per chunk, as in `Voice`
             return _sing(network, batch, torch.inference_mode())
 
     return work
 
 
 def plain_inference(size: Size) -> Work:
-    network, batch = _singer(size)
+    network, batch = _generator_and_batch(size)
     network = use_torch_convolutions(network)
     return lambda: _sing(network, batch, torch.no_grad())
 
 
-def _singer(size: Size) -> tuple[torch.nn.Module, Batch]:
+def _generator_and_batch(size: Size) -> tuple[torch.nn.Module, Batch]:
     config = config_of(size)
     return make_networks(config).generator.eval(), make_batch(config, _clip_s(size) if size.quick else INFERENCE_S)
 

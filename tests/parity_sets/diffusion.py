@@ -15,7 +15,7 @@ from svcnb.models.diffusion.sampler import SamplerSettings, sample
 from svcnb.nn.layers import Noise
 from tests.parity_sets.registry import ReferenceSet, Row, check
 
-RELATIVE_ABOVE = 100.0  # random weights let full runs diverge in size; such arrays are compared as a share of it
+RELATIVE_ABOVE = 100.0  # full runs diverge with random weights; those are compared relative to their maximum
 
 
 class StoredNoise(Noise):
@@ -55,7 +55,7 @@ def check_diffusion(reference: ReferenceSet) -> Iterator[Row]:
 
 
 def build(reference: ReferenceSet) -> Unit2Mel:
-    """The network of the set's sizes, with the stored weights or those of the formula."""
+    """The network with the set's sizes, and with the stored weights or those of the formula."""
     given = dict(reference.meta["kwargs"])
     sizes = DenoiserSizes(given.pop("out_dims"), *(given.pop(name) for name in ("n_layers", "n_chans", "n_hidden")))
     model = Unit2Mel(given.pop("input_channel"), given.pop("n_spk"), sizes, **given).eval()
@@ -76,7 +76,7 @@ def _key_rows(model: Unit2Mel, reference: ReferenceSet) -> Iterator[Row]:
 
 
 def compare_sized(reference: ReferenceSet, name: str, ours: Tensor, tolerance: float) -> Row:
-    """Absolute, but for arrays of large numbers: then a share of the largest."""
+    """Absolute deviation; for arrays with large values relative to the largest one."""
     largest = float(np.abs(reference.arrays[name]).max())
     if largest <= RELATIVE_ABOVE or tuple(ours.shape) != reference.arrays[name].shape:
         return reference.compare(name, ours, tolerance)

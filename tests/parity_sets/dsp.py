@@ -21,7 +21,7 @@ from tests.parity_sets.signals import glide, silences
 
 RATE_HZ = 44100
 HOP_SAMPLES = 512
-SECOND = slice(RATE_HZ // 2, RATE_HZ // 2 + RATE_HZ)  # what the one-second spectra are of
+SECOND = slice(RATE_HZ // 2, RATE_HZ // 2 + RATE_HZ)  # input of the one-second spectra
 SIGNALS = ("glide", "speech")
 
 
@@ -38,7 +38,7 @@ def check_dsp(reference: ReferenceSet) -> Iterator[Row]:
     yield from _loudness_rows(reference)
     yield from _padding_rows(reference)
     yield from _expansion_rows(reference)
-    # Imported late: each belongs to a module of its own, and the rows above stand without them.
+    # Imported late: each needs its own module, and the rows above work without them.
     from tests.parity_sets.end_to_end import end_to_end_rows
     from tests.parity_sets.pitch import pitch_rows
     from tests.parity_sets.retrieval import retrieval_rows
@@ -78,9 +78,9 @@ def _spectra_rows(reference: ReferenceSet, signal: str, waveform: Tensor) -> Ite
 
 
 def _mel_rows(reference: ReferenceSet, name: str, ours: Tensor, tolerance: float) -> Iterator[Row]:
-    """Logarithms where there is signal; magnitudes everywhere.
+    """Compare logarithms where there is signal, and magnitudes everywhere.
 
-    Near the floor of 1e-5 a logarithm magnifies the rounding of a float32 FFT, another one on every CPU.
+    Near the floor of 1e-5 the logarithm magnifies the rounding of a float32 FFT, which differs between CPUs.
     """
     theirs = reference.tensor(name)
     reference.compared.add(name)
@@ -109,7 +109,7 @@ def _slicer_rows(reference: ReferenceSet) -> Iterator[Row]:
             continue
         settings = SliceSettings(threshold_db=float(found[1]), min_length_ms=float(found[2]))
         slices = find_slices(silences(RATE_HZ), RATE_HZ, settings)
-        ours = [[int(piece.silent), piece.start, piece.end] for piece in slices]
+        ours = [[int(found.silent), found.start, found.end] for found in slices]
         theirs = reference.arrays[name]
         reference.compared.add(name)
         theirs = theirs[theirs[:, 2] > theirs[:, 1]]
@@ -145,6 +145,6 @@ def _expansion_rows(reference: ReferenceSet) -> Iterator[Row]:
         if found:
             from svcnb.features.content.encoders import align_to_frames
 
-            places = torch.arange(int(found[2]), dtype=torch.float32)[None]  # a feature that tells its own place
-            ours = align_to_frames(places, int(found[3]), mode=found[1])[0]
+            positions = torch.arange(int(found[2]), dtype=torch.float32)[None]  # used as the feature
+            ours = align_to_frames(positions, int(found[3]), mode=found[1])[0]
             yield reference.compare(name, ours, 0.0)

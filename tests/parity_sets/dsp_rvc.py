@@ -55,17 +55,17 @@ def _preprocess_rows(reference: ReferenceSet) -> Iterator[Row]:
             continue
         samples = {"glide9s": _long_glide, "silences": silences}[signal](int(rate))
         kept = _as_numbered_by_the_original(samples, settings)
-        rows = np.array([_describe(index, piece, settings) for index, piece in kept.items()])
-        yield reference.compare(name, rows, tolerance, note="names as the original numbers; ours count plainly")
-        excerpts = np.array([_excerpt(piece, settings) for piece in kept.values()])
+        rows = np.array([_describe(index, clip, settings) for index, clip in kept.items()])
+        yield reference.compare(name, rows, tolerance, note="with the original's clip numbers")
+        excerpts = np.array([_excerpt(clip, settings) for clip in kept.values()])
         yield reference.compare(of_samples, excerpts, tolerance)
 
 
 def _as_numbered_by_the_original(samples: np.ndarray, settings: RvcCutSettings) -> dict[int, np.ndarray]:
-    """Our pieces under the original's numbers: it counts before the last piece of a slice, not after, and so writes
-    some over. That is the deliberate deviation; the pieces themselves are the same."""
+    """Our clips under the original's numbers: it counts before the last window of a slice, not after, and so
+    overwrites some clips. Our numbers deviate on purpose; the clips themselves are the same."""
     kept: dict[int, np.ndarray] = {}
-    pieces = rvc_clips.cut_samples(samples, settings)
+    clips = rvc_clips.cut_samples(samples, settings)
     n_windows = [
         len(rvc_clips.fixed_windows(part.n_samples, settings))
         for part in rvc_clips.cut_at_silence(rvc_clips.high_pass(samples, settings.sample_rate_hz), settings)
@@ -74,47 +74,48 @@ def _as_numbered_by_the_original(samples: np.ndarray, settings: RvcCutSettings) 
     for count in n_windows:
         for window in range(count):
             number += window == count - 1
-            kept[number] = pieces[position][1]
+            kept[number] = clips[position][1]
             number += window < count - 1
             position += 1
     return dict(sorted(kept.items()))
 
 
-def _describe(index: int, piece: np.ndarray, settings: RvcCutSettings) -> list[float]:
-    narrow = rvc_clips.to_16k(piece, settings.sample_rate_hz)
-    rms, rms_16k = (np.sqrt(np.mean(np.square(part))) for part in (piece, narrow))
-    return [index, len(piece), len(narrow), rms, np.abs(piece).max(), rms_16k]
+def _describe(index: int, clip: np.ndarray, settings: RvcCutSettings) -> list[float]:
+    clip_16k = rvc_clips.to_16k(clip, settings.sample_rate_hz)
+    rms, rms_16k = (np.sqrt(np.mean(np.square(samples))) for samples in (clip, clip_16k))
+    return [index, len(clip), len(clip_16k), rms, np.abs(clip).max(), rms_16k]
 
 
-def _excerpt(piece: np.ndarray, settings: RvcCutSettings) -> np.ndarray:
-    narrow = rvc_clips.to_16k(piece, settings.sample_rate_hz)
-    middle, middle_16k = len(piece) // 2, len(narrow) // 2
-    return np.concatenate([piece[:64], piece[middle : middle + 64], narrow[middle_16k : middle_16k + 64]])
+def _excerpt(clip: np.ndarray, settings: RvcCutSettings) -> np.ndarray:
+    clip_16k = rvc_clips.to_16k(clip, settings.sample_rate_hz)
+    middle, middle_16k = len(clip) // 2, len(clip_16k) // 2
+    return np.concatenate([clip[:64], clip[middle : middle + 64], clip_16k[middle_16k : middle_16k + 64]])
 
 
 def _speech_rows(reference: ReferenceSet, name: str, of_samples: str, settings: RvcCutSettings) -> Iterator[Row]:
-    """Only the first piece: of the recording no more than 4 s at another rate are at hand, resampled by us."""
+    """Only the first clip: only 4 s of the recording are available, at another sample rate, and resampled."""
     waves = find_set(reference, "dsp-so-vits", lambda other: (other.folder / "speech44k.wav").is_file())
     if waves is None:
         return
     samples, rate_hz = soundfile.read(waves.folder / "speech44k.wav", dtype="float32")
     filtered = rvc_clips.high_pass(resample_samples(samples, rate_hz, settings.sample_rate_hz), settings.sample_rate_hz)
-    piece = rvc_clips.level(filtered[: int(settings.window_s * settings.sample_rate_hz)], settings)
+    clip = rvc_clips.level(filtered[: int(settings.window_s * settings.sample_rate_hz)], settings)
     reference.compared |= {name, of_samples}
-    tolerance, note = reference.tolerance("spectra_abs"), "first piece, recording resampled by us"
-    yield difference(name, _describe(0, piece, settings), reference.arrays[name][0], tolerance, note=note)
-    yield difference(of_samples, _excerpt(piece, settings), reference.arrays[of_samples][0], tolerance, note=note)
+    tolerance, note = reference.tolerance("spectra_abs"), "first clip, recording resampled by us"
+    first, excerpt = reference.arrays[name][0], reference.arrays[of_samples][0]
+    yield difference(name, _describe(0, clip, settings), first, tolerance, note=note)
+    yield difference(of_samples, _excerpt(clip, settings), excerpt, tolerance, note=note)
 
 
 def _long_glide(rate_hz: int) -> np.ndarray:
-    """signals.glide stretched to 9 s (sounding to 8.8 s): float32 [T]."""
+    """signals.glide stretched to 9 s (the tone ends at 8.8 s): float32 [T]."""
     seconds, times_s = 9.0, np.arange(int(rate_hz * 9.0)) / rate_hz
     f0_hz = 110.0 * 4.0 ** (times_s / seconds) * 2 ** (30 / 1200 * np.sin(2 * np.pi * 5.5 * times_s))
     phase = 2 * np.pi * np.cumsum(f0_hz) / rate_hz
-    sounding = ((times_s > 0.2) & (times_s < 1.5)) | ((times_s > 1.8) & (times_s < seconds - 0.2))
+    audible = ((times_s > 0.2) & (times_s < 1.5)) | ((times_s > 1.8) & (times_s < seconds - 0.2))
     ramp = np.hanning(int(rate_hz * 0.02))
     tone = sum(np.sin(k * phase) / k for k in range(1, 9))
-    tone = tone * np.convolve(sounding.astype(float), ramp / ramp.sum(), mode="same")
+    tone = tone * np.convolve(audible.astype(float), ramp / ramp.sum(), mode="same")
     return (np.round(tone / np.abs(tone).max() * 0.5 * 32767) / 32768).astype(np.float32)
 
 
@@ -135,7 +136,7 @@ def _f0_rows(reference: ReferenceSet) -> Iterator[Row]:
     for name in [n for n in reference.arrays if n.endswith("/wav16k")]:
         signal = name.split("/")[0]
         samples = reference.arrays[name]
-        reference.compared.add(name)  # what f0 is estimated of
+        reference.compared.add(name)  # input of the f0 estimation
         if signal == "glide":
             yield reference.compare(name, glide(16000), 0.0)
         for method in ("pm", "harvest", "dio"):

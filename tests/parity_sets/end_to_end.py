@@ -1,4 +1,4 @@
-"""Whole conversions against the original program's: our voice, with its timing switched to the original's."""
+"""Whole conversions compared with the original program's: our voice, with the original's timing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CASES = {
 
 
 class ToyEncoder:
-    """The recordings' content encoder: frames of 25 ms through one random matrix."""
+    """The content encoder of the recordings: frames of 25 ms times a random matrix."""
 
     name, width, hop_samples = "toy", 768, 320
 
@@ -47,7 +47,7 @@ class ToyEncoder:
 
 
 class WithoutNoise(nn.Module):
-    """The generator, whatever noise it is handed: the recordings had zeros in its place."""
+    """The generator with zeros as noise, as in the recordings."""
 
     def __init__(self, generator: nn.Module) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class WithoutNoise(nn.Module):
 
 
 def end_to_end_rows(reference: ReferenceSet) -> Iterator[Row]:
-    """One row per e2e/* array; none where the set has no such arrays, a failed one where its network is missing."""
+    """One row per e2e/* array; none if the set has no such arrays, a failed one if its network is missing."""
     if not any(name.startswith("e2e/") for name in reference.arrays):
         return
     yield from _unit_rows(reference)
@@ -85,7 +85,7 @@ def _case_rows(reference: ReferenceSet, voice: Voice, tag: str) -> list[Row]:
 
 
 def _find_voice(reference: ReferenceSet) -> Voice | None:
-    """The network that made the recordings; where several sets fit the description, the one that agrees."""
+    """The network that made the recordings; if several sets fit the description, the one that agrees."""
     candidates: list[ReferenceSet] = []
     find_set(reference, "so-vits", lambda other: _may_be_the_network(other, reference) and candidates.append(other))
     voices = [
@@ -104,7 +104,7 @@ def _may_be_the_network(candidate: ReferenceSet, reference: ReferenceSet) -> boo
 
 
 def _unit_rows(reference: ReferenceSet) -> Iterator[Row]:
-    """Content and melody of the glide as the conversion sees them."""
+    """Content and f0 of the glide, as in the conversion."""
     if not reference.has("e2e/unit_f0"):
         return
     glide = read_audio(reference.folder / "glide44k.wav")
@@ -113,8 +113,9 @@ def _unit_rows(reference: ReferenceSet) -> Iterator[Row]:
     f0_rtol, latent = reference.tolerance("f0_rtol"), reference.tolerance("spectra_abs")
     yield reference.compare("e2e/unit_f0", track.interpolated()[None].astype(np.float32), f0_rtol, relative=True)
     yield reference.compare("e2e/unit_uv", track.voiced[None].astype(np.float32), 0.0)
-    narrow = SincResample(glide.sample_rate_hz, 16000)(torch.from_numpy(glide.samples)).numpy()
-    content = align_to_frames(ToyEncoder().encode(narrow).T, track.n_frames, mode="nearest").numpy()  # [768, N]
+    samples_16k = SincResample(glide.sample_rate_hz, 16000)(torch.from_numpy(glide.samples)).numpy()
+    content = ToyEncoder().encode(samples_16k).T
+    content = align_to_frames(content, track.n_frames, mode="nearest").numpy()  # [768, N]
     summary = np.array([content.mean(), np.sqrt(np.mean(content**2)), np.abs(content).max()])
     yield reference.compare("e2e/unit_c_summary", summary, latent)
     yield reference.compare("e2e/unit_c_every10", content[::16, ::10], latent)

@@ -1,7 +1,7 @@
-"""Weights and inputs that follow from (seed, name, shape), as the reference sets use them.
+"""Weights and inputs computed from (seed, name, shape), as in the reference sets.
 
 Every tensor is `default_rng(crc32("<seed>:<name>"))` standard normal, scaled by the first rule that
-matches its name. The generator needs numpy only, so a set never has to ship its weights.
+matches its name. The generator needs only numpy, so a set does not have to contain its weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 EMBEDDING_NAME = re.compile(
     r"(^|\.)(emb_g|emb_uv|f0_emb|emb_pitch|spk_embed|text_embedding|_codebook)\.(weight|embed|embed_avg)$"
 )
-# Kaiser-sinc filters of the snake activations and mask-like buffers keep the values they are built with.
+# Kaiser-sinc filters of the snake activations keep their initial values.
 FIXED_BUFFER = re.compile(r"(^|\.)(upsample\.filter|downsample\.lowpass\.filter)$")
 
 
@@ -57,7 +57,7 @@ def _scaled(name: str, normal: np.ndarray) -> np.ndarray:
 
 
 def value(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The array that the formula gives for one state-dict name (prefix included)."""
+    """The formula's array for one state-dict name (prefix included)."""
     if name.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)
     if name.endswith((".inited", ".cluster_size")):
@@ -67,7 +67,7 @@ def value(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def state_dict(shapes: Mapping[str, tuple[int, ...]], seed: int, *, prefix: str = "") -> dict[str, torch.Tensor]:
-    """Formula weights for every name but fixed filter buffers; `prefix` ("disc:") is part of the hashed name."""
+    """Formula weights for every name except fixed filters; `prefix` ("disc:") is part of the hashed name."""
     return {
         name: torch.from_numpy(value(seed, prefix + name, tuple(shape)))
         for name, shape in shapes.items()

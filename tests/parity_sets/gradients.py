@@ -1,4 +1,4 @@
-"""Compare the gradient of every parameter with the recorded norms, kinks of the networks included."""
+"""Compare the gradient norm of every parameter with the recorded one, also near kinks of the loss."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from svcnb.files.checkpoint import to_plain_names
 from tests.parity_sets.registry import ReferenceSet, Row
 
-N_KINKS = 8  # other sides of kinks that are tried
+N_KINKS = 8  # number of perturbed weights that are tried
 ROUNDING = 2.0**-24  # of a float32, relative
 
 
 def gradient_norms(model: nn.Module, total: Tensor) -> dict[str, float]:
-    """Norm of every parameter's gradient, under all the names it has in checkpoints."""
+    """Norm of every parameter's gradient, under all its names in checkpoints."""
     model.zero_grad()
     total.backward()
     named = to_plain_names(dict(model.named_parameters(remove_duplicate=False)))
@@ -26,13 +26,14 @@ def gradient_norms(model: nn.Module, total: Tensor) -> dict[str, float]:
 def gradient_rows(
     model: nn.Module, total: Tensor, compute: Callable[[], Tensor], reference: ReferenceSet
 ) -> Iterator[Row]:
-    """Per-parameter norms of a total loss; one that is 0 by symmetry (a key's bias) is rounding, compared with the whole.
+    """Per-parameter gradient norms of a total loss.
 
-    Leaky rectifiers and absolute differences have kinks, where the gradient jumps. Which side a unit that lies on its
-    kink falls is decided by the processor's rounding, and one such unit moves a bias by 1e-3. So where the norms are
-    off, weights that differ from these by a float32's rounding are tried as well (`compute` is the total with the weights
-    of the moment), and one of them has to agree in all parameters at once; `model` is left with the gradient of the
-    unchanged weights.
+    A gradient that is 0 by symmetry (a key's bias) is rounding, and is compared relative to the norm of all.
+    Leaky ReLUs and absolute differences have kinks, where the gradient jumps. On which side of its kink a
+    unit is can depend on the processor's rounding, and one such unit changes a bias's gradient by 1e-3. So if
+    the norms differ, weights perturbed by float32 rounding are tried as well (`compute` gives the total with
+    the current weights), and one of them has to agree in all parameters at once; `model` is left with the
+    gradient of the unchanged weights.
     """
     if not reference.has("train0/grad_names"):
         return
@@ -59,7 +60,7 @@ def _compare(norms: dict[str, float], names: list[str], theirs: np.ndarray, rtol
 
 
 def _beside_kinks(model: nn.Module, compute: Callable[[], Tensor]) -> Iterator[dict[str, float]]:
-    """Norms at weights moved by rounding; afterwards the weights are as before."""
+    """Norms at weights perturbed by rounding; the weights are restored afterwards."""
     draws = torch.Generator().manual_seed(0)
     kept = [p.detach().clone() for p in model.parameters()]
     for _ in range(N_KINKS):

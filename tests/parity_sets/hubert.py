@@ -34,7 +34,7 @@ def check_hubert(reference: ReferenceSet) -> Iterator[Row]:
 
 
 def _weights(reference: ReferenceSet) -> tuple[dict[str, torch.Tensor], int | None]:
-    """From the stored fairseq file where the set has one, else by the formula; and the number of heads."""
+    """Weights from the stored fairseq file if there is one, else from the formula; and number of heads."""
     stored = sorted(reference.folder.glob("*.pt"))
     n_heads = reference.meta.get("n_heads")
     if not stored:

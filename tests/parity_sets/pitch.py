@@ -1,4 +1,4 @@
-"""Pitch: the RMVPE sets, and the f0 arrays of the signal-processing sets (called from their checks)."""
+"""f0 estimation: RMVPE sets, and the f0 arrays of the signal-processing sets (called from their checks)."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def check_rmvpe(reference: ReferenceSet) -> Iterator[Row]:
     for path in sorted(reference.folder.glob("*.pt")):
         yield reference.compare("hidden", load_rmvpe(path)(mel), tolerance, note=f"weights from {path.name}")
 
-    reference.compared.add("decode/salience")  # what the decoder is given
+    reference.compared.add("decode/salience")  # input of the decoder
     for name in reference.arrays:
         if name.startswith("decode/f0_thred"):
             f0_hz = decode_salience(reference.tensor("decode/salience"), float(name.removeprefix("decode/f0_thred")))
-            # f0 up to 2000 Hz in float32: a step of 1e-4 Hz, so the tolerance is meant per Hz
+            # f0 up to 2000 Hz in float32 has a resolution of 1e-4 Hz, so the tolerance is relative
             yield reference.compare(name, f0_hz, tolerance, relative=True)
 
 
 def _mel_rows(reference: ReferenceSet, mel: torch.Tensor, tolerance: float) -> Iterator[Row]:
-    # Near the floor of 1e-5 the logarithm magnifies a float32 FFT's own rounding (1e-6, another on every CPU) a
-    # hundred thousand times: magnitudes are compared everywhere, logarithms from 0.02 on.
+    # Near the floor of 1e-5 the logarithm magnifies the rounding of a float32 FFT (1e-6, different on every
+    # CPU) 100 000 times: magnitudes are compared everywhere, logarithms from 0.02 on.
     reference.compared.add("mel")
     expected = reference.tensor("mel")
     if mel.shape != expected.shape:
@@ -98,7 +98,7 @@ def _praat(samples: np.ndarray) -> np.ndarray:
 
 
 def _samples(waves: ReferenceSet | None, signal: str) -> np.ndarray:
-    """The set's recording of a signal; the glide follows from its formula where no recording is at hand."""
+    """The set's recording of a signal; the glide is computed from its formula if there is no recording."""
     path = waves.folder / f"{signal}44k.wav" if waves else Path("absent")
     if not path.is_file() and signal == "glide":
         return glide(RATE_HZ)

@@ -1,7 +1,7 @@
-"""What a parity check is: a function that yields one row per reference array.
+"""Parity checks: functions that yield one row per reference array.
 
-A check registers for the `kind` that a set's `set.json` names. The runner (`tests/parity.py`) knows
-nothing else about it, so a new family is a new file here.
+A check registers for the `kind` in a set's `set.json`. The runner (`tests/parity.py`) needs nothing else, so
+a new family is a new file here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.parity_sets import formula
 
 @dataclass(frozen=True)
 class Row:
-    """One compared array: `deviation` in the same measure as `tolerance` (absolute unless `relative`)."""
+    """One compared array: `deviation` in the unit of `tolerance` (absolute unless `relative`)."""
 
     name: str
     deviation: float
@@ -36,7 +36,7 @@ class Row:
 
 @dataclass
 class ReferenceSet:
-    """A folder in the vectors' format: set.json, vectors.npz, and keys.txt, config.json where they apply."""
+    """A folder of reference arrays: set.json, vectors.npz, and, if they apply, keys.txt and config.json."""
 
     folder: Path
     compared: set[str] = field(default_factory=set)
@@ -74,7 +74,7 @@ class ReferenceSet:
         return name in self.arrays
 
     def weights(self, shapes: dict | None = None, *, prefix: str = "") -> dict[str, torch.Tensor]:
-        """State dict by the formula for `shapes` (default: keys.txt), rounded to half where the set says so."""
+        """State dict by the formula for `shapes` (default: keys.txt), rounded to float16 if so marked."""
         state = formula.state_dict(shapes or self.keys, self.meta["seed"], prefix=prefix)
         if self.meta.get("weights_rounded_to_half") and not prefix:
             state = {k: v.half().float() if v.is_floating_point() else v for k, v in state.items()}
@@ -86,7 +86,7 @@ class ReferenceSet:
         return difference(name, ours, self.arrays[name], tolerance, relative=relative, note=note)
 
     def left_over(self) -> list[str]:
-        """Result arrays that no row compared: inputs and notes about the recording are not results."""
+        """Result arrays that no row compared; inputs and metadata are not results."""
         results = (n for n in self.arrays if not n.startswith(("in/", "meta/")))
         return sorted(n for n in results if n not in self.compared)
 
@@ -119,7 +119,7 @@ def check(kind: str) -> Callable[[Check], Check]:
 
 
 def find_set(beside: ReferenceSet, kind: str, matches: Callable[[ReferenceSet], bool]) -> ReferenceSet | None:
-    """A set that another one builds on: searched in the same parent folder by kind and content, never by name."""
+    """A set that another one depends on: searched in the same parent folder by kind and content."""
     for folder in sorted(beside.folder.resolve().parent.iterdir()):
         if (folder / "set.json").is_file():
             other = ReferenceSet(folder)

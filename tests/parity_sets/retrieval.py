@@ -1,4 +1,4 @@
-"""K-means fusion and feature retrieval of so-vits-svc 4.1, with the files it wrote."""
+"""Blending with cluster centers and feature retrieval of so-vits-svc 4.1, with the files it wrote."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLAIN_INDEX_SPEAKER = 7  # any: a plain index file names none
 
 def retrieval_rows(reference: ReferenceSet) -> Iterator[Row]:
     if reference.has("kmeans/x"):
-        yield from _centre_rows(reference)
+        yield from _center_rows(reference)
     if reference.has("retrieval/q"):
         yield from _index_rows(reference)
 
@@ -30,7 +30,7 @@ def _ratio(name: str, prefix: str) -> float | None:
     return float(found[1]) if found else None
 
 
-def _centre_rows(reference: ReferenceSet) -> Iterator[Row]:
+def _center_rows(reference: ReferenceSet) -> Iterator[Row]:
     content = reference.tensor("kmeans/x")
     centres, speaker = SpeakerCentres({SPEAKER: reference.tensor("kmeans/centers")}), SPEAKER
     for path in sorted(reference.folder.glob("kmeans*.pt")):
@@ -75,7 +75,7 @@ def _search_rows(reference: ReferenceSet, index: FeatureIndex, content: torch.Te
 
 
 def _finite_row(reference: ReferenceSet, name: str, ours: torch.Tensor, note: str) -> Row:
-    """Rows where the original divided by zero (exact hits) must be finite with us, the others equal."""
+    """Frames where the original divides by zero (exact hits) must be finite in ours, the others equal."""
     theirs = reference.tensor(name)
     reference.compared.add(name)
     if ours.shape != theirs.shape or not ours.isfinite().all():

@@ -30,7 +30,7 @@ PART = re.compile(r"infer/o_skip(\d+)_len(\d+)")
 
 
 def read_config(reference: ReferenceSet) -> Config:
-    """The set's sizes, the family's own where it has no config file."""
+    """The set's config; RVC's own sizes if it has no config file."""
     version, f0 = reference.meta["version"], bool(reference.meta["f0"])
     path = reference.folder / "config.json"
     return Config.load(path, version=version, f0=f0) if path.is_file() else Config.full(version, reference.meta["sample_rate"], f0=f0)
@@ -69,8 +69,9 @@ def inference_rows(model: RvcSynthesizer, reference: ReferenceSet) -> Iterator[R
             noise = RecordedNoise(reference.tensor("in/noise_p"))
             yield reference.compare(name, model.infer(*inputs, noise_scale=float(noisy[1]), noise=noise).audio, waveform)
         elif part := PART.fullmatch(name):
-            sung = model.infer(*inputs, noise=RecordedNoise(), skip_frames=int(part[1]), n_frames=int(part[2]))
-            yield reference.compare(name, sung.audio, waveform)
+            window = {"skip_frames": int(part[1]), "n_frames": int(part[2])}
+            partial = model.infer(*inputs, noise=RecordedNoise(), **window)
+            yield reference.compare(name, partial.audio, waveform)
 
 
 def read_batch(reference: ReferenceSet, *, with_f0: bool) -> RvcBatch:
@@ -121,14 +122,14 @@ def training_rows(networks: RvcNetworks, reference: ReferenceSet) -> Iterator[Ro
     yield from discriminator_rows(networks, result, reference)
     weighted = weighted_terms(result)
     for name, loss in {"disc": discriminator_term(networks.discriminator, result), **weighted}.items():
-        told = reference.compare(f"train0/loss_{name}", loss.double(), reference.tolerance("loss_rtol"), relative=True)
-        yield told
+        tolerance = reference.tolerance("loss_rtol")
+        yield reference.compare(f"train0/loss_{name}", loss.double(), tolerance, relative=True)
     yield from gradient_rows(model, sum(weighted.values()), lambda: sum(weighted_terms(generate()).values()), reference)
     yield reference.compare("train0/grad_norm_g", total_norm(model), reference.tolerance("grad_norm_rtol"), relative=True)
 
 
 def small_model_rows(model: RvcSynthesizer, reference: ReferenceSet) -> Iterator[Row]:
-    """The released file, where the set has one: its weights and its config against ours."""
+    """The small model, if the set has one: its weights and its config compared with ours."""
     own = {name: value.half().float() for name, value in to_plain_names(model.state_dict()).items()}
     for path in sorted(reference.folder.glob("*.pth")):
         stored = read_small_model(path)

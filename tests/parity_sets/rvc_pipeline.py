@@ -1,4 +1,4 @@
-"""Whole conversions against RVC's: our pipeline, with its segments ending where the original's do."""
+"""Whole conversions compared with RVC's: our pipeline, with the original's segment boundaries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.parity_sets.voices import RecordedNoise
 
 SPEAKER, INDEX_RATE = 1, 0.75
 FULL_SCALE = 32768
-# protect and mixing as the recordings had them where a case does not name them
+# with the recordings' values of protect and rms_mix_rate if a case does not set them
 CASES: dict[str, dict] = {
     "plain": {},
     "chunked": {"windows": Windows(query_s=1.0, centre_s=3.0, longest_s=4.0)},
@@ -37,7 +37,7 @@ CASES: dict[str, dict] = {
 
 
 def encode(samples_16k: np.ndarray) -> Tensor:
-    """The recordings' content encoder: frames of 25 ms through one random matrix."""
+    """The content encoder of the recordings: frames of 25 ms times a random matrix."""
     matrix = formula.gauss(1, "toyenc256", (256, 400)) / 20
     frames = np.lib.stride_tricks.sliding_window_view(np.asarray(samples_16k, np.float32), 400)[::320]
     return torch.from_numpy((10 * frames) @ matrix.T).float()

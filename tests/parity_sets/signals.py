@@ -1,4 +1,4 @@
-"""Test signals that follow from a formula: a sung-like glide with known pauses, and noise with known silences."""
+"""Test signals from formulas: a glide like singing with known pauses, and noise with known silences."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def glide(sample_rate_hz: int) -> np.ndarray:
     times_s = np.arange(int(sample_rate_hz * GLIDE_SECONDS)) / sample_rate_hz
     phase = 2 * np.pi * np.cumsum(glide_f0(times_s)) / sample_rate_hz
     tone = sum(np.sin(k * phase) / k for k in range(1, 9))
-    sounding = ((times_s > 0.2) & (times_s < 1.5)) | ((times_s > 1.8) & (times_s < GLIDE_SECONDS - 0.2))
+    audible = ((times_s > 0.2) & (times_s < 1.5)) | ((times_s > 1.8) & (times_s < GLIDE_SECONDS - 0.2))
     ramp = np.hanning(int(sample_rate_hz * 0.02))
-    tone = tone * np.convolve(sounding.astype(float), ramp / ramp.sum(), mode="same")
+    tone = tone * np.convolve(audible.astype(float), ramp / ramp.sum(), mode="same")
     return (np.round(tone / np.abs(tone).max() * 0.5 * 32767) / 32768).astype(np.float32)
 
 

@@ -28,7 +28,7 @@ from tests.parity_sets.voices import (
 
 
 class InferenceRun:
-    """Everything that is compared under infer/ and dec/, computed when asked for."""
+    """All values that are compared under infer/ and dec/, computed on demand."""
 
     def __init__(self, model: SynthesizerTrn, reference: ReferenceSet) -> None:
         self.model, self.reference = model, reference
@@ -71,7 +71,7 @@ class InferenceRun:
 
     @cached_property
     def predicted(self) -> InferOutput:
-        return self.infer(predict=has_predictor(self.model))  # without one the original ignores the wish
+        return self.infer(predict=has_predictor(self.model))  # the original ignores the option without one
 
     def decode(self, *, zeros: bool = False, phase_dtype: torch.dtype = torch.float32) -> Tensor:
         z = self.reference.tensor("infer/z") if self.reference.has("infer/z") else self.z
@@ -133,7 +133,7 @@ def inference_rows(model: SynthesizerTrn, reference: ReferenceSet) -> Iterator[R
     for name in reference.arrays:
         if name in LATENTS:
             yield reference.compare(name, LATENTS[name](run), latent)
-        elif name in PITCHES:  # f0 in Hz is as exact as the log f0 it comes from
+        elif name in PITCHES:  # f0 in Hz is as exact as the log f0 it is computed from
             yield reference.compare(name, PITCHES[name](run), latent, relative=True)
         elif name in WAVEFORMS:
             yield reference.compare(name, WAVEFORMS[name](run), waveform)
@@ -159,17 +159,17 @@ def check_sovits(reference: ReferenceSet) -> Iterator[Row]:
 
 
 def fork_voice_rows(reference: ReferenceSet) -> Iterator[Row]:
-    """The fork's output with the weights and inputs of other sets: those whose own `infer/o` is the same sound."""
+    """The fork's output with weights and inputs of other sets, whose own `infer/o` is the same audio."""
     tolerance = reference.tolerance("end_to_end_abs")
     for name in [name for name in reference.arrays if name.endswith("/fork_o")]:
         fork = reference.arrays[name]
 
-        def same_sound(other: ReferenceSet, name: str = name, fork: np.ndarray = fork) -> bool:
+        def same_audio(other: ReferenceSet, name: str = name, fork: np.ndarray = fork) -> bool:
             return other.has("infer/o") and difference(name, other.tensor("infer/o"), fork, 0.01).passed
 
-        twin = find_set(reference, "so-vits", same_sound)
+        twin = find_set(reference, "so-vits", same_audio)
         if twin is None:
-            yield Row(name, float("inf"), tolerance, note="no so-vits set with this sound beside it")
+            yield Row(name, float("inf"), tolerance, note="no so-vits set with this audio beside it")
             continue
         run = InferenceRun(build_generator(twin), twin)
         yield reference.compare(name, run.infer().audio, tolerance)

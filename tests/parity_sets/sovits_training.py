@@ -1,4 +1,4 @@
-"""Compare the losses, gradients and updates of the recipe's training step with the recordings."""
+"""Compare losses, gradients and updates of the so-vits training step with the recorded ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.parity_sets.voices import RecordedNoise, formula_weights, has_predict
 
 
 class TrainingRun:
-    """The recipe's training state on the set's one batch, without dropout and with the recorded draws."""
+    """The training state with the set's batch, without dropout and with the recorded random numbers."""
 
     def __init__(self, model: SynthesizerTrn, reference: ReferenceSet) -> None:
         self.model, self.reference = model, reference
@@ -55,18 +55,18 @@ class TrainingRun:
         return {name: loss_weight(name, self.train) * loss for name, loss in terms.items()}
 
     def total(self) -> Tensor:
-        """What the generator descends, with the weights of the moment."""
+        """Total loss of the generator, with the current weights."""
         return sum(self.weighted_terms(self.generate()).values())
 
     def step(self) -> dict[str, float]:
-        """One step of the recipe; the numbers the original logs for it."""
-        told = {name: value.item() for name, value in train_step(self.state, self.batch).items()}
+        """One training step; returns the numbers that the original logs for it."""
+        losses = {name: value.item() for name, value in train_step(self.state, self.batch).items()}
         return {
-            "loss_disc": told["disc"],
+            "loss_disc": losses["disc"],
             "grad_norm_d": total_norm(self.discriminator),
-            "loss_fm_afterD": told["fm"],
-            "loss_gen_afterD": told["gen"],
-            "loss_gen_all": told["total"],
+            "loss_fm_afterD": losses["fm"],
+            "loss_gen_afterD": losses["gen"],
+            "loss_gen_all": losses["total"],
             "grad_norm_g": total_norm(self.model),
         }
 
@@ -91,14 +91,14 @@ def total_norm(module: torch.nn.Module) -> float:
 
 
 def output_rows(run: TrainingRun, result: GeneratorPass) -> Iterator[Row]:
-    """Networks' outputs of the first forward pass."""
+    """Outputs of the networks in the first forward pass."""
     reference, out = run.reference, result.out
     latent, waveform = reference.tolerance("latent_abs"), reference.tolerance("waveform_abs")
     mels = {"y_mel": result.target_mel, "y_hat_mel": result.fake_mel}
     for name in ("z", "z_p", "m_p", "logs_p", "m_q", "logs_q", "mask", "lf0", "norm_lf0", "pred_lf0"):
         if reference.has(f"train0/{name}"):
             value = getattr(out, name)
-            if "lf0" in name and not has_predictor(run.model):  # the original gives zeros, of whatever shape
+            if "lf0" in name and not has_predictor(run.model):  # the original returns zeros of some shape
                 value = np.zeros_like(reference.arrays[f"train0/{name}"])
             yield reference.compare(f"train0/{name}", value, latent)
     for name, value in mels.items():

@@ -1,4 +1,4 @@
-"""Build the so-vits-svc networks of a set, with its weights and the randomness of its recordings."""
+"""Build the so-vits-svc networks of a set, with its weights and the random numbers of its recordings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.parity_sets.registry import ReferenceSet, Row
 
 
 class RecordedNoise(Noise):
-    """The draws of the recordings: a recorded array where one of that shape is given, else the neutral value."""
+    """Random numbers of the recordings: a recorded array if one has the shape, else the neutral value."""
 
     def __init__(self, *recorded: Tensor) -> None:
         super().__init__()
@@ -39,8 +39,10 @@ class RecordedNoise(Noise):
 def recording_threads() -> Iterator[None]:
     """Two threads, as in the recordings: the order of a convolution's sums depends on their number.
 
-    The posterior's first convolution adds 1025 magnitudes of up to 150 per output; with one thread its latents move by
-    2.6e-5, more than the tolerance and as much as the recorded ones themselves are off (checked in float64).
+    The posterior's first convolution adds 1025 magnitudes of up to 150 per output; with one thread its
+    latents change by 2.6e-5, more than the tolerance and as much as the error of the recorded ones (checked
+    in
+    float64).
     """
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -51,9 +53,10 @@ def recording_threads() -> Iterator[None]:
 
 
 def formula_weights(module: torch.nn.Module, reference: ReferenceSet, *, prefix: str = "") -> dict[str, Tensor]:
-    """Plain-named state for `module`: the formula's values, fixed buffers as built.
+    """State dict with plain names for `module`: the formula's values; fixed buffers are unchanged.
 
-    Where several names share one tensor the last one in keys.txt wins, as when the recording wrote them in turn.
+    If several names share one tensor, the last one in keys.txt is used, as the recording wrote them in this
+    order.
     """
     own = to_plain_names(module.state_dict(keep_vars=True))
     order = [name for name in reference.keys if name in own] if not prefix else list(own)
@@ -83,7 +86,7 @@ def build_generator(reference: ReferenceSet) -> SynthesizerTrn:
 
 
 def key_rows(module: torch.nn.Module, reference: ReferenceSet) -> Iterator[Row]:
-    """Names and shapes of our state dict against keys.txt."""
+    """Compare names and shapes of our state dict with keys.txt."""
     ours = {name: tuple(value.shape) for name, value in to_plain_names(module.state_dict()).items()}
     wrong = sorted(name for name in ours.keys() | reference.keys.keys() if ours.get(name) != reference.keys.get(name))
     note = f"differ: {', '.join(wrong[:5])}" if wrong else ""

@@ -1,6 +1,6 @@
-"""Small weights in the layouts of real encoder files, and those networks written out step by step.
+"""Small random weights in the layouts of real encoder files, and reference implementations of those networks.
 
-Nothing here knows the package: names, shapes and formulas are those of the programs that wrote such files.
+Independent of the package: names, shapes and formulas are those of the programs that wrote such files.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ GATED_BUCKETS, GATED_DISTANCE = 12, 20
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes of a HuBERT-like network. `heads`: for each layer those that are there, of `n_heads`; `inner`:
-    for each layer the width inside its feed-forward, 0 for none."""
+    """Sizes of a HuBERT-like network. `heads`: per layer the heads that remain after pruning, of `n_heads`;
+    `inner`: per layer the inner width of its feed-forward block, 0 for none."""
 
     width: int = 32
     n_heads: int = 4
@@ -39,7 +39,7 @@ class Layout:
 
 
 def random_tensors(shapes: dict[str, tuple[int, ...]], *, seed: int = 0) -> dict[str, Tensor]:
-    """Values that no two names share; scales (one-dimensional weights) lie around 1."""
+    """Random values, different for every name; scales (one-dimensional weights) are around 1."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for name, shape in shapes.items():
@@ -90,11 +90,11 @@ def _layer_shapes(layout: Layout, index: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-# The network by hand -------------------------------------------------------------------------------
+# Reference implementation of HuBERT ----------------------------------------------------------------
 
 
 def hubert_by_hand(state: dict[str, Tensor], samples: Tensor, layout: Layout) -> Tensor:
-    """Content [N, D] of samples [T]: the last layer's output, and the last norm's where layers are pre-norm."""
+    """Content [N, D] of samples [T]: the last layer's output; after the final norm if layers are pre-norm."""
     x = convolutions_by_hand(state, samples)
     x = _linear(state, "post_extract_proj", _norm(state, "layer_norm", x))
     v = state["encoder.pos_conv.0.weight_v"]
@@ -109,7 +109,7 @@ def hubert_by_hand(state: dict[str, Tensor], samples: Tensor, layout: Layout) ->
 
 
 def convolutions_by_hand(state: dict[str, Tensor], samples: Tensor) -> Tensor:
-    """[T] -> [N, C]; "dummy_weight" scales the channels where there is one."""
+    """[T] -> [N, C]; "dummy_weight" scales the channels if there is one."""
     x = samples[None, None]
     for i, stride in enumerate(STRIDES):
         prefix = f"feature_extractor.conv_layers.{i}."
@@ -136,20 +136,20 @@ def _layer_by_hand(state: dict[str, Tensor], index: int, x: Tensor, layout: Layo
 
 
 def attention_by_hand(state: dict[str, Tensor], index: int, x: Tensor, layout: Layout) -> Tensor:
-    """[N, D] -> [N, D], head by head; where gated, with a bias for each distance, scaled by the query frame's gates."""
+    """[N, D] -> [N, D], head by head; if gated, with a bias per distance, scaled by the query's gates."""
     prefix, width = f"encoder.layers.{index}.self_attn", layout.head_width
     q, k, v = (_linear(state, f"{prefix}.{name}_proj", x) for name in "qkv")
-    heard = []
-    for place, head in enumerate(layout.heads[index]):
-        own = slice(place * width, (place + 1) * width)
+    outputs = []
+    for position, head in enumerate(layout.heads[index]):
+        own = slice(position * width, (position + 1) * width)
         scores = q[:, own] @ k[:, own].T / math.sqrt(width)
         if layout.gated:
             gates = _linear(state, f"{prefix}.grep_linear", x[:, head * width : (head + 1) * width])  # [N, 8]
             a, b = gates[:, :4].sum(1).sigmoid(), gates[:, 4:].sum(1).sigmoid()
             scale = a * (b * state[f"{prefix}.grep_a"][0, head, 0, 0] - 1) + 2
             scores = scores + scale[:, None] * _bias_by_hand(state, head, len(x))
-        heard.append(scores.softmax(1) @ v[:, own])
-    return _linear(state, f"{prefix}.out_proj", torch.cat(heard, 1))
+        outputs.append(scores.softmax(1) @ v[:, own])
+    return _linear(state, f"{prefix}.out_proj", torch.cat(outputs, 1))
 
 
 def _bias_by_hand(state: dict[str, Tensor], head: int, n_frames: int) -> Tensor:
@@ -159,7 +159,7 @@ def _bias_by_hand(state: dict[str, Tensor], head: int, n_frames: int) -> Tensor:
 
 
 def bucket_by_hand(distance: int, n_buckets: int = GATED_BUCKETS, max_distance: int = GATED_DISTANCE) -> int:
-    """Of the frame `distance` later: single frames first, then logarithmic steps; later ones in the upper half."""
+    """Bucket of a relative position: single frames, then logarithmic; later frames in the upper half."""
     half, length = n_buckets // 2, abs(distance)
     single = half // 2
     if length >= single:
@@ -185,7 +185,7 @@ def whisper_dims(**changes: int) -> dict[str, int]:
 
 
 def whisper_state(dims: dict[str, int]) -> dict[str, Tensor]:
-    """OpenAI's names, in half precision as in its files; of the decoder only two tensors."""
+    """Weights under OpenAI's names, in float16 as in its files; only two tensors of the decoder."""
     width = dims["n_audio_state"]
     shapes: dict[str, tuple[int, ...]] = {
         "encoder.positional_embedding": (dims["n_audio_ctx"], width),
@@ -211,7 +211,7 @@ def whisper_state(dims: dict[str, int]) -> dict[str, Tensor]:
 
 
 def log_mel_by_hand(samples: np.ndarray, n_samples: int, n_mels: int) -> np.ndarray:
-    """Whisper's input [M, n_samples / 160] of samples with silence after them."""
+    """Whisper's input [M, n_samples / 160] from samples padded with silence."""
     from librosa.filters import mel
 
     padded = np.pad(np.pad(samples.astype(np.float64), (0, n_samples - len(samples))), 200, mode="reflect")
@@ -233,8 +233,8 @@ def whisper_by_hand(state: dict[str, Tensor], log_mel: Tensor, n_heads: int) -> 
         y = _norm(own, f"{prefix}.attn_ln", x)
         projected = [_linear(own, f"{prefix}.attn.{part}", y) for part in ("query", "key", "value")]
         q, k, v = (part.unflatten(1, (n_heads, -1)).transpose(0, 1) for part in projected)
-        heard = (q @ k.mT / math.sqrt(q.shape[2])).softmax(2) @ v  # [H, N, W]
-        x = x + _linear(own, f"{prefix}.attn.out", heard.transpose(0, 1).flatten(1))
+        attended = (q @ k.mT / math.sqrt(q.shape[2])).softmax(2) @ v  # [H, N, W]
+        x = x + _linear(own, f"{prefix}.attn.out", attended.transpose(0, 1).flatten(1))
         inner = F.gelu(_linear(own, f"{prefix}.mlp.0", _norm(own, f"{prefix}.mlp_ln", x)))
         x = x + _linear(own, f"{prefix}.mlp.2", inner)
     return _norm(own, "ln_post", x)

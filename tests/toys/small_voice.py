@@ -1,4 +1,4 @@
-"""Voices that were never trained, and a config so small that a training step takes a moment."""
+"""Untrained voices, and a config so small that a training step is fast."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def tiny_config() -> Config:
-    """The small size with every width cut down; it learns nothing, but every part is there."""
+    """The small size with every width reduced; too small to learn, but complete."""
     from svcnb.models.sovits.config import Config
 
     config = Config.small()
@@ -23,7 +23,7 @@ def tiny_config() -> Config:
 
 
 def save_small_voice(folder: Path, *, speakers: tuple[str, ...] = ("ada",), step: int = 0) -> Path:
-    """Write config.json and G_<step>.pth of the small size with random weights, always the same ones for a step."""
+    """Write config.json and G_<step>.pth of the small size, with random weights seeded by the step."""
     import torch
 
     from svcnb.files.checkpoint import to_plain_names

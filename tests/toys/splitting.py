@@ -1,4 +1,4 @@
-"""Conversion of recordings by a function of a chunk, in a voice's place: everything about time, nothing about sound."""
+"""Conversion of recordings with a function of a chunk instead of a voice: chunking without networks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from svcnb.conversion.settings import ConversionSettings
 
 
 def same(chunk: Chunk) -> np.ndarray:
-    """The voice that changes nothing."""
+    """A conversion that changes nothing."""
     return chunk.samples
 
 
@@ -29,6 +29,6 @@ def converted_blocks(
 def convert_by(
     audio: Recording, convert: Callable[[Chunk], np.ndarray], settings: ConversionSettings, *, output_hz: int, hop_samples: int
 ) -> Audio:
-    """The whole recording, every chunk by `convert`."""
+    """Convert the whole recording, every chunk with `convert`."""
     blocks = converted_blocks(audio, convert, settings, output_hz=output_hz, hop_samples=hop_samples)
     return Audio(np.concatenate([np.zeros(0, np.float32), *blocks]), output_hz)

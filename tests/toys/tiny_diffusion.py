@@ -1,4 +1,4 @@
-"""Diffusion models and their vocoders, so small that training and converting take a moment."""
+"""Diffusion models and their vocoders, so small that training and conversion are fast."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from svcnb.models.vocoder.config import VocoderConfig
 from svcnb.models.vocoder.network import Vocoder
 
 SMALL_GRID = {"sampling_rate": 22050, "hop_size": 256, "n_fft": 1024, "win_size": 1024, "num_mels": 16, "fmax": 11025}
-WIDE_GRID = SMALL_GRID | {"sampling_rate": 44100, "hop_size": 512, "n_fft": 2048, "win_size": 2048}
+FULL_GRID = SMALL_GRID | {"sampling_rate": 44100, "hop_size": 512, "n_fft": 2048, "win_size": 2048}
 
 
 def write_vocoder(folder: Path, grid: dict = SMALL_GRID) -> Path:
-    """A vocoder that was never trained, always the same."""
+    """Write an untrained vocoder with fixed weights."""
     config = VocoderConfig.small().model_copy(update=grid | {"frame_channels": 8, "frame_blocks": 1})
     config.save(folder)
     with torch.random.fork_rng():
@@ -36,7 +36,7 @@ def tiny_diffusion(**model) -> DiffusionConfig:
 
 
 def content_of(config: Config) -> VoiceContent:
-    """What a diffusion model takes over from a voice with this config."""
+    """The content settings that a diffusion model copies from a voice's config."""
     model = config.model
     return VoiceContent(
         model.speech_encoder, model.ssl_dim, config.data.unit_interpolate_mode, dict(config.spk), config.is_small
@@ -44,7 +44,7 @@ def content_of(config: Config) -> VoiceContent:
 
 
 def write_model(voice_folder: Path, grid: dict = SMALL_GRID, *, step: int = 0, **model) -> Path:
-    """The voice's folder with diffusion/model_<step>.pt, config.yaml and a vocoder beside it; the model's path."""
+    """Write diffusion/model_<step>.pt, config.yaml and a vocoder to a voice's folder; the model's path."""
     vocoder = Vocoder(VocoderConfig.load(write_vocoder(voice_folder / "vocoder", grid)).sizes())
     config = tiny_diffusion(**model).for_voice(VoiceContent.read(voice_folder / "config.json"), vocoder.settings)
     folder = voice_folder / DIFFUSION_FOLDER

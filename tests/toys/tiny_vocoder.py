@@ -1,4 +1,4 @@
-"""Vocoders and clips so small that training one takes a second."""
+"""Vocoders and clips so small that training takes a second."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def frame_config(**changes) -> VocoderConfig:
 
 
 def nsf_config(**changes) -> VocoderConfig:
-    """The families' kind of network, with its discriminators (as large as they are, but fewer)."""
+    """An NSF-HiFiGAN with its discriminators (full size, but fewer)."""
     network = {
         "upsample_rates": [8, 8], "upsample_kernel_sizes": [16, 16], "upsample_initial_channel": 16,
         "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3]], "discriminator_periods": [3],
@@ -32,7 +32,7 @@ def nsf_config(**changes) -> VocoderConfig:
 
 
 def sung(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """A vowel, loud and bright at random, with a little breath: samples [T] and its f0 [N], which tells nothing of that."""
+    """A vowel with random loudness and brightness, and some noise: samples [T], and f0 [N]."""
     rng = np.random.default_rng(number)
     f0_hz = 150 + 10 * np.sin(np.arange(N_FRAMES) / 4)
     phase = 2 * np.pi * np.cumsum(np.repeat(f0_hz, HOP)) / RATE_HZ

@@ -1,6 +1,6 @@
-"""A voice small enough to train within seconds, and trainings of it whose random numbers are fixed.
+"""A voice small enough to train within seconds, and trainings of it with fixed random numbers.
 
-Apart from the tests, so that spawned processes can import it.
+In its own module, so that spawned processes can import it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CLIP_FRAMES = {"ada": (40, 90, 60, 75, 52), "bob": (110, 44, 83)}
 
 
 def tiny_config(**train) -> Config:
-    """All of the training's loss terms, a real discriminator (only its part for the waveform), no dropout."""
+    """All loss terms, a real discriminator (only its sub-discriminator of the waveform), no dropout."""
     config = Config.small()
     config.train = config.train.model_copy(update={
         "batch_size": 2, "segment_size": 32 * HOP, "max_frames": 100, "c_adversarial": 1.0, "learning_rate": 1e-3,
@@ -62,7 +62,7 @@ def tiny_config(**train) -> Config:
 
 
 def make_tiny(settings: FeatureSettings):
-    """Arrays that depend on the clip alone."""
+    """Arrays that depend only on the clip."""
 
     def arrays_of(clip: Clip) -> dict[str, np.ndarray]:
         audio, _ = soundfile.read(clip.path, dtype="int16")
@@ -77,7 +77,7 @@ def make_tiny(settings: FeatureSettings):
 
 
 def write_features(folder: Path, config: Config | None = None) -> Path:
-    """Clips of unlike lengths (one of ada's will be held out) and their features; the folder of the features."""
+    """Write clips of different lengths (one of ada's is held out) and features; the features' folder."""
     rng = np.random.default_rng(0)
     for speaker, lengths in CLIP_FRAMES.items():
         (folder / "clips" / speaker).mkdir(parents=True)
@@ -91,7 +91,7 @@ def write_features(folder: Path, config: Config | None = None) -> Path:
 
 
 class RowNoise(Noise):
-    """The same numbers for every clip of a batch, whatever the batch's size; other numbers for other shapes."""
+    """The same numbers for every clip of a batch, whatever the batch size; other numbers for other shapes."""
 
     def _draw(self, draw, shape, like):
         generator = torch.Generator().manual_seed(sum(shape[1:]))
@@ -99,7 +99,7 @@ class RowNoise(Noise):
 
 
 def steady() -> ExitStack:
-    """Trainings inside differ by nothing but how they share their batches."""
+    """Inside, trainings differ only in how batches are distributed over processes."""
     patches = ExitStack()
     noiseless = partial(sovits_step.StepParts, noise=RowNoise())
     patches.enter_context(patch.object(sovits_step, "StepParts", noiseless))
@@ -119,7 +119,7 @@ def train_steadily(jobs: list[tuple[Path, Path, TrainSettings, int]]) -> None:
 
 
 def train_in_parts(features: Path, voice: Path, settings: TrainSettings, *, stops: Sequence[int]) -> TrainReport:
-    """One training that ends and goes on at each of `stops`; other random numbers are drawn in between."""
+    """One training that stops and resumes at each of `stops`; random numbers are drawn in between."""
     for step in stops:
         report = sovits.train(features, voice, settings.model_copy(update={"max_steps": step}))
         torch.rand(7), np.random.rand(3)
@@ -139,7 +139,7 @@ def train_until(features: Path, voice: Path, settings: TrainSettings, *, step: i
 
 
 def refuse_in_second(started: Path) -> None:
-    """The second process raises, as soon as the first one waits."""
+    """The second process raises as soon as the first one waits."""
     if os.environ["RANK"] == "0":
         started.touch()
         time.sleep(60)

@@ -1,4 +1,4 @@
-"""A feature extractor that needs no network, and clips for it. Apart, so that worker processes start without torch."""
+"""A feature extractor without a network, and clips for it; its own module, so that workers need no torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SETTINGS = FeatureSettings(
 
 
 class ToyExtractor:
-    """Arrays that depend on the clip alone, but for the mean over its speaker's clips."""
+    """Arrays that depend only on the clip, and on the number of its speaker's clips."""
 
     def __init__(self, settings: FeatureSettings, *, pause_s: float, diary: Path | None) -> None:
         self.pause_s = pause_s

@@ -1,4 +1,4 @@
-"""A small RVC experiment on sounds that a test makes."""
+"""A small RVC experiment with synthetic recordings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from svcnb.models.rvc.config import Config
 
 
 def sung(seconds: float, *, f0_hz: float = 180.0, rate_hz: int = 22050, seed: int = 0) -> Audio:
-    """A tone with harmonics, a vibrato and some breath."""
+    """A tone with harmonics, vibrato and some noise."""
     times_s = np.arange(round(seconds * rate_hz)) / rate_hz
     phase = 2 * np.pi * np.cumsum(f0_hz * (1 + 0.02 * np.sin(2 * np.pi * 5 * times_s))) / rate_hz
     tone = sum(np.sin(k * phase) / k for k in range(1, 9))
@@ -27,7 +27,7 @@ def write_recordings(folder: Path, *, seconds: tuple[float, ...] = (2.0, 3.0, 5.
 
 
 def tiny_config() -> Config:
-    """The small size, narrower still."""
+    """The small size with fewer channels."""
     config = Config.small()
     config.model = config.model.model_copy(
         update={"inter_channels": 8, "hidden_channels": 8, "filter_channels": 16, "n_layers": 1, "gin_channels": 8,
@@ -38,7 +38,7 @@ def tiny_config() -> Config:
 
 
 def tiny_rvc_config(version: str = "v1", *, f0: bool = True) -> Config:
-    """RVC's own network with hardly any channels; its discriminator has the full size."""
+    """RVC's own network with very few channels; its discriminator has the full size."""
     config = Config.full(version, 32000, f0=f0)
     sizes = {"inter_channels": 4, "hidden_channels": 4, "filter_channels": 8, "n_layers": 1, "gin_channels": 4}
     config.model = config.model.model_copy(update=sizes | {"upsample_initial_channel": 32, "spk_embed_dim": 3})

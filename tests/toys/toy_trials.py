@@ -1,4 +1,4 @@
-"""Trials of batch sizes for a child process: top-level, so that a spawned process finds them."""
+"""Trials of batch sizes for a child process: top-level functions that a spawned process can import."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from svcnb import SvcError
 
 
 def limited_to(limit: int, *, dies: bool = False) -> Callable[[int], bool]:
-    """A trial with a fake limit; beyond it the trial says no, or the process dies as the system's killer ends it."""
+    """A trial with a fake limit; above it, it returns False, or the process exits as if out of memory."""
 
     def trial(size: int) -> bool:
         if size > limit and dies:

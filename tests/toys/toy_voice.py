@@ -1,4 +1,4 @@
-"""A voice that was never trained, and features to make its centres and its index from; all in a second."""
+"""An untrained voice, and features for its cluster centers and its index; made within a second."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTH = 96  # of svcnb-units, the bundled encoder
 
 
 def write_voice(folder: Path, *, steps: tuple[int, ...] = (0,)) -> Path:
-    """config.json and a G_<step>.pth for each step, in the small size."""
+    """Write config.json and a G_<step>.pth for each step, in the small size."""
     config = sovits.Config.small()
     config.spk = {name: number for number, name in enumerate(SPEAKERS)}
     config.model.n_speakers = len(SPEAKERS)
@@ -30,15 +30,15 @@ def write_voice(folder: Path, *, steps: tuple[int, ...] = (0,)) -> Path:
 
 
 def write_features(folder: Path, *, n_clip_frames: int = 60, n_clips: int = 4, encoder: str = "svcnb-units") -> Path:
-    """Clips of both speakers whose content lies around 40 sounds, as that of speech does."""
+    """Write clips of both speakers whose content is distributed around 40 vectors, like that of speech."""
     settings = FeatureSettings(sample_rate_hz=22050, hop_samples=256, encoder=encoder, pitch_method="dio")
     store = FeatureStore.create(folder, settings)
     random = np.random.default_rng(0)
-    sounds = random.random((len(SPEAKERS), 40, WIDTH)) ** 8
+    means = random.random((len(SPEAKERS), 40, WIDTH)) ** 8
     finished = []
     for number, speaker in enumerate(SPEAKERS):
         for i in range(n_clips):
-            chosen = sounds[number, random.integers(0, 40, n_clip_frames)]
+            chosen = means[number, random.integers(0, 40, n_clip_frames)]
             content = (chosen + 0.02 * random.standard_normal(chosen.shape)).astype(np.float32)
             f0_hz = np.full(round(n_clip_frames / 50 * 22050 / 256), 150.0, np.float32)
             arrays = {"content": content, "f0_hz": f0_hz}

@@ -34,12 +34,12 @@ def test_our_training_step_has_the_plain_ones_losses_and_gradients() -> None:
     state, step = ours.our_state(), plain.plain_step()
     gradients = gradients_after_each_backward(state.optimizer_d)
     torch.manual_seed(4)
-    told = training.train_step(state, ours.batch)
+    losses = training.train_step(state, ours.batch)
     plain_gradients = gradients_after_each_backward(step.optimizer_d)
     torch.manual_seed(4)
     expected = step(plain.batch)
-    assert told.keys() == expected.keys()
-    for name, loss in told.items():
+    assert losses.keys() == expected.keys()
+    for name, loss in losses.items():
         torch.testing.assert_close(loss, expected[name].detach(), rtol=1e-6, atol=0, msg=lambda text, n=name: f"{n}: {text}")
     assert distance(state.generator, step.generator) < 1e-7
     for mine, theirs in zip(gradients, plain_gradients, strict=True):
@@ -64,14 +64,14 @@ def test_our_inference_gives_the_plain_ones_audio() -> None:
     assert abs(ours["mean_square"] - plain["mean_square"]) < 1e-5 * plain["mean_square"]
 
 
-def test_our_centres_are_as_close_as_the_plain_ones() -> None:
+def test_our_centers_are_as_close_as_the_plain_ones() -> None:
     size = Size(quick=True, folder=None)
-    ours, plain = clustering.our_centres(size)(), clustering.plain_centres(size)()
+    ours, plain = clustering.our_centers(size)(), clustering.plain_centers(size)()
     assert ours["mean_squared_distance"] < 1.05 * plain["mean_squared_distance"]
 
 
-def test_a_row_is_measured_on_both_sides_and_told() -> None:
-    row = Row("k-means", clustering.our_centres, clustering.plain_centres)
+def test_a_row_is_measured_on_both_sides_and_reported() -> None:
+    row = Row("k-means", clustering.our_centers, clustering.plain_centers)
     done = compare(row, Size(quick=True, folder=None))
     assert len(done.ratios()) == 1 and done.ours.peak_bytes > 10_000_000
     table = as_table([done], title="quick", quick=True)

@@ -2,8 +2,8 @@
 
 Sampling evaluates the network at a few of the trained noise steps, from the start step down to step 0. The
 sequence is chosen here, as in the original programs; the solvers between two steps are diffusers' schedulers.
-All of them use the schedule stored in the checkpoint. Only DDPM over every step is implemented here, since the
-scheduler of diffusers draws its own random numbers, and a run must be repeatable.
+All of them use the schedule stored in the checkpoint. Only DDPM over every step is implemented here, since
+the scheduler of diffusers draws its own random numbers, and a run must be repeatable.
 """
 
 from __future__ import annotations

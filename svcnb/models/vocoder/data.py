@@ -56,7 +56,7 @@ def _extract(source: Path, folder: Path, config: VocoderConfig, *, device: str) 
 
 
 class SoundAndPitch:
-    """Extractor of the vocoder's training features: audio and f0, and dummy content, which a store requires."""
+    """Extractor of a vocoder's training features: audio, f0, and dummy content, which a store requires."""
 
     def __init__(self, settings: FeatureSettings, *, device: str = "cpu") -> None:
         self.settings = settings

@@ -24,7 +24,7 @@ from svcnb.models.diffusion.sampler import DiffusionError
 from svcnb.models.sovits.voice import Voice, load_diffusion_voice
 from svcnb.models.vocoder.network import VocoderError
 from tests.toys.small_voice import save_small_voice
-from tests.toys.tiny_diffusion import SMALL_GRID, WIDE_GRID, write_model, write_vocoder
+from tests.toys.tiny_diffusion import FULL_GRID, SMALL_GRID, write_model, write_vocoder
 
 RATE_HZ = 22050
 
@@ -69,7 +69,7 @@ def sung_mel(voice: Voice, song: Audio, **choices) -> torch.Tensor:
 # ------------------------------------------------------------------------------------------------- shallow
 
 
-@pytest.mark.parametrize("grid", [SMALL_GRID, WIDE_GRID], ids=["22 kHz", "44 kHz"])
+@pytest.mark.parametrize("grid", [SMALL_GRID, FULL_GRID], ids=["22 kHz", "44 kHz"])
 def test_shallow_diffusion_changes_the_sound_and_keeps_its_length(folder: Path, song: Audio, grid: dict) -> None:
     write_model(folder, grid)
     plain, refined, again = (convert(folder, song, shallow_diffusion=on) for on in (False, True, True))
@@ -185,7 +185,7 @@ def test_more_steps_than_learnt_are_refused(folder: Path) -> None:
 
 def test_parts_that_do_not_fit_are_refused_by_name(folder: Path) -> None:
     write_model(folder)
-    write_vocoder(folder / "vocoder", WIDE_GRID)
+    write_vocoder(folder / "vocoder", FULL_GRID)
     assert "trained for a vocoder of 22050 Hz with 256 samples per frame, this one has 44100 Hz and 512" in refusal(folder)
     write_vocoder(folder / "vocoder", SMALL_GRID | {"num_mels": 20})
     assert "output_projection.weight is (16, 8, 1), expected (20, 8, 1)" in refusal(folder)
