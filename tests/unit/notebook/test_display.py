@@ -25,7 +25,7 @@ def minute() -> Audio:
     return Audio((0.3 * np.sin(2 * np.pi * 220 * t)).astype(np.float32), RATE_HZ)
 
 
-def test_a_player_holds_the_sound_compressed(minute: Audio) -> None:
+def test_a_player_contains_compressed_audio(minute: Audio) -> None:
     page = show_audio(minute, "a <song>")._repr_html_()
     assert "a &lt;song&gt;" in page
     encoded = re.search(r'src="data:audio/mpeg;base64,([^"]+)"', page)[1]
@@ -51,7 +51,7 @@ def test_facts_are_a_table_without_headings() -> None:
     assert repr(show_facts({"steps": 3})).splitlines()[-1] == "steps  3"
 
 
-def test_recordings_that_cannot_be_read_say_why(tmp_path: Path, minute: Audio) -> None:
+def test_recordings_that_cannot_be_read_are_listed_with_the_reason(tmp_path: Path, minute: Audio) -> None:
     good = write_audio(tmp_path / "a.flac", minute.slice_s(0, 2))
     bad = tmp_path / "b.wav"
     bad.write_text("no sound")
@@ -66,7 +66,7 @@ def test_files_are_listed_with_their_size(tmp_path: Path) -> None:
     assert show_files(tmp_path).rows == [(str(Path("b/x.bin")), "0.50 MB")]
 
 
-def test_downloads_are_told_outside_colab(tmp_path: Path) -> None:
+def test_outside_colab_the_folder_of_a_download_is_named(tmp_path: Path) -> None:
     assert offer_download(tmp_path / "song.flac") == f"song.flac lies in {tmp_path}"
 
 

@@ -1,4 +1,4 @@
-"""The workspace finds and makes folders; hosted machines get what they lack and keep what they have."""
+"""The workspace finds and creates folders; missing packages are installed, installed ones are kept."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_files_are_found_in_the_workspace_before_the_bundled_ones(work: Workspac
     assert work.find(work.project) == work.project
 
 
-def test_what_is_nowhere_is_told_with_both_places(work: Workspace) -> None:
+def test_a_missing_file_raises_with_both_searched_folders(work: Workspace) -> None:
     with pytest.raises(SvcError, match="song.wav is neither in .*user nor in .*project"):
         work.find("song.wav")
     with pytest.raises(SvcError, match="no file or folder named"):
@@ -52,7 +52,7 @@ def test_voices_and_recordings_are_listed(work: Workspace) -> None:
     assert work.recordings() == ["data/raw/song.wav", "data/demo/a.flac"]
 
 
-def test_a_workspace_is_the_project_or_a_folder_that_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_workspace_is_the_project_or_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert open_workspace("").root == tmp_path
     assert open_workspace("my data").root == tmp_path / "my data"
@@ -99,7 +99,7 @@ def test_installing_holds_torch_and_numpy_where_they_are(monkeypatch: pytest.Mon
 
     def run(command: list[str], **options) -> subprocess.CompletedProcess:
         seen["held"] = Path(command[command.index("--constraint") + 1]).read_text()
-        seen["asked"] = " ".join(command)
+        seen["command"] = " ".join(command)
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -108,10 +108,10 @@ def test_installing_holds_torch_and_numpy_where_they_are(monkeypatch: pytest.Mon
     import torch
 
     assert f"torch=={torch.__version__}\n" in seen["held"] and f"numpy=={numpy.__version__}\n" in seen["held"]
-    assert "torch>=" not in seen["asked"] and "--upgrade" not in seen["asked"]
+    assert "torch>=" not in seen["command"] and "--upgrade" not in seen["command"]
 
 
-def test_a_failed_installation_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_installation_raises_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)
     monkeypatch.setattr(environment, "_is_installed", lambda name: name != "pyworld")
     monkeypatch.setattr(environment, "HELD", ())

@@ -1,4 +1,4 @@
-"""The diffusion network's shape, and samplers against what can be computed exactly."""
+"""Shapes of the diffusion network, and samplers compared with exact solutions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from svcnb.nn.layers import Noise
 
 SIZES = DenoiserSizes(n_mels=6, n_layers=2, n_chans=8, n_hidden=5)
 SCHEDULE = GaussianDiffusion(SIZES)
-MEAN, DEVIATION = -0.2, 0.15  # of the normal distribution that the exact predictions below belong to
+MEAN, STD = -0.2, 0.15  # of the normal data distribution for which the predictions below are exact
 
 
 def noise_of(seed: int) -> Noise:
@@ -40,31 +40,32 @@ def small_model(**choices) -> Unit2Mel:
     return model
 
 
-def spread(kept: Tensor) -> Tensor:
-    """Deviation of normal data after noise that keeps `kept` of its power."""
-    return (kept * DEVIATION**2 + 1 - kept).sqrt()
+def noisy_std(alpha: Tensor) -> Tensor:
+    """Standard deviation of normal data at noise level `alpha` (alphas_cumprod)."""
+    return (alpha * STD**2 + 1 - alpha).sqrt()
 
 
-def kept_at(step: float) -> Tensor:
-    log_kept = np.interp(step, np.arange(1000), SCHEDULE.alphas_cumprod.double().log().numpy())
-    return torch.tensor(np.exp(log_kept), dtype=torch.float32)
+def alpha_at(step: float) -> Tensor:
+    log_alpha = np.interp(step, np.arange(1000), SCHEDULE.alphas_cumprod.double().log().numpy())
+    return torch.tensor(np.exp(log_alpha), dtype=torch.float32)
 
 
 def exact_noise(noisy: Tensor, step: float) -> Tensor:
-    """The best possible prediction where the data are normal."""
-    kept = kept_at(step)
-    return (1 - kept).sqrt() * (noisy - kept.sqrt() * MEAN) / spread(kept) ** 2
+    """The optimal prediction for normal data."""
+    alpha = alpha_at(step)
+    return (1 - alpha).sqrt() * (noisy - alpha.sqrt() * MEAN) / noisy_std(alpha) ** 2
 
 
 def exact_result(noisy: Tensor, n_steps: int) -> Tensor:
-    """Where the noise-free path (probability flow) leads from step n_steps - 1 down to step 0."""
-    start, end = kept_at(n_steps - 1), kept_at(0)
-    return end.sqrt() * MEAN + spread(end) * (noisy - start.sqrt() * MEAN) / spread(start)
+    """Solution of the probability flow ODE from step n_steps - 1 to step 0."""
+    start, end = alpha_at(n_steps - 1), alpha_at(0)
+    return end.sqrt() * MEAN + noisy_std(end) * (noisy - start.sqrt() * MEAN) / noisy_std(start)
 
 
 def noisy_start(n_steps: int, shape: tuple[int, ...] = (1, 1, 6, 400)) -> Tensor:
-    kept = kept_at(n_steps - 1)
-    return kept.sqrt() * MEAN + spread(kept) * torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    alpha = alpha_at(n_steps - 1)
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    return alpha.sqrt() * MEAN + noisy_std(alpha) * drawn
 
 
 def largest_error(method: str, n_steps: int, speedup: int, **choices) -> float:
@@ -89,10 +90,10 @@ def test_full_size_has_the_tensors_and_the_values_of_the_original() -> None:
 
 
 def test_schedule_has_the_known_values() -> None:
-    kept = linear_schedule(1000)["alphas_cumprod"]
+    alphas = linear_schedule(1000)["alphas_cumprod"]
     expected = {0: 0.9999, 99: 0.8970181457, 499: 0.0785872429, 999: 4.03582977e-5}
     for step, value in expected.items():
-        assert float(kept[step]) == pytest.approx(value, rel=1e-6)
+        assert float(alphas[step]) == pytest.approx(value, rel=1e-6)
 
 
 def test_weights_of_another_size_are_refused_with_every_difference() -> None:
@@ -101,13 +102,13 @@ def test_weights_of_another_size_are_refused_with_every_difference() -> None:
         load_weights(small_model(), other)
 
 
-def test_a_mix_of_speakers_lies_between_them() -> None:
+def test_a_mix_of_speakers_interpolates_their_embeddings() -> None:
     model = Unit2Mel(4, 2, SIZES)
     inputs = torch.randn(1, 3, 4), torch.full((1, 3, 1), 200.0), torch.full((1, 3, 1), 0.1)
     first, second = (model.condition(*inputs, torch.tensor([[speaker]])) for speaker in (0, 1))
     weights = torch.tensor([[[1.0, 0.0], [0.25, 0.75], [0.0, 1.0]]])
-    share = weights[..., 1:]
-    torch.testing.assert_close(model.condition(*inputs, weights), first * (1 - share) + second * share)
+    ratio = weights[..., 1:]
+    torch.testing.assert_close(model.condition(*inputs, weights), first * (1 - ratio) + second * ratio)
 
 
 def test_mel_range_is_normalised_and_back() -> None:
@@ -133,7 +134,7 @@ def test_solvers_of_second_order_beat_ddim_at_twenty_evaluations(method: str) ->
 
 @pytest.mark.parametrize("method", METHODS)
 def test_ten_evaluations_of_a_shallow_start_are_close_to_fifty(method: str) -> None:
-    """The network instead of a formula; the reference takes every second of the hundred steps."""
+    """With the network instead of exact predictions; the reference takes every second of the 100 steps."""
     model = small_model()
     condition = torch.randn(1, 30, 5, generator=torch.Generator().manual_seed(2))
     mel = torch.linspace(-9, 0, 180).reshape(1, 30, 6)
@@ -143,9 +144,9 @@ def test_ten_evaluations_of_a_shallow_start_are_close_to_fifty(method: str) -> N
         return sample(model, condition, settings, start_mel=mel, k_step=100, noise=noise_of(3))
 
     plain = run(2, "dpm-solver++")
-    moved = float((run(100, "ddim") - plain).abs().max())
-    assert float((run(10) - plain).abs().max()) < 0.3 * moved
-    assert float((run(4) - plain).abs().max()) < 0.15 * moved
+    coarsest = float((run(100, "ddim") - plain).abs().max())
+    assert float((run(10) - plain).abs().max()) < 0.3 * coarsest
+    assert float((run(4) - plain).abs().max()) < 0.15 * coarsest
 
 
 def test_every_single_step_gives_the_distribution_of_the_data() -> None:
@@ -153,7 +154,7 @@ def test_every_single_step_gives_the_distribution_of_the_data() -> None:
     start = torch.randn(1, 1, 8, 2000, generator=torch.Generator().manual_seed(4))
     result = remove_noise(start, exact_noise, SCHEDULE, n_steps=1000, settings=settings, noise=noise_of(5))
     assert float(result.mean()) == pytest.approx(MEAN, abs=0.01)
-    assert float(result.std()) == pytest.approx(DEVIATION, rel=0.05)
+    assert float(result.std()) == pytest.approx(STD, rel=0.05)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -162,30 +163,30 @@ def test_fast_samplers_give_the_distribution_of_a_plain_run_of_1000_steps(method
     settings = SamplerSettings(method, 5)
     result = remove_noise(start, exact_noise, SCHEDULE, n_steps=1000, settings=settings, noise=noise_of(5))
     assert float(result.mean()) == pytest.approx(MEAN, abs=0.01)
-    assert float(result.std()) == pytest.approx(DEVIATION, rel=0.05)
+    assert float(result.std()) == pytest.approx(STD, rel=0.05)
 
 
-def asked_steps(method: str, n_steps: int, **choices) -> list[float]:
-    asked: list[float] = []
+def evaluated_steps(method: str, n_steps: int, **choices) -> list[float]:
+    steps: list[float] = []
 
     def record(noisy: Tensor, step: float) -> Tensor:
-        asked.append(step)
+        steps.append(step)
         return exact_noise(noisy, step)
 
     settings = SamplerSettings(method, 10, **choices)
     remove_noise(noisy_start(n_steps), record, SCHEDULE, n_steps=n_steps, settings=settings, noise=noise_of(0))
-    return asked
+    return steps
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_network_is_first_asked_about_the_noise_that_is_there(method: str) -> None:
-    asked = asked_steps(method, 100)
-    assert asked[0] == 99 and asked == sorted(asked, reverse=True) and asked[-1] > 0
+def test_the_first_evaluation_is_at_the_actual_noise_step(method: str) -> None:
+    steps = evaluated_steps(method, 100)
+    assert steps[0] == 99 and steps == sorted(steps, reverse=True) and steps[-1] > 0
 
 
 @pytest.mark.parametrize("method", ["ddim", "pndm"])
-def test_beginning_below_the_noise_as_the_original_does_is_a_choice(method: str) -> None:
-    assert asked_steps(method, 100, from_below=True)[0] == 90
+def test_starting_below_the_noise_level_as_the_original_does_is_optional(method: str) -> None:
+    assert evaluated_steps(method, 100, from_below=True)[0] == 90
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -202,19 +203,20 @@ def test_any_number_of_noise_steps_can_be_removed(method: str, k_step: int) -> N
 
 
 def test_a_sampler_stays_at_the_noise_it_is_given() -> None:
-    """Where the data are one point, exact predictions leave nothing but the noise of step 0."""
+    """If the data are one point, exact predictions leave only the noise of step 0."""
 
     def towards_the_mean(noisy: Tensor, step: float) -> Tensor:
-        kept = kept_at(step)
-        return (noisy - kept.sqrt() * MEAN) / (1 - kept).sqrt()
+        alpha = alpha_at(step)
+        return (noisy - alpha.sqrt() * MEAN) / (1 - alpha).sqrt()
 
-    kept = kept_at(49)
+    alpha = alpha_at(49)
     drawn = torch.randn(1, 1, 6, 50, generator=torch.Generator().manual_seed(6))
-    start = kept.sqrt() * MEAN + (1 - kept).sqrt() * drawn
+    start = alpha.sqrt() * MEAN + (1 - alpha).sqrt() * drawn
     for method in METHODS:
         settings = SamplerSettings(method, 7)
         result = remove_noise(start, towards_the_mean, SCHEDULE, n_steps=50, settings=settings, noise=noise_of(0))
-        torch.testing.assert_close(result, kept_at(0).sqrt() * MEAN + (1 - kept_at(0)).sqrt() * drawn, atol=2e-3, rtol=0)
+        expected = alpha_at(0).sqrt() * MEAN + (1 - alpha_at(0)).sqrt() * drawn
+        torch.testing.assert_close(result, expected, atol=2e-3, rtol=0)
 
 
 def test_same_seed_same_mel_and_another_seed_another() -> None:
@@ -232,7 +234,7 @@ def test_a_shallow_model_does_not_start_from_noise() -> None:
     assert check_steps(small_model(), None) == 1000
 
 
-def test_more_noise_steps_than_were_learnt_are_refused() -> None:
+def test_more_noise_steps_than_were_trained_are_refused() -> None:
     for k_step in (101, 0, -1):
         with pytest.raises(DiffusionError, match=rf"k_step \(-ks\) is {k_step}: this diffusion model removes 1 to 100"):
             check_steps(small_model(k_step_max=100), k_step)

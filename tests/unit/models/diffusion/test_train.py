@@ -1,4 +1,4 @@
-"""Training a diffusion model: what a crop hears, how a step counts, and that a stopped training goes on exactly."""
+"""Training a diffusion model: crops, augmentation, refinement of self-converted clips, resuming."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def weights(voice: Path, step: int) -> dict[str, torch.Tensor]:
 # ------------------------------------------------------------------------------------------------- crops
 
 
-def test_a_crops_mel_is_that_of_the_whole_clip_at_its_place(features: Path, vocoder_folder: Path, mel: VocoderMel) -> None:
+def test_a_crops_mel_is_that_of_the_whole_clip(features: Path, vocoder_folder: Path, mel: VocoderMel) -> None:
     store = FeatureStore.open(features)
     clips = clips_of(features, vocoder_folder, augment=False)
     for index in range(len(clips)):
@@ -85,16 +85,16 @@ def test_a_crops_mel_is_that_of_the_whole_clip_at_its_place(features: Path, voco
         name = clips._whole.names[index]
         arrays = store.read(name)
         whole = mel(torch.from_numpy(arrays["audio"])[None] / 32768)[0].T
-        places = [start for start in range(len(whole) - crop.n_frames + 1)
+        starts = [start for start in range(len(whole) - crop.n_frames + 1)
                   if torch.equal(torch.from_numpy(arrays["volume"][start : start + crop.n_frames]), crop.volume)
                   and np.isclose(crop.audio[MARGIN_FRAMES * HOP : -MARGIN_FRAMES * HOP].numpy() * 32768,
                                  arrays["audio"][start * HOP : (start + crop.n_frames) * HOP]).all()]  # fmt: skip
-        (start,) = places
+        (start,) = starts
         found = collate_crops([crop]).mels(mel)[0][0]
         torch.testing.assert_close(found, whole[start : start + crop.n_frames], atol=1e-4, rtol=0)
 
 
-def test_in_another_key_mel_f0_and_loudness_belong_together(features: Path, vocoder_folder: Path) -> None:
+def test_key_shifted_mel_f0_and_loudness_are_consistent(features: Path, vocoder_folder: Path) -> None:
     """The original may pair a shifted f0 with the mel of the unshifted clip, or two different draws."""
     plain, varied = (clips_of(features, vocoder_folder, augment=on) for on in (False, True))
     shifted = [(plain[1, index], crop) for index in range(len(varied)) if (crop := varied[1, index]).shift_semitones]
@@ -108,7 +108,7 @@ def test_in_another_key_mel_f0_and_loudness_belong_together(features: Path, voco
         assert float(after.audio.abs().max()) <= 1.0
 
 
-def test_the_mel_moves_by_the_semitones_that_the_network_is_told(mel: VocoderMel) -> None:
+def test_the_mel_shifts_by_the_semitones_that_the_network_is_conditioned_on(mel: VocoderMel) -> None:
     n_samples = (50 + 2 * MARGIN_FRAMES) * HOP
     tone = torch.sin(2 * np.pi * 1500 * torch.arange(n_samples) / RATE_HZ)[None]
     batch = DiffusionBatch(*[torch.zeros(2, 50, 1)] * 3, *[tone.repeat(2, 1)] * 2, torch.zeros(2, 1, dtype=torch.long),
@@ -118,7 +118,7 @@ def test_the_mel_moves_by_the_semitones_that_the_network_is_told(mel: VocoderMel
     assert (higher.mean(0).argmax() == wanted.mean(0).argmax()) and higher.mean(0).argmax() > plain.mean(0).argmax()
 
 
-def test_every_epoch_hears_a_clip_in_a_new_key_and_repeats_itself_when_asked(features: Path, vocoder_folder: Path) -> None:
+def test_every_epoch_has_a_new_key_and_is_reproducible(features: Path, vocoder_folder: Path) -> None:
     clips = clips_of(features, vocoder_folder, augment=True)
     shifts = {clips[epoch, 0].shift_semitones for epoch in range(1, 20)} - {0.0}
     assert len(shifts) > 5
@@ -128,7 +128,7 @@ def test_every_epoch_hears_a_clip_in_a_new_key_and_repeats_itself_when_asked(fea
 def test_clips_shorter_than_a_crop_are_trained_on_and_their_padding_is_not(
     features: Path, vocoder_folder: Path, mel: VocoderMel
 ) -> None:
-    """The original looks for a longer clip, for ever where there is none."""
+    """The original searches for a longer clip in an endless loop if there is none."""
     store = FeatureStore.open(features)
     config = config_of(vocoder_folder, duration=30)
     clips = DiffusionClips(store, store.names(), config, augment=False)
@@ -142,22 +142,22 @@ def test_clips_shorter_than_a_crop_are_trained_on_and_their_padding_is_not(
     with torch.no_grad():
         found = []
         for batch in (collate_crops([short]), collate_crops([short, long])):
-            heard = batch.mels(mel)
-            drawn = noise[..., : heard[0].shape[1]].expand(len(batch), -1, -1, -1)
-            found.append(_compare(state, batch, heard, step.expand(len(batch)), drawn))
+            mels = batch.mels(mel)
+            drawn = noise[..., : mels[0].shape[1]].expand(len(batch), -1, -1, -1)
+            found.append(_compare(state, batch, mels, step.expand(len(batch)), drawn))
         alone, both = (float(losses["noise"]) * n for losses, n in zip(found, (short.n_frames, short.n_frames + long.n_frames), strict=True))
-        heard = collate_crops([long]).mels(mel)
-        other = float(_compare(state, collate_crops([long]), heard, step, noise)["noise"]) * long.n_frames
-    assert both == pytest.approx(alone + other, rel=0.02)  # convolutions see the padding at the end, the mean does not
+        mels = collate_crops([long]).mels(mel)
+        other = float(_compare(state, collate_crops([long]), mels, step, noise)["noise"]) * long.n_frames
+    assert both == pytest.approx(alone + other, rel=0.02)  # padding affects the convolutions, not the mean
 
 
-# ------------------------------------------------------------------------------------------------- mending
+# ------------------------------------------------------------------------------------------------- refinement
 
 
-class DullVoice:
-    """Speaks everything at half the loudness; what it was asked with is kept."""
+class QuietVoice:
+    """Converts by halving the amplitude."""
 
-    name, step, speakers = "dull", 3, {"ada": 0, "bob": 1}
+    name, step, speakers = "quiet", 3, {"ada": 0, "bob": 1}
 
     def __init__(self) -> None:
         self.encoder = SimpleNamespace(name="plain", width=1, hop_samples=320, network=None)
@@ -166,69 +166,74 @@ class DullVoice:
         return Audio(0.5 * audio.samples, audio.sample_rate_hz)
 
 
-def test_noise_is_put_on_what_the_voice_speaks_and_the_recording_shall_come_out(
+def test_noise_is_added_to_self_converted_clips_and_the_recording_is_the_target(
     features: Path, vocoder_folder: Path, mel: VocoderMel, tmp_path: Path
 ) -> None:
     store = FeatureStore.open(features)
-    takes = let_speak(DullVoice(), store, tmp_path, unseen=store.names()[:1])
+    takes = let_speak(QuietVoice(), store, tmp_path, unseen=store.names()[:1])
     config = config_of(vocoder_folder)
     clips = DiffusionClips(store, store.names(), config, augment=True, takes=takes)
     crops = [clips[epoch, index] for epoch in range(6) for index in range(len(clips))]
     batch = collate_crops(crops)
     assert 0.3 < batch.is_mending.float().mean() < 0.7
-    for crop, mends in zip(crops, batch.is_mending.tolist(), strict=True):
-        torch.testing.assert_close(crop.blurred, crop.audio * (0.5 if mends else 1.0), atol=1e-4, rtol=0)
-    wanted, blurred = collate_crops([crop for crop, mends in zip(crops, batch.is_mending.tolist(), strict=True) if mends][:3]).mels(mel)
-    above_floor = wanted > -8
-    torch.testing.assert_close(blurred[above_floor], wanted[above_floor] + np.log(0.5), atol=0.05, rtol=0)
-    spoken = DiffusionClips(store, store.names(), config, augment=False, takes=replace(takes, chance=1.0))
-    assert collate_crops([spoken[0, index] for index in range(len(spoken))]).is_mending.all()
+    for crop, refines in zip(crops, batch.is_mending.tolist(), strict=True):
+        expected = crop.audio * (0.5 if refines else 1.0)
+        torch.testing.assert_close(crop.start_audio, expected, atol=1e-4, rtol=0)
+    refined = [crop for crop, refines in zip(crops, batch.is_mending.tolist(), strict=True) if refines]
+    target, start = collate_crops(refined[:3]).mels(mel)
+    above_floor = target > -8
+    torch.testing.assert_close(start[above_floor], target[above_floor] + np.log(0.5), atol=0.05, rtol=0)
+    converted = DiffusionClips(store, store.names(), config, augment=False, takes=replace(takes, chance=1.0))
+    assert collate_crops([converted[0, index] for index in range(len(converted))]).is_mending.all()
 
 
 @pytest.mark.parametrize("step", [0, 60])
-def test_the_noise_to_predict_leads_to_the_recording(features: Path, vocoder_folder: Path, mel: VocoderMel, step: int, tmp_path: Path) -> None:
-    """A network that predicted it exactly would lose nothing, and one that predicts the noise alone keeps the voice's mel."""
+def test_the_noise_target_leads_to_the_recording(
+    features: Path, vocoder_folder: Path, mel: VocoderMel, step: int, tmp_path: Path
+) -> None:
+    """An exact prediction has zero loss; predicting only the added noise gives the self-converted mel."""
     store, config = FeatureStore.open(features), config_of(vocoder_folder)
-    takes = let_speak(DullVoice(), store, tmp_path, unseen=())
+    takes = let_speak(QuietVoice(), store, tmp_path, unseen=())
     clips = DiffusionClips(store, store.names(), config, augment=False, takes=replace(takes, chance=1.0))
     batch = collate_crops([clips[0, 0]])
     mels, step = batch.mels(mel), torch.tensor([step])
     noise = torch.randn(1, 1, 12, mels[0].shape[1])
     state = _state(config, TrainSettings(device="cpu"), mel)
     decoder = state.generator.decoder
-    blur = float(decoder.sqrt_recipm1_alphas_cumprod[step])
-    exact = noise + (decoder.normalise(mels[1]) - decoder.normalise(mels[0])) / blur
-    decoder.denoise_fn.forward = lambda noisy, step, heard: exact
+    scale = float(decoder.sqrt_recipm1_alphas_cumprod[step])
+    exact = noise + (decoder.normalise(mels[1]) - decoder.normalise(mels[0])) / scale
+    decoder.denoise_fn.forward = lambda noisy, step, condition: exact
     assert float(_compare(state, batch, mels, step, noise)["noise"]) == pytest.approx(0, abs=1e-5)
     noisy = decoder.add_noise(decoder.normalise(mels[1]), step, noise)
-    aim = decoder.sqrt_recip_alphas_cumprod[step] * noisy - blur * exact
-    torch.testing.assert_close(aim, decoder.normalise(mels[0]), atol=1e-3, rtol=0)
-    decoder.denoise_fn.forward = lambda noisy, step, heard: noise
-    apart = _compare(state, batch, mels, step, noise)
-    assert float(apart["mel"]) == pytest.approx(float((mels[0] - mels[1]).abs().mean()), rel=1e-3)
-    assert float(apart["noise"]) < 1, "few noise steps must not outweigh all others"
+    x0 = decoder.sqrt_recip_alphas_cumprod[step] * noisy - scale * exact
+    torch.testing.assert_close(x0, decoder.normalise(mels[0]), atol=1e-3, rtol=0)
+    decoder.denoise_fn.forward = lambda noisy, step, condition: noise
+    losses = _compare(state, batch, mels, step, noise)
+    assert float(losses["mel"]) == pytest.approx(float((mels[0] - mels[1]).abs().mean()), rel=1e-3)
+    assert float(losses["noise"]) < 1, "few noise steps must not outweigh all others"
 
 
-def test_with_a_voice_the_best_checkpoint_is_the_one_that_mends_it_best(
+def test_with_a_voice_the_best_checkpoint_is_the_one_that_refines_it_best(
     features: Path, choices: DiffusionChoices, tmp_path: Path
 ) -> None:
     settings = TrainSettings(max_steps=30, **QUICK | {"validate_every_steps": 10})
-    report = train_diffusion(features, tmp_path / "voice", settings, choices, voice=DullVoice())
+    report = train_diffusion(features, tmp_path / "voice", settings, choices, voice=QuietVoice())
     assert report.best.measure == "voice_mel" and set(report.last_validation) == {"noise", "mel", "voice_mel"}
     measured = [line["validation"]["voice_mel"] for line in read_lines(tmp_path / "voice" / "diffusion") if "validation" in line]
     assert measured[-1] < measured[0]
 
 
-def test_on_the_command_line_mend_lets_the_voice_itself_speak(
+def test_on_the_command_line_mend_trains_on_self_converted_clips(
     features: Path, choices: DiffusionChoices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
-    monkeypatch.setattr(sovits, "load_voice", lambda path, **options: asked.append(path) or DullVoice())
+    loaded = []
+    monkeypatch.setattr(sovits, "load_voice", lambda path, **options: loaded.append(path) or QuietVoice())
     given = ["--config", choices.config, "--vocoder", choices.vocoder, "--max_steps", 1, "--device", "cpu"]
-    assert main(list(map(str, ["diffusion", features, tmp_path / "plain", *given]))) == 0 and not asked
-    assert main(list(map(str, ["diffusion", features, tmp_path / "mended", *given, "--mend"]))) == 0
-    assert asked == [tmp_path / "mended"]
-    assert list((tmp_path / "mended" / "diffusion" / "spoken").rglob("*.flac")) and not (tmp_path / "plain" / "diffusion" / "spoken").exists()
+    assert main(list(map(str, ["diffusion", features, tmp_path / "plain", *given]))) == 0 and not loaded
+    assert main(list(map(str, ["diffusion", features, tmp_path / "refined", *given, "--mend"]))) == 0
+    assert loaded == [tmp_path / "refined"]
+    assert list((tmp_path / "refined" / "diffusion" / "spoken").rglob("*.flac"))
+    assert not (tmp_path / "plain" / "diffusion" / "spoken").exists()
 
 
 # ------------------------------------------------------------------------------------------------- training
@@ -253,7 +258,7 @@ def read_lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(
+def test_a_resumed_training_equals_an_uninterrupted_one(
     features: Path, choices: DiffusionChoices, tmp_path: Path
 ) -> None:
     train(features, tmp_path / "whole", choices, 7)
@@ -265,7 +270,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(
     assert not torch.equal(whole["unit_embed.weight"], weights(tmp_path / "parts", 4)["unit_embed.weight"])
 
 
-def test_without_its_optimiser_a_training_goes_on_with_a_warning(
+def test_without_its_optimiser_a_training_resumes_with_a_warning(
     features: Path, choices: DiffusionChoices, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = DiffusionConfig.load(choices.config)
@@ -288,7 +293,9 @@ def test_learning_rate_falls_by_steps_and_not_by_epochs(features: Path, choices:
     assert rates == {step: 1e-3 * 0.5 ** ((step - 1) // 4) for step in range(1, 10)}
 
 
-def test_a_base_model_that_lies_there_is_started_from(features: Path, choices: DiffusionChoices, tmp_path: Path) -> None:
+def test_training_starts_from_a_base_model_in_the_folder(
+    features: Path, choices: DiffusionChoices, tmp_path: Path
+) -> None:
     train(features, tmp_path / "first", choices, 3)
     stored = {name: value for name, value in weights(tmp_path / "first", 3).items() if name != "spk_embed.weight"}
     for step in (0, 500):
@@ -313,7 +320,9 @@ def test_half_precision_trains_and_is_noted(
     assert DiffusionConfig.load(tmp_path / "voice" / "diffusion" / "config.yaml").train.amp_dtype == precision
 
 
-def test_k_step_max_bounds_the_noise_that_is_learnt(features: Path, choices: DiffusionChoices, tmp_path: Path) -> None:
+def test_k_step_max_limits_the_noise_steps_of_training(
+    features: Path, choices: DiffusionChoices, tmp_path: Path
+) -> None:
     limited = DiffusionChoices(config=choices.config, k_step_max=5, batch_size=2, vocoder=choices.vocoder)
     report = train(features, tmp_path / "voice", limited, 2)
     assert report.last_losses["mel"] < 1.0  # noise of five steps is at most 0.22 in these logarithms
@@ -341,14 +350,14 @@ def test_another_model_or_no_resuming_is_refused_in_a_used_folder(
         train_diffusion(features, tmp_path / "voice", settings, choices, resume=False)
 
 
-def test_without_a_vocoder_training_says_what_to_do(features: Path, tmp_path: Path) -> None:
+def test_without_a_vocoder_the_error_names_the_fix(features: Path, tmp_path: Path) -> None:
     with pytest.raises(SvcError, match="nsf_hifigan_20221211.zip"):
         train(features, tmp_path / "voice", DiffusionChoices(pretrain_folder=tmp_path), 1)
     with pytest.raises(SvcError, match="one process"):
         train(features, tmp_path / "voice", DiffusionChoices(), 1, n_processes=2)
 
 
-def test_command_trains_and_goes_on(features: Path, choices: DiffusionChoices, tmp_path: Path, capsys) -> None:
+def test_command_resumes(features: Path, choices: DiffusionChoices, tmp_path: Path, capsys) -> None:
     from svcnb.cli.main import main
 
     command = ["diffusion", str(features), str(tmp_path / "voice"), "--config", str(choices.config), "-d", "cpu",

@@ -1,4 +1,4 @@
-"""RVC's files are read with every oddity, and written so that RVC opens them."""
+"""RVC's checkpoint files are read in all known variants, and written so that RVC reads them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_small_model_has_exactly_rvcs_keys_types_and_shapes(tmp_path: Path, ve
     assert ("enc_p.emb_pitch.weight" in expected) == f0
 
 
-def test_a_small_model_comes_back_and_loads_into_a_network(tmp_path: Path) -> None:
+def test_a_small_model_round_trips_and_loads_into_a_network(tmp_path: Path) -> None:
     model = tiny_model("v2")
     again = read_small_model(write_small_model(tmp_path / "me.pth", model))
     assert again.config.to_list() == model.config.to_list() and str(again) == str(model)
@@ -75,7 +75,7 @@ def test_a_small_model_comes_back_and_loads_into_a_network(tmp_path: Path) -> No
     "changes",
     [{"version": None}, {"sr": 40000}, {"sr": "40000"}, {"f0": True}, {"f0": "1"}, {"author": "somebody", "epoch": 20}],
 )
-def test_every_known_oddity_is_read(tmp_path: Path, changes: dict) -> None:
+def test_every_known_variant_is_read(tmp_path: Path, changes: dict) -> None:
     stored = stored_model(**changes)
     if stored["version"] is None:
         del stored["version"]  # older files
@@ -85,7 +85,7 @@ def test_every_known_oddity_is_read(tmp_path: Path, changes: dict) -> None:
     assert set(model.extra) == {"author", "epoch"} & set(changes)
 
 
-def test_the_speakers_are_counted_in_the_weights(tmp_path: Path) -> None:
+def test_the_number_of_speakers_comes_from_the_weights(tmp_path: Path) -> None:
     stored = stored_model()
     stored["config"][-3] = 109  # as trained; the file has fewer
     torch.save(stored, tmp_path / "few.pth")
@@ -99,7 +99,7 @@ def test_extra_keys_survive_a_change_of_the_info(tmp_path: Path) -> None:
     assert (model.info, model.extra) == ("better now", {"author": "somebody"})
 
 
-def test_other_files_are_told_from_small_models(tmp_path: Path) -> None:
+def test_other_files_are_not_taken_for_small_models(tmp_path: Path) -> None:
     torch.save({"model": {}, "iteration": 1}, tmp_path / "G_1.pth")
     with pytest.raises(SvcError, match="extract a small model"):
         read_small_model(tmp_path / "G_1.pth")
@@ -152,12 +152,12 @@ def test_a_small_model_is_extracted_with_the_version_it_was_trained_as(tmp_path:
     write_rvc_checkpoint(tmp_path / "G_10.pth", RvcCheckpoint(network.state_dict(), 1, None, 1e-4))
     extract_small_model(tmp_path / "G_10.pth", config, tmp_path / "me.pth")
     assert read_small_model(tmp_path / "me.pth").info == "Extracted model."
-    with pytest.raises(SvcError, match="hears 256 values"):
+    with pytest.raises(SvcError, match="takes 256 content values"):
         extract_small_model(tmp_path / "G_10.pth", tiny_config("v2"), tmp_path / "no.pth")
     assert not (tmp_path / "no.pth").exists()
 
 
-def test_merging_weighs_every_tensor_and_keeps_the_speakers_that_both_have() -> None:
+def test_merging_averages_every_tensor_and_keeps_the_speakers_that_both_have() -> None:
     one, other = tiny_model(n_speakers=3, seed=1), tiny_model(n_speakers=2, seed=2)
     merged = merge_small_models(one, other, 0.25)
     name = "enc_p.proj.weight"

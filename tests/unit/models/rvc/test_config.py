@@ -40,7 +40,7 @@ def test_a_file_comes_back_as_it_was_with_the_keys_of_a_run(tmp_path: Path) -> N
     assert again.train.total_epoch == 20
 
 
-def test_what_rvc_told_on_its_command_line_can_be_told_here(tmp_path: Path) -> None:
+def test_version_and_f0_which_rvc_has_on_its_command_line_can_be_given(tmp_path: Path) -> None:
     stored = json.loads(Config.full("v1").save(tmp_path / "config.json").read_text())
     del stored["version"], stored["f0"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
@@ -49,7 +49,7 @@ def test_what_rvc_told_on_its_command_line_can_be_told_here(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("version", "rate_hz"), [("v1", 40000), ("v2", 48000), ("v2", 32000)])
-def test_the_list_of_a_small_model_tells_the_whole_network(version: str, rate_hz: int) -> None:
+def test_the_list_of_a_small_model_defines_the_whole_network(version: str, rate_hz: int) -> None:
     config = Config.full(version, rate_hz)
     listed = config.to_list()
     assert len(listed) == 18 and listed[1] == 32 and listed[-3:] == [109, 256, rate_hz]
@@ -63,16 +63,17 @@ def test_a_list_of_another_length_is_refused() -> None:
 
 
 def test_rates_are_read_in_every_spelling() -> None:
-    assert [rate_of(told) for told in (40000, "40k", "48000", "32K")] == [40000, 40000, 48000, 32000]
+    assert [rate_of(value) for value in (40000, "40k", "48000", "32K")] == [40000, 40000, 48000, 32000]
     with pytest.raises(SvcError, match="'fast'"):
         rate_of("fast")
 
 
-def test_broken_files_are_told_with_their_path(tmp_path: Path) -> None:
+def test_errors_about_broken_files_name_the_problem(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    for content, told in (("{", "not a JSON"), ("{}", "no 'model' section"), ('{"model": {"n_layers": "x"}}', "model.n_layers")):
+    wrong = {"{": "not a JSON", "{}": "no 'model' section", '{"model": {"n_layers": "x"}}': "model.n_layers"}
+    for content, message in wrong.items():
         path.write_text(content)
-        with pytest.raises(SvcError, match=told):
+        with pytest.raises(SvcError, match=message):
             Config.load(path)
     with pytest.raises(SvcError, match="no config at"):
         Config.load(tmp_path / "none.json")
@@ -87,7 +88,7 @@ def test_rvcs_own_sizes_are_written_without_our_keys(tmp_path: Path) -> None:
     assert not {"content_width", "speech_encoder", "vocoder_name"} & set(stored["model"])
 
 
-def test_the_small_size_says_what_only_we_can_read(tmp_path: Path) -> None:
+def test_the_small_size_is_recognised_in_its_file(tmp_path: Path) -> None:
     config = Config.load(Config.small().save(tmp_path / "config.json"))
     assert config == Config.small() and config.is_small and not Config.full().is_small
     assert (config.encoder, config.content_width, config.settings().content_width) == ("svcnb-units", 96, 96)

@@ -1,4 +1,4 @@
-"""Promises of what 30_rvc_train tells before it trains: a clip, and how long training takes."""
+"""What 30_rvc_train shows before training: a clip, and the estimated training time."""
 
 from __future__ import annotations
 
@@ -30,31 +30,32 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_an_estimate_counts_the_steps_and_changes_no_file(experiment: Path) -> None:
     before = contents(experiment)
-    told = estimate_time(experiment, device="cpu")
+    estimate = estimate_time(experiment, device="cpu")
     after = contents(experiment)
     assert before.items() <= after.items() and after.keys() - before.keys() <= {"features/split.json"}
-    assert told.steps_per_epoch == count_steps(experiment) and told.batch_size == 2
-    assert told.step_s > 0
+    assert estimate.steps_per_epoch == count_steps(experiment) and estimate.batch_size == 2
+    assert estimate.step_s > 0
     alone = estimate_time(experiment, batch_size=1, device="cpu")
-    assert alone.steps_per_epoch == alone.n_clips == told.n_clips
-    assert told.steps_per_epoch >= told.n_clips / 2
+    assert alone.steps_per_epoch == alone.n_clips == estimate.n_clips
+    assert estimate.steps_per_epoch >= estimate.n_clips / 2
 
 
 def test_times_are_epochs_times_steps_times_seconds() -> None:
-    told = TimeEstimate(n_clips=100, batch_size=4, steps_per_epoch=25, step_s=0.5, memory_bytes=None)
-    assert told.seconds(4) == 50.0
-    assert told.table((4, 100, 2000)) == [("4", "100", "50 s"), ("100", "2500", "21 min"), ("2000", "50000", "6.9 h")]
+    estimate = TimeEstimate(n_clips=100, batch_size=4, steps_per_epoch=25, step_s=0.5, memory_bytes=None)
+    assert estimate.seconds(4) == 50.0
+    expected = [("4", "100", "50 s"), ("100", "2500", "21 min"), ("2000", "50000", "6.9 h")]
+    assert estimate.table((4, 100, 2000)) == expected
 
 
-def test_without_features_the_estimate_says_so(tmp_path: Path) -> None:
+def test_without_features_the_estimate_raises(tmp_path: Path) -> None:
     with pytest.raises(SvcError):
         estimate_time(tmp_path, device="cpu")
 
 
-def test_a_clip_is_read_with_its_melody_and_never_the_added_silence(experiment: Path) -> None:
+def test_a_clip_is_read_with_its_f0_and_never_the_added_silence(experiment: Path) -> None:
     for number in (0, -1):
         audio, f0 = read_clip(experiment, number)
         assert audio.peak > 0.1
-        sung = f0.f0_hz[f0.f0_hz > 0]
-        assert len(sung) > 0.5 * len(f0.f0_hz) and 140 < np.median(sung) < 220
+        voiced_hz = f0.f0_hz[f0.f0_hz > 0]
+        assert len(voiced_hz) > 0.5 * len(f0.f0_hz) and 140 < np.median(voiced_hz) < 220
         assert len(f0.f0_hz) * f0.hop_s == pytest.approx(audio.duration_s, abs=2 * f0.hop_s)

@@ -1,4 +1,4 @@
-"""logs/EXPERIMENT in the original's layout: what each file holds, and what is told of clips that lack one."""
+"""logs/EXPERIMENT in RVC's layout: contents of each file, and reports of clips with missing files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def content(name: str, *, width: int = 256, with_f0: bool = True) -> ClipContent
 
 
 def extract(samples_16k: np.ndarray) -> np.ndarray:
-    """A stand-in for HuBERT: its frame count, and features of silence that are not zeros."""
+    """A stub for HuBERT: its frame count, and features of silence that are not zero."""
     return np.ones(((len(samples_16k) - 400) // 320 + 1, 768), np.float32)
 
 
@@ -119,7 +119,7 @@ def test_filelist_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
 
 
 def original_tree(tree: Path) -> Path:
-    """A tree as the original leaves it: with numbers missing, cached spectra and int32 bins."""
+    """A tree as RVC writes it: with missing numbers, cached spectra and int32 bins."""
     export_tree(tree, [content(f"0_{n}") for n in (1, 2, 10, 11)])
     for path in (tree / COARSE_FOLDER).iterdir():
         np.save(path, np.load(path).astype(np.int32))
@@ -177,7 +177,7 @@ def test_swapped_f0_folders_are_noticed(tmp_path: Path) -> None:
     assert not found.clips and all("2a_f0" in reason for _, reason in found.dropped)
 
 
-def test_trees_that_tell_too_little(tmp_path: Path) -> None:
+def test_trees_without_features_or_with_two_widths_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TreeError, match="no features"):
         import_tree(tmp_path)
     export_tree(tmp_path, [content("0_0"), content("0_0", width=768)])

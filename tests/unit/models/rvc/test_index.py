@@ -1,4 +1,4 @@
-"""RVC's index: its names, its size for any amount of data, and that only a voice's own one is found."""
+"""RVC's index: file names, size for any amount of data, and search for a voice's own index."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_frame_that_is_in_the_index_gives_itself_and_no_nan(tmp_path: Path) ->
     torch.testing.assert_close(index.blend(torch.from_numpy(frames[:10]), 0, 1.0), torch.from_numpy(frames[:10]))
 
 
-def test_building_again_replaces_the_index_of_fewer_data(tmp_path: Path) -> None:
+def test_building_again_replaces_the_index_of_less_data(tmp_path: Path) -> None:
     write_index([some_features(200)], tmp_path, "me", "v2")
     write_index([some_features(400)], tmp_path, "me", "v2")
     write_index([some_features(200)], tmp_path, "you", "v2")
@@ -54,7 +54,7 @@ def test_the_same_features_give_the_same_bytes(tmp_path: Path) -> None:
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_no_features_are_told() -> None:
+def test_no_features_raise() -> None:
     with pytest.raises(SvcError, match="no features for the index of me"):
         write_index([], "nowhere", "me", "v2")
 
@@ -70,10 +70,10 @@ def test_no_features_are_told() -> None:
     ],
 )
 def test_the_index_of_a_voice_is_found_under_all_its_names(tmp_path: Path, model: str, index: str) -> None:
-    place = tmp_path / index
-    place.parent.mkdir(parents=True)
-    place.touch()
-    assert find_index(model, [tmp_path / "logs", tmp_path / "indices"]) == place
+    path = tmp_path / index
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert find_index(model, [tmp_path / "logs", tmp_path / "indices"]) == path
 
 
 @pytest.mark.parametrize(
@@ -84,13 +84,13 @@ def test_the_index_of_another_voice_is_not_taken(tmp_path: Path, other: str) -> 
     assert find_index("me.pth", [tmp_path]) is None
 
 
-def test_an_index_of_the_other_version_is_passed_over(tmp_path: Path) -> None:
+def test_an_index_of_the_other_version_is_skipped(tmp_path: Path) -> None:
     first, second = (tmp_path / f"added_IVF25_Flat_nprobe_1_me_{version}.index" for version in ("v1", "v2"))
     first.touch()
     assert find_index("me.pth", [tmp_path], version="v2") is None
     second.touch()
     assert find_index("me.pth", [tmp_path], version="v1") == first
     (tmp_path / "old" / "me").mkdir(parents=True)
-    unnamed = tmp_path / "old" / "me" / "added_IVF25_Flat.index"  # tells no version
+    unnamed = tmp_path / "old" / "me" / "added_IVF25_Flat.index"  # without version
     unnamed.touch()
     assert find_index("me.pth", [tmp_path / "old"], version="v2") == unnamed

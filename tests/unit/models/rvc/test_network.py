@@ -1,4 +1,4 @@
-"""RVC's networks have the sizes that are known of the published models, and sing a part as they sing the whole."""
+"""RVC's networks have the sizes of the published models; inference of a part equals that of the whole."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_discriminators_have_the_published_sizes(version: str, n_tensors: int, n
 
 
 @pytest.mark.parametrize("with_f0", [True, False])
-def test_context_is_heard_but_not_sung(with_f0: bool) -> None:
+def test_context_frames_are_used_but_not_synthesized(with_f0: bool) -> None:
     network = small_synthesizer(with_f0=with_f0)
     phone, speaker = torch.randn(1, 60, 16), torch.zeros(1, dtype=torch.long)
     pitch = torch.full((1, 60), 80) if with_f0 else None

@@ -1,4 +1,4 @@
-"""RVC's step 2a: every way in which the original loses or spoils clips is a test here."""
+"""RVC's step 2a: also a test for every way in which the original loses or damages clips."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_windows_are_those_of_the_fact_sheet(seconds: float, expected: list[floa
     assert windows[0].start == 0 and windows[-1].end == round(seconds * RATE_HZ)
 
 
-def test_high_pass_is_causal_and_takes_out_only_the_deep() -> None:
+def test_high_pass_is_causal_and_removes_only_low_frequencies() -> None:
     click = np.zeros(1000)
     click[500] = 1
     assert not high_pass(click, RATE_HZ)[:500].any()
@@ -72,7 +72,7 @@ def test_level_gives_the_peak_of_the_formula(peak: float) -> None:
     assert np.abs(level(tone(1, peak), SETTINGS)).max() == pytest.approx(0.675 + 0.25 * peak, rel=1e-4)
 
 
-def test_long_silence_is_cut_out() -> None:
+def test_long_silence_is_removed() -> None:
     samples = np.concatenate([tone(2), silence(3), tone(2)])
     slices = cut_at_silence(samples, SETTINGS)
     assert len(slices) == 2
@@ -88,14 +88,14 @@ def test_no_clip_is_written_over_another(tmp_path: Path) -> None:
     parts = [part for seconds in (2.3, 2.7, 10.4, 3.1) for part in (tone(seconds), silence(0.6))]
     save(tmp_path / "raw" / "a.wav", *parts)
     report = cut_recordings(tmp_path / "raw", tmp_path / "exp")
-    names = [piece.name for piece in report.kept]
+    names = [span.name for span in report.kept]
     assert names == [f"0_{n}" for n in range(len(names))] and len(names) >= 6
     assert wavs(tmp_path / "exp") == wavs(tmp_path / "exp", WAV16_FOLDER) == {f"{name}.wav" for name in names}
-    starts = [piece.start_s for piece in report.kept]
+    starts = [span.start_s for span in report.kept]
     assert starts == sorted(set(starts))
-    for piece in report.kept:
-        length = soundfile.info(tmp_path / "exp" / GT_FOLDER / f"{piece.name}.wav").duration
-        assert length == pytest.approx(piece.end_s - piece.start_s, abs=1e-3)
+    for span in report.kept:
+        length = soundfile.info(tmp_path / "exp" / GT_FOLDER / f"{span.name}.wav").duration
+        assert length == pytest.approx(span.end_s - span.start_s, abs=1e-3)
 
 
 def test_files_are_float32_at_both_rates(tmp_path: Path) -> None:
@@ -112,34 +112,35 @@ def test_silent_recording_is_dropped_with_a_reason_and_not_nan(tmp_path: Path) -
     save(tmp_path / "raw" / "b.wav", tone(2))
     save(tmp_path / "raw" / "c.wav", 1e-5 * tone(2))
     report = cut_recordings(tmp_path / "raw", tmp_path / "exp")
-    assert [(piece.source, piece.reason.split(":")[0]) for piece in report.dropped] == [("a.wav", "silent"), ("c.wav", "silent")]
+    reasons = [(span.source, span.reason.split(":")[0]) for span in report.dropped]
+    assert reasons == [("a.wav", "silent"), ("c.wav", "silent")]
     assert wavs(tmp_path / "exp") == {"1_0.wav"}
     samples, _ = soundfile.read(tmp_path / "exp" / GT_FOLDER / "1_0.wav")
     assert np.isfinite(samples).all()
 
 
-def test_silent_windows_of_a_sounding_slice_are_dropped_and_not_nan() -> None:
+def test_silent_windows_of_a_non_silent_slice_are_dropped_and_not_nan() -> None:
     settings = RvcCutSettings(max_kept_silence_ms=5000)
     fading = np.linspace(1e-4, 0, round(5.2 * RATE_HZ)) * np.random.default_rng(0).standard_normal(round(5.2 * RATE_HZ))
-    pieces = cut_samples(np.concatenate([tone(3), fading]), settings)
-    assert [reason.split(":")[0] for _, _, reason in pieces] == ["", "silent", "silent"]
+    cut = cut_samples(np.concatenate([tone(3), fading]), settings)
+    assert [reason.split(":")[0] for _, _, reason in cut] == ["", "silent", "silent"]
     assert why_dropped(np.zeros(RATE_HZ), settings).startswith("silent")
     assert why_dropped(np.zeros(RATE_HZ), RvcCutSettings(min_peak=0.0)).startswith("silent")
     assert "NaN" in why_dropped(np.full(RATE_HZ, np.nan), settings)
 
 
-def test_tiny_and_empty_pieces_are_dropped_with_a_reason() -> None:
+def test_too_short_and_empty_spans_are_dropped_with_a_reason() -> None:
     ((_, _, reason),) = cut_samples(tone(0.05), SETTINGS)
     assert reason.startswith("empty")
     assert cut_samples(np.zeros(0, np.float32), SETTINGS) == []
 
 
-def test_too_loud_pieces_are_reported(tmp_path: Path) -> None:
+def test_too_loud_spans_are_reported(tmp_path: Path) -> None:
     save(tmp_path / "raw" / "a.wav", tone(2, peak=4.0))
     save(tmp_path / "raw" / "b.wav", tone(2, peak=2.0))
     report = cut_recordings(tmp_path / "raw", tmp_path / "exp")
-    (piece,) = report.dropped
-    assert piece.source == "a.wav" and piece.reason.startswith("too loud") and "too loud" in str(report)
+    (span,) = report.dropped
+    assert span.source == "a.wav" and span.reason.startswith("too loud") and "too loud" in str(report)
     assert wavs(tmp_path / "exp") == {"1_0.wav"}
 
 
@@ -148,11 +149,11 @@ def test_folders_are_not_read_but_reported(tmp_path: Path) -> None:
     save(tmp_path / "raw" / "more" / "b.wav", tone(2))
     (tmp_path / "raw" / "notes.txt").write_text("no sound")
     report = cut_recordings(tmp_path / "raw", tmp_path / "exp")
-    assert [piece.source for piece in report.kept] == ["a.wav"]
+    assert [span.source for span in report.kept] == ["a.wav"]
     assert [name for name, _ in report.skipped] == ["more", "notes.txt"]
     assert "recursive=True" in report.skipped[0][1]
     report = cut_recordings(tmp_path / "raw", tmp_path / "all", recursive=True)
-    assert [piece.source for piece in report.kept] == ["a.wav", "more/b.wav"]
+    assert [span.source for span in report.kept] == ["a.wav", "more/b.wav"]
 
 
 def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- a second run
 
 
-def test_second_run_reuses_and_mends(tmp_path: Path) -> None:
+def test_second_run_reuses_clips_and_restores_missing_ones(tmp_path: Path) -> None:
     save(tmp_path / "raw" / "a.wav", tone(6))
     save(tmp_path / "raw" / "b.wav", tone(2))
     first = cut_recordings(tmp_path / "raw", tmp_path / "exp")
@@ -178,7 +179,7 @@ def test_second_run_reuses_and_mends(tmp_path: Path) -> None:
     assert (tmp_path / "exp" / GT_FOLDER / "1_0.wav").stat().st_mtime_ns == untouched
 
 
-def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from svcnb.models.rvc import preprocess as rvc_clips
 
     for name in "ab":
@@ -195,11 +196,11 @@ def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         cut_recordings(tmp_path / "raw", tmp_path / "exp")
     monkeypatch.setattr(rvc_clips, "read_audio", read)
     report = cut_recordings(tmp_path / "raw", tmp_path / "exp")
-    assert [piece.name for piece in report.kept] == ["0_0", "1_0"] and report.n_reused == 1
+    assert [span.name for span in report.kept] == ["0_0", "1_0"] and report.n_reused == 1
 
 
 @pytest.mark.parametrize("change", ["settings", "recordings"])
-def test_other_data_or_settings_are_never_mixed_in(tmp_path: Path, change: str) -> None:
+def test_clips_of_other_recordings_or_settings_are_never_mixed(tmp_path: Path, change: str) -> None:
     save(tmp_path / "raw" / "a.wav", tone(2))
     save(tmp_path / "raw" / "b.wav", tone(2))
     experiment = tmp_path / "exp"
@@ -216,18 +217,18 @@ def test_other_data_or_settings_are_never_mixed_in(tmp_path: Path, change: str) 
         cut_recordings(tmp_path / "raw", experiment, settings)
     assert wavs(experiment) == before and stale.is_file()
     report = cut_recordings(tmp_path / "raw", experiment, settings, overwrite=True)
-    assert wavs(experiment) == {f"{piece.name}.wav" for piece in report.kept}
+    assert wavs(experiment) == {f"{span.name}.wav" for span in report.kept}
     assert not stale.exists() and (stale.parent / "mine.txt").is_file()
 
 
-def test_clips_of_unknown_origin_are_left_alone(tmp_path: Path) -> None:
+def test_clips_of_unknown_origin_are_kept(tmp_path: Path) -> None:
     save(tmp_path / "raw" / "a.wav", tone(2))
     save(tmp_path / "exp" / GT_FOLDER / "0_0.wav", tone(1))
     with pytest.raises(SvcError, match=r"unknown origin.*overwrite=True"):
         cut_recordings(tmp_path / "raw", tmp_path / "exp")
 
 
-def test_manifest_tells_kept_and_dropped(tmp_path: Path) -> None:
+def test_manifest_lists_kept_and_dropped(tmp_path: Path) -> None:
     save(tmp_path / "raw" / "a.wav", tone(2))
     save(tmp_path / "raw" / "b.wav", silence(2))
     cut_recordings(tmp_path / "raw", tmp_path / "exp")
@@ -237,6 +238,6 @@ def test_manifest_tells_kept_and_dropped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"overlap_s": 4.0}, {"hop_ms": 0.0}, {"level_ratio": 2.0}, {"sample_rate_hz": 40}])
-def test_wrong_settings_are_told(wrong: dict) -> None:
+def test_wrong_settings_raise(wrong: dict) -> None:
     with pytest.raises(SvcError, match="expected"):
         RvcCutSettings(**wrong)

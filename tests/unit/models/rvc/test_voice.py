@@ -1,4 +1,4 @@
-"""RVC from recordings to a converted song: every step goes on where it was stopped, and says what it left out."""
+"""RVC from recordings to a converted song: every step resumes, and reports what it skipped."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STEPS = TrainSettings(max_steps=4, device="cpu", validate_every_steps=2)
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A voice of four steps with its index, made by one click."""
+    """A voice of four steps with its index, made by one-click training."""
     folder = tmp_path_factory.mktemp("rvc")
     recordings = write_recordings(folder / "raw")
     settings = rvc.OneClickSettings(config=tiny_config(), prepare=rvc.PrepareSettings(f0_method="dio"), train=STEPS)
@@ -39,13 +39,13 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "me"
 
 
-def test_one_click_leaves_everything_that_conversion_needs(experiment: Path) -> None:
+def test_one_click_training_writes_everything_that_conversion_needs(experiment: Path) -> None:
     names = {path.name for path in experiment.iterdir()}
     assert {"0_gt_wavs", "1_16k_wavs", "clips.json", "features", "config.json", "G_4.pth", "history.jsonl", "middle_pitch.json"} <= names
     assert any(name.startswith("added_IVF") and name.endswith("_me_v2.index") for name in names)
 
 
-def test_a_second_click_does_nothing_again(experiment: Path) -> None:
+def test_a_second_one_click_training_repeats_nothing(experiment: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in experiment.rglob("*.wav")}
     settings = rvc.OneClickSettings(config=tiny_config(), prepare=rvc.PrepareSettings(f0_method="dio"), train=STEPS)
     report = rvc.train_one_click(experiment.parent / "raw", experiment, settings)
@@ -61,7 +61,7 @@ def test_silence_is_trained_on_and_never_held_out(experiment: Path) -> None:
     assert not store.read("mute/1")["audio"].any()
 
 
-def test_a_resumed_training_is_that_of_an_unbroken_one(experiment: Path, tmp_path: Path) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one(experiment: Path, tmp_path: Path) -> None:
     for name, steps in (("whole", [6]), ("broken", [4, 6])):
         folder = tmp_path / name / "me"
         for part in ("features", "config.json"):
@@ -106,7 +106,7 @@ def test_a_conversion_is_exactly_as_long_as_the_recording(experiment: Path, seco
     assert np.isfinite(result.samples).all()
 
 
-def test_the_same_seed_gives_the_same_sound(experiment: Path) -> None:
+def test_the_same_seed_gives_the_same_audio(experiment: Path) -> None:
     voice, recording = rvc.load_voice(experiment), sung(1.5)
     settings = rvc.RvcConversionSettings(f0_method="dio", cluster_ratio=0)
     one, again = (voice.convert(recording, settings).samples for _ in range(2))
@@ -114,30 +114,31 @@ def test_the_same_seed_gives_the_same_sound(experiment: Path) -> None:
     assert np.array_equal(one, again) and not np.array_equal(one, other)
 
 
-def test_the_index_and_protection_change_the_sound(experiment: Path) -> None:
+def test_the_index_and_protection_change_the_audio(experiment: Path) -> None:
     voice, recording = rvc.load_voice(experiment), sung(2.0)
     recording = Audio(np.concatenate([recording.samples, 0.02 * np.random.default_rng(0).standard_normal(22050).astype(np.float32)]), 22050)
-    sounds = [
+    results = [
         voice.convert(recording, rvc.RvcConversionSettings(f0_method="dio", cluster_ratio=ratio, protect=protect)).samples
         for ratio, protect in ((0.0, 0.33), (1.0, 0.5), (1.0, 0.0))
     ]
-    assert all(not np.allclose(a, b, atol=1e-4) for a, b in ((sounds[0], sounds[1]), (sounds[1], sounds[2])))
+    pairs = ((results[0], results[1]), (results[1], results[2]))
+    assert all(not np.allclose(a, b, atol=1e-4) for a, b in pairs)
 
 
-def test_a_voice_works_wherever_voices_do(experiment: Path, tmp_path: Path) -> None:
+def test_a_voice_has_the_common_interface_of_voices(experiment: Path, tmp_path: Path) -> None:
     voice = rvc.load_voice(experiment)
     assert voice.speaker_name(None) == "me" and voice.step == 4 and voice.has_posterior
     assert 100 < voice.middle_pitches_hz["me"] < 300
     assert voice.suggest_transpose(voice.estimate_f0(sung(1.0, f0_hz=440), "dio")) < 0
-    copy = voice.resynthesise(sung(1.0))
-    assert copy.n_samples == 32000
+    resynthesized = voice.resynthesise(sung(1.0))
+    assert resynthesized.n_samples == 32000
     path = write_audio(tmp_path / "a song.wav", sung(1.2))
     made = voice.convert_file(path, tmp_path / "out", ConversionSettings(f0_method="dio"))
     assert made.name == "a song.wav_0key_me_rvc_dio.flac"
     assert voice.fingerprint() == rvc.load_voice(experiment).fingerprint()
 
 
-def test_what_rvc_does_not_have_is_refused_in_words(experiment: Path) -> None:
+def test_unsupported_settings_are_refused_with_their_flags(experiment: Path) -> None:
     voice = rvc.load_voice(experiment)
     for choice, flag in (("auto_predict_f0", "-a"), ("enhance", "-eh"), ("shallow_diffusion", "-shd")):
         with pytest.raises(SvcError, match=flag):
@@ -152,7 +153,7 @@ def test_what_rvc_does_not_have_is_refused_in_words(experiment: Path) -> None:
 
 def test_the_small_size_writes_no_file_that_rvc_would_misread(experiment: Path) -> None:
     assert not (experiment / "weights").exists()
-    with pytest.raises(SvcError, match="does not know"):
+    with pytest.raises(SvcError, match="does not support"):
         export_experiment(experiment, experiment.parent / "logs")
 
 
@@ -201,7 +202,7 @@ def test_rvcs_own_network_trains_and_its_small_model_converts(tmp_path: Path, to
     assert result.n_samples == 32000 and result.peak > 0
 
 
-def test_an_experiment_survives_the_way_to_rvc_and_back(tmp_path: Path, toy_encoder: ToyEncoder) -> None:
+def test_an_experiment_survives_export_and_import(tmp_path: Path, toy_encoder: ToyEncoder) -> None:
     write_recordings(tmp_path / "raw", seconds=(1.5, 1.2))
     experiment, tree, again = tmp_path / "me", tmp_path / "logs" / "me", tmp_path / "again"
     rvc.cut_recordings(tmp_path / "raw", experiment, rvc.RvcCutSettings(sample_rate_hz=32000))

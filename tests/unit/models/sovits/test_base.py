@@ -1,4 +1,4 @@
-"""What a new voice starts from, and how the bundled base voice is written."""
+"""Warm start of new voices, and the bundled base voice."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.toys.toy_voice import write_voice
 
 @pytest.fixture
 def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundled base voice of two speakers, never trained."""
+    """An untrained bundled base voice of two speakers."""
     voice = write_voice(tmp_path / "voice", steps=(7,))
     kept = [SavedCheckpoint(step=7, files=["G_7.pth"])]
     RunRecord(step=7, epoch=1, batch=0, seconds=120, checkpoints=kept, schedules={}, scaler=None, rng={}).save(voice)
@@ -60,19 +60,19 @@ def test_voices_of_other_sizes_or_another_encoder_start_from_nothing(bundled: Pa
     assert [choose_base("auto", config) for config in (wider, encoder, full)] == [None] * 3
 
 
-def test_a_base_that_is_named_is_taken_whatever_it_is(bundled: Path, tmp_path: Path) -> None:
+def test_a_named_base_is_always_used(bundled: Path, tmp_path: Path) -> None:
     assert choose_base(str(tmp_path / "G_0.pth"), sovits.Config.full()) == tmp_path / "G_0.pth"
 
 
 def test_only_voices_from_the_bundled_base_are_fine_tuned(bundled: Path, tmp_path: Path) -> None:
-    careful = (sovits_base.FINE_TUNING_RATE, FINE_TUNING_SHARE)
-    for base, expected in ((bundled, careful), (tmp_path / "G_0.pth", (1e-3, 0)), (None, (1e-3, 0))):
+    fine_tuning = (sovits_base.FINE_TUNING_RATE, FINE_TUNING_SHARE)
+    for base, expected in ((bundled, fine_tuning), (tmp_path / "G_0.pth", (1e-3, 0)), (None, (1e-3, 0))):
         config = sovits.Config.small()
         use_fine_tuning(config, base)
         assert (config.train.learning_rate, config.train.base_share) == expected
 
 
-def test_a_voice_that_knows_its_loudness_starts_from_a_base_that_does_not(bundled: Path) -> None:
+def test_a_voice_with_loudness_input_starts_from_a_base_without(bundled: Path) -> None:
     config = sovits.Config.small()
     config.model.vol_embedding, config.model.n_speakers = True, 1
     generator = sovits.build(config).generator
@@ -82,20 +82,20 @@ def test_a_voice_that_knows_its_loudness_starts_from_a_base_that_does_not(bundle
     assert torch.equal(generator.pre.weight, stored["pre.weight"].float())
 
 
-def test_the_written_base_says_where_it_comes_from(bundled: Path) -> None:
+def test_the_written_base_has_metadata_about_its_training(bundled: Path) -> None:
     about = json.loads(read_safetensors(bundled)[1]["svcnb"])
     config = about.pop("config")
     assert about == {"kind": "base voice", "data": "nobody's data", "steps": 7, "minutes": 2}
     assert config["model"]["speech_encoder"] == "svcnb-units" and sovits_base.bundled_config().to_dict() == config
 
 
-def test_a_base_that_has_gone_on_counts_what_came_before(bundled: Path, tmp_path: Path) -> None:
+def test_a_base_trained_further_includes_the_earlier_steps(bundled: Path, tmp_path: Path) -> None:
     later = write_base(tmp_path / "voice", tmp_path / "later.safetensors", "nobody's data", start=bundled)
     about = json.loads(read_safetensors(later)[1]["svcnb"])
     assert (about["steps"], about["minutes"]) == (14, 4)
 
 
-def test_bands_that_the_readings_lack_start_as_the_highest_ones_they_have() -> None:
+def test_bands_missing_in_the_training_data_start_as_the_highest_available_ones() -> None:
     config = sovits.Config.small()
     torch.manual_seed(0)
     before = to_plain_names(sovits.build(config).generator.state_dict())
@@ -119,17 +119,18 @@ def trained_a_little(base: Path) -> tuple[sovits.Config, TrainState]:
     return config, state
 
 
-def test_a_fine_tuned_voice_is_saved_part_of_the_way_back_to_its_base(bundled: Path, tmp_path: Path) -> None:
+def test_a_fine_tuned_voice_is_saved_interpolated_with_its_base(bundled: Path, tmp_path: Path) -> None:
     config, state = trained_a_little(bundled)
     save_run(state, tmp_path, config=config)
     saved = read_sovits_checkpoint(tmp_path / "G_0.pth").model
     start = read_safetensors(bundled)[0]
     torch.testing.assert_close(saved["pre.weight"], start["pre.weight"].float() + 0.1 * (1 - FINE_TUNING_SHARE))
     speakers = start["emb_g.weight"].float().mean(0, keepdim=True)
-    torch.testing.assert_close(saved["emb_g.weight"], speakers + 0.1, msg="whose voice it is stays as it was learnt")
+    message = "speaker embeddings are not interpolated"
+    torch.testing.assert_close(saved["emb_g.weight"], speakers + 0.1, msg=message)
 
 
-def test_training_goes_on_with_its_own_weights_bit_by_bit(bundled: Path, tmp_path: Path) -> None:
+def test_training_resumes_with_its_own_weights_bit_by_bit(bundled: Path, tmp_path: Path) -> None:
     config, state = trained_a_little(bundled)
     before = {name: value.clone() for name, value in state.generator.state_dict().items()}
     save_run(state, tmp_path, config=config)
@@ -140,7 +141,7 @@ def test_training_goes_on_with_its_own_weights_bit_by_bit(bundled: Path, tmp_pat
             assert torch.equal(value, before[name]), name
 
 
-def test_held_out_clips_are_spoken_with_the_weights_that_are_saved(bundled: Path) -> None:
+def test_held_out_clips_are_synthesized_with_the_saved_weights(bundled: Path) -> None:
     _, state = trained_a_little(bundled)
     own = state.generator.pre.weight.detach().clone()
     with as_saved(state):
@@ -148,7 +149,7 @@ def test_held_out_clips_are_spoken_with_the_weights_that_are_saved(bundled: Path
     assert torch.equal(state.generator.pre.weight, own)
 
 
-def test_a_run_whose_base_was_removed_says_so(bundled: Path, tmp_path: Path) -> None:
+def test_a_run_whose_base_was_removed_raises(bundled: Path, tmp_path: Path) -> None:
     config = sovits.Config.small()
     use_fine_tuning(config, bundled)
     keep_base(bundled, tmp_path / "kept", config)

@@ -1,4 +1,4 @@
-"""Copies of a recording by posterior and decoder: length, repeatability, which parts they pass, and release files."""
+"""Copy synthesis by posterior and decoder: length, repeatability, networks used, release files."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def recording() -> Audio:
     return Audio(0.1 * sum(np.sin(2 * np.pi * 180 * k * time_s) / k for k in range(1, 9)), RATE_HZ)
 
 
-def test_a_copy_is_as_long_as_its_recording_and_the_same_every_time(voice: sovits.Voice, recording: Audio) -> None:
+def test_copy_synthesis_keeps_the_length_and_is_reproducible(voice: sovits.Voice, recording: Audio) -> None:
     first, second = voice.resynthesise(recording), voice.resynthesise(recording)
     assert first.sample_rate_hz == voice.sample_rate_hz
     assert first.n_samples == round(recording.duration_s * voice.sample_rate_hz)
     assert np.array_equal(first.samples, second.samples) and first.peak > 0
 
 
-def test_a_copy_passes_posterior_and_decoder_only(voice: sovits.Voice, recording: Audio) -> None:
+def test_copy_synthesis_uses_only_posterior_and_decoder(voice: sovits.Voice, recording: Audio) -> None:
     before = voice.resynthesise(recording)
     with torch.no_grad():
         for part in (voice.generator.enc_p, voice.generator.flow, voice.generator.pre):
@@ -52,14 +52,14 @@ def test_a_copy_passes_posterior_and_decoder_only(voice: sovits.Voice, recording
     assert not np.array_equal(voice.resynthesise(recording).samples, before.samples)
 
 
-def test_the_speaker_is_heard_and_checked(voice: sovits.Voice, recording: Audio) -> None:
+def test_the_speaker_changes_the_result_and_is_checked(voice: sovits.Voice, recording: Audio) -> None:
     ada, bob = (voice.resynthesise(recording, name).samples for name in ("ada", "bob"))
     assert not np.array_equal(ada, bob)
     with pytest.raises(SvcError, match="eve"):
         voice.resynthesise(recording, "eve")
 
 
-def test_a_release_file_cannot_copy_and_says_so(folder: Path, recording: Audio, tmp_path: Path) -> None:
+def test_copy_synthesis_from_a_release_file_raises(folder: Path, recording: Audio, tmp_path: Path) -> None:
     state = slim_sovits(read_sovits_checkpoint(folder / "G_0.pth").model)
     save_sovits_checkpoint(tmp_path / "G_0.pth", model_state=state, iteration=1, learning_rate=1e-4)
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())

@@ -1,4 +1,4 @@
-"""The enhancer within a conversion: its melody, its length, and what is said where its files are missing."""
+"""The enhancer in a conversion: f0, length, and errors about missing files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def settings(**choices) -> ConversionSettings:
     {}, {"enhancer_adaptive_key": 4}, {"enhancer_adaptive_key": -5}, {"pad_seconds": 0.0},
     {"clip_seconds": 0.3, "crossfade_seconds": 0.1}, {"like_original": True}, {"loudness_envelope_ratio": 0.5},
 ], ids=str)  # fmt: skip
-def test_enhanced_conversion_is_as_long_as_the_source_and_another_sound(
+def test_enhanced_conversion_is_as_long_as_the_source_and_different(
     voice_folder: Path, song: Audio, choices: dict
 ) -> None:
     voice = sovits.load_voice(voice_folder)
@@ -64,24 +64,24 @@ def test_voice_and_vocoder_may_have_different_rates(voice_folder: Path, song: Au
     assert 0 < np.abs(enhanced.samples).max() < 1
 
 
-def test_the_vocoder_sings_the_melody_that_the_voice_sang(
+def test_the_vocoder_gets_the_f0_of_the_voice(
     voice_folder: Path, song: Audio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard: list[np.ndarray] = []
+    given: list[np.ndarray] = []
 
-    def listen(self, samples, f0_hz, *, noise=None):
-        heard.append(f0_hz)
+    def record(self, samples, f0_hz, *, noise=None):
+        given.append(f0_hz)
         return samples
 
-    monkeypatch.setattr(Enhancer, "__call__", listen)
+    monkeypatch.setattr(Enhancer, "__call__", record)
     voice = sovits.load_voice(voice_folder)
     for semitones in (0, 12):
         voice.convert(song, settings(enhance=True, transpose_semitones=semitones, max_piece_s=60))
-    middle = [np.median(f0_hz) for f0_hz in heard]
-    assert middle[0] == pytest.approx(200, rel=0.01) and middle[1] == pytest.approx(400, rel=0.01)
+    medians_hz = [np.median(f0_hz) for f0_hz in given]
+    assert medians_hz[0] == pytest.approx(200, rel=0.01) and medians_hz[1] == pytest.approx(400, rel=0.01)
 
 
-def test_a_missing_vocoder_is_told_before_anything_is_converted(tmp_path: Path, song: Audio, capsys) -> None:
+def test_a_missing_vocoder_raises_before_anything_is_converted(tmp_path: Path, song: Audio, capsys) -> None:
     folder = save_small_voice(tmp_path / "voice")
     voice = sovits.load_voice(folder, pretrain_folder=tmp_path / "pretrain")
     wanted = r"(?s)voice/vocoder or .*pretrain/nsf_hifigan.*nsf_hifigan_20221211.zip.*svcnb vocoder CLIPS .*voice/vocoder"
@@ -115,12 +115,12 @@ def test_evaluations_notice_another_vocoder(tmp_path: Path) -> None:
     assert len(fingerprints) == 3
 
 
-def test_shallow_diffusion_takes_the_enhancers_place_and_says_so(
+def test_shallow_diffusion_replaces_the_enhancer_with_a_warning(
     voice_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     voice, both = sovits.load_voice(voice_folder), settings(enhance=True, shallow_diffusion=True)
     monkeypatch.setattr(Refiners, "diffuser", lambda self: SimpleNamespace(network=SimpleNamespace(k_step_max=1000, decoder=SimpleNamespace(timesteps=1000))))
-    with pytest.warns(UserWarning, match="enhance .-eh. is left out"):
+    with pytest.warns(UserWarning, match="enhance .-eh. is ignored"):
         voice.check(both)
     assert stage_after_generator(both) == "diffusion"
 

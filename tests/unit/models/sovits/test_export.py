@@ -1,4 +1,4 @@
-"""Exported voices: the graph in onnxruntime sings what the network in torch sings, at any length."""
+"""Exported voices: the graph in onnxruntime gives the output of the PyTorch network, at any length."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def family(**model) -> sovits.Config:
 
 
 def other_variants() -> sovits.Config:
-    """All that the first one is not: one speaker, no loudness, transformer flow, anti-aliased snake decoder."""
+    """The other variants: one speaker, no loudness, transformer flow, anti-aliased snake decoder."""
     config = family(
         use_transformer_flow=True, use_depthwise_conv=False, flow_share_parameter=False, n_layers_trans_flow=1,
         vocoder_name="nsf-snake-hifigan", vol_embedding=False, n_speakers=1, use_automatic_f0_prediction=False,
@@ -79,25 +79,25 @@ def save_voice(config: sovits.Config, folder: Path) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         generator = sovits.build(config).generator
-        for parameter in generator.flow.parameters():  # an untrained flow does nothing at all
+        for parameter in generator.flow.parameters():  # an untrained flow is the identity
             torch.nn.init.normal_(parameter, std=0.1)
     save_sovits_checkpoint(folder / "G_0.pth", model_state=generator.state_dict(), iteration=0, learning_rate=1e-4)
     return folder
 
 
 @pytest.mark.parametrize("n_frames", [5, 61, 240])
-def test_the_graph_sings_what_torch_sings_at_any_length(exported: Exported, n_frames: int) -> None:
+def test_the_graph_gives_the_output_of_torch_at_any_length(exported: Exported, n_frames: int) -> None:
     graph = ExportedGenerator(exported.report.path)
     config, network = exportable(exported.voice)
     inputs = example_inputs(config, n_frames, mixes=network.mixes, seed=n_frames)
     inputs["f0"][:, n_frames // 2 :][:, :3] = 0  # the source is noise there
     with torch.no_grad():
         expected = network(**inputs)
-    sung = graph.run(inputs)
-    assert sung.shape == (1, 1, n_frames * config.data.hop_length)
-    assert expected.abs().max() > 0.01 and torch.isfinite(sung).all()
-    torch.testing.assert_close(sung, expected, atol=TOLERANCE, rtol=0)
-    torch.testing.assert_close(graph.run(inputs), sung, atol=0, rtol=0)  # no draw in it
+    audio = graph.run(inputs)
+    assert audio.shape == (1, 1, n_frames * config.data.hop_length)
+    assert expected.abs().max() > 0.01 and torch.isfinite(audio).all()
+    torch.testing.assert_close(audio, expected, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(graph.run(inputs), audio, atol=0, rtol=0)  # deterministic
 
 
 def test_inputs_and_description_are_those_the_family_reads(exported: Exported) -> None:
@@ -124,7 +124,7 @@ def test_the_check_finds_it_equal_and_refuses_another_voice(exported: Exported, 
 
 
 class SameNoise(Noise):
-    """The latents' noise that is handed in, start phases 0, and the table of the exported graph for the source."""
+    """The given noise for the latents, start phases 0, and the exported graph's noise for the source."""
 
     def __init__(self, latents: torch.Tensor) -> None:
         self.latents, self.stored = latents, StoredNoise()
@@ -137,8 +137,8 @@ class SameNoise(Noise):
 
 
 @pytest.mark.parametrize("make", [family, other_variants, small_two])
-def test_what_is_exported_is_what_the_voice_sings(make) -> None:
-    """The same numbers, but for what a running sum over the samples rounds."""
+def test_the_exported_network_gives_the_output_of_the_voice(make) -> None:
+    """The same numbers, except for rounding in a running sum over the samples."""
     config = make()
     torch.manual_seed(0)
     generator = sovits.build(config).generator.eval()
@@ -149,8 +149,8 @@ def test_what_is_exported_is_what_the_voice_sings(make) -> None:
         noise=SameNoise(inputs["noise"]),
     ).audio  # fmt: skip
     with torch.no_grad():
-        sung = OnnxGenerator(generator, mixes=False)(**inputs)
-    assert (sung - expected).abs().max() < 2e-3 * expected.abs().max()
+        audio = OnnxGenerator(generator, mixes=False)(**inputs)
+    assert (audio - expected).abs().max() < 2e-3 * expected.abs().max()
 
 
 def test_the_first_content_frame_is_number_one_and_zero_is_silence() -> None:

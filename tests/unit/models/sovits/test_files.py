@@ -1,4 +1,4 @@
-"""Voices from public collections: folders and zip files with odd names load by one call, or say what to choose from."""
+"""Voices from public collections: folders and zip files of any layout load, or raise with the choices."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.toys.small_voice import save_small_voice
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A voice as training leaves it: G_0.pth and config.json."""
+    """A voice as written by training: G_0.pth and config.json."""
     return save_small_voice(tmp_path_factory.mktemp("voice"))
 
 
@@ -38,7 +38,7 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def lay_out(folder: Path, plain: Path, *, weights: str, config: str, extra: tuple[str, ...] = ()) -> Path:
-    """The voice under other names, with further files that are empty."""
+    """The voice under other names, with additional empty files."""
     for name, content in {weights: plain / "G_0.pth", config: plain / "config.json"}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(content, folder / name)
@@ -86,7 +86,7 @@ def tone(seconds: float = 1.0) -> Audio:
 
 
 @pytest.mark.parametrize("as_zip", [False, True], ids=["folder", "zip"])
-def test_centres_index_and_diffusion_come_along(tmp_path: Path, plain: Path, as_zip: bool) -> None:
+def test_centers_index_and_diffusion_are_found(tmp_path: Path, plain: Path, as_zip: bool) -> None:
     extra = ("x/centres/kmeans.pt", "x/centres/feature_and_index.pkl", "x/diff/model_2000.pt", "x/diff/model_10000.pt")
     source = lay_out(tmp_path / "v", plain, weights="x/a.pth", config="x/a.json", extra=(*extra, "x/diff/diffusion.yaml"))
     if as_zip:
@@ -135,7 +135,7 @@ def test_several_configs_are_listed_and_one_can_be_named(tmp_path: Path, plain: 
     assert load_voice(folder, config=folder / "b.json").speakers == {"ada": 0}
 
 
-def test_a_folder_without_a_voice_says_what_was_expected(tmp_path: Path, plain: Path) -> None:
+def test_a_folder_without_a_voice_raises_with_what_was_expected(tmp_path: Path, plain: Path) -> None:
     (tmp_path / "x").mkdir()
     with pytest.raises(SvcError, match=r"no voice in .*expected a G_\*\.pth, or one other \*\.pth"):
         load_voice(tmp_path / "x")
@@ -151,7 +151,7 @@ def test_a_folder_without_a_voice_says_what_was_expected(tmp_path: Path, plain: 
 def test_speakers_are_read_in_every_form_that_collections_have(tmp_path: Path, plain: Path, spk: object) -> None:
     folder = lay_out(tmp_path / "v", plain, weights="G_1.pth", config="config.json")
     config = json.loads((folder / "config.json").read_text()) | {"spk": spk}
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8-sig")  # some editors write a mark first
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8-sig")  # with BOM
     assert load_voice(folder).speakers == {"ada": 0}
     assert speakers_in(folder) == ["ada"] == speakers_in(zip_folder(folder, tmp_path / "v.zip"))
 
@@ -210,7 +210,7 @@ def test_a_zip_that_unpacks_to_too_much_is_refused_with_both_sizes(tmp_path: Pat
     assert not (tmp_path / "data").exists()
 
 
-def test_a_zip_that_hides_its_size_gives_no_more_than_it_said(tmp_path: Path, plain: Path) -> None:
+def test_a_zip_with_a_wrong_size_entry_is_not_unpacked_beyond_it(tmp_path: Path, plain: Path) -> None:
     folder = lay_out(tmp_path / "x", plain, weights="G_1.pth", config="config.json")
     path = zip_folder(folder, tmp_path / "v.zip")
     size = (folder / "G_1.pth").stat().st_size
@@ -219,7 +219,7 @@ def test_a_zip_that_hides_its_size_gives_no_more_than_it_said(tmp_path: Path, pl
         load_voice(path)
 
 
-def test_a_cut_zip_and_a_text_with_that_name_are_told(tmp_path: Path, plain: Path) -> None:
+def test_an_incomplete_zip_and_a_text_file_named_zip_raise(tmp_path: Path, plain: Path) -> None:
     path = zip_folder(plain, tmp_path / "v.zip")
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(ArchiveError, match="no complete zip file"):
@@ -229,7 +229,7 @@ def test_a_cut_zip_and_a_text_with_that_name_are_told(tmp_path: Path, plain: Pat
         load_voice(path)
 
 
-def test_zips_of_windows_and_macos_are_understood(tmp_path: Path, plain: Path) -> None:
+def test_zips_of_windows_and_macos_load(tmp_path: Path, plain: Path) -> None:
     path = tmp_path / "v.zip"
     with zipfile.ZipFile(path, "w") as archive:
         entry = zipfile.ZipInfo("voice\\G_5.pth")

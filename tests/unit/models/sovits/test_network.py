@@ -1,4 +1,4 @@
-"""The so-vits-svc networks: layout of every switch, randomness, precision, and the parts against plain formulas."""
+"""The so-vits-svc networks: layout of every switch, randomness, precision, parts compared with formulas."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ SWITCHES = [
 def small_model(**switches) -> SynthesizerTrn:
     torch.manual_seed(0)
     model = SynthesizerTrn(9, 4, **SMALL | switches).eval()
-    for flow in model.flow.flows[::2]:  # an untrained coupling is the identity: give it something to do
+    for flow in model.flow.flows[::2]:  # an untrained coupling is the identity
         nn.init.normal_(flow.post.weight, std=0.3)
     return model
 
@@ -147,7 +147,7 @@ def test_unknown_vocoder_name_is_refused_with_the_accepted_ones():
         SynthesizerTrn(9, 4, **SMALL, vocoder_name="nsf-other")
 
 
-def test_upsampling_that_cannot_line_up_with_the_source_is_refused():
+def test_upsampling_that_does_not_align_with_the_source_is_refused():
     with pytest.raises(ValueError, match="even number"):
         GeneratorSettings(upsample_rates=(8,), upsample_kernel_sizes=(11,))
 
@@ -156,7 +156,7 @@ def test_upsampling_that_cannot_line_up_with_the_source_is_refused():
 
 
 @pytest.mark.parametrize("switches", SWITCHES)
-def test_every_switch_sings_and_trains_with_gradients_everywhere(switches):
+def test_every_switch_synthesizes_and_trains_with_gradients_everywhere(switches):
     model = small_model(**switches)
     given = inputs(n_items=2)
     volume = torch.rand(2, 12)
@@ -182,7 +182,7 @@ def test_a_seeded_cpu_generator_gives_the_numbers_of_torch_manual_seed():
 
 
 def test_infer_draws_in_the_originals_order_with_its_unused_last_draw():
-    class Listening(Noise):
+    class RecordingNoise(Noise):
         drawn: list[tuple] = []
 
         def normal(self, shape, *, like):
@@ -193,7 +193,7 @@ def test_infer_draws_in_the_originals_order_with_its_unused_last_draw():
             self.drawn.append(("uniform", *shape))
             return super().uniform(shape, like=like)
 
-    noise = Listening()
+    noise = RecordingNoise()
     small_model().infer(**inputs(), predict_f0=True, noise=noise)
     source = [("uniform", 1, 9), ("normal", 1, 12 * 64, 9), ("normal", 1, 12 * 64, 1)]
     assert noise.drawn == [("normal", 1, 8, 12), *source]
@@ -237,7 +237,7 @@ def test_flow_runs_backwards(switches):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_sings_and_trains_close_to_full_precision(dtype):
+def test_autocast_synthesizes_and_trains_close_to_full_precision(dtype):
     model, given = small_model(), inputs()
     expected = model.infer(**given, noise=seeded()).audio
     with torch.autocast("cpu", dtype):
@@ -248,7 +248,7 @@ def test_autocast_sings_and_trains_close_to_full_precision(dtype):
     assert all(p.grad.isfinite().all() for p in model.dec.parameters())
 
 
-def test_half_precision_weights_sing():
+def test_half_precision_weights_synthesize():
     model, given = small_model(), inputs()
     expected = model.infer(**given, noise=seeded()).audio
     out = model.bfloat16().infer(**given, noise=seeded(), predict_f0=True)
@@ -263,7 +263,7 @@ def test_predicted_f0_is_not_rounded_by_autocast():
         assert torch.equal(model.infer(**given, predict_f0=True).f0_hz, expected)
 
 
-def test_folding_the_weight_norm_leaves_the_sound_alone():
+def test_folding_the_weight_norm_does_not_change_the_audio():
     model, given = small_model(), inputs()
     expected = model.infer(**given, noise=seeded()).audio
     fold_weight_norm(model)
@@ -280,7 +280,7 @@ def test_slicing_cuts_every_item_at_its_own_start():
     assert torch.equal(slice_segments(x, starts, 5), expected)
 
 
-def test_slicing_more_than_there_is_says_so():
+def test_slicing_too_short_items_raises():
     with pytest.raises(ValueError, match="3 steps are shorter than one segment of 4"):
         slice_segments(torch.zeros(1, 1, 3), torch.zeros(1, dtype=torch.long), 4)
 
@@ -307,7 +307,7 @@ def test_log_f0_matches_the_golden_values_and_inverts():
     torch.testing.assert_close(log_to_f0(log_f0)[0], f0)
 
 
-def test_centring_an_unvoiced_item_gives_no_nan():
+def test_centering_an_unvoiced_item_gives_no_nan():
     log_f0 = torch.rand(1, 1, 5)
     assert torch.equal(centre_log_f0(log_f0, torch.zeros(1, 5), torch.ones(1, 1, 5)), log_f0)
 
@@ -380,7 +380,7 @@ class Silence(Noise):
 
 
 @pytest.mark.parametrize("accumulate", ["sample", "frame"])
-def test_source_sings_the_harmonics_of_f0_with_continuous_phase(accumulate):
+def test_source_generates_the_harmonics_of_f0_with_continuous_phase(accumulate):
     source = HarmonicSource(8000, n_harmonics=3, accumulate=accumulate)
     f0 = torch.linspace(200, 260, 20).unsqueeze(0)
     sines = source.sines(f0, 64, Silence())

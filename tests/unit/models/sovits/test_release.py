@@ -1,4 +1,4 @@
-"""Voices made without training: mixed from several, and made small to hand on."""
+"""Mixing several voices into one, and compressing a voice to a release file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.toys.tiny_voice import tiny_config as family_config
 
 
 def write_voice(folder: Path, *, seed: int, config: sovits.Config | None = None, iteration: int = 7) -> Path:
-    """A family's voice, tiny: real decoder, shared flow, loudness embedding, two speakers, trained optimiser."""
+    """A tiny voice: real decoder, shared flow, loudness embedding, two speakers, trained optimiser."""
     config = config or family_config()
     config.model.speech_encoder, config.model.ssl_dim = "vec768l12", 768
     config.save(folder / "config.json")
@@ -89,7 +89,7 @@ def test_a_mix_of_one_voice_with_itself_is_that_voice(voices, tmp_path: Path) ->
     assert all(torch.allclose(one[name], mixed[name], atol=1e-7) for name in one)
 
 
-def test_a_mixed_voice_loads_and_sings(voices, tmp_path: Path) -> None:
+def test_a_mixed_voice_loads_and_synthesizes(voices, tmp_path: Path) -> None:
     assert main(["mix", *map(str, voices), "--weights", "60", "40", "-o", str(tmp_path / "mixed")]) == 0
     _, generator, report = read_generator(tmp_path / "mixed")
     assert not report.missing
@@ -109,7 +109,7 @@ def inputs() -> tuple[torch.Tensor, ...]:
     return torch.randn(1, 768, 30, generator=draw), f0_hz, torch.ones(1, 30), torch.tensor([[1]])
 
 
-def test_what_cannot_be_mixed_is_told_by_name(voices, tmp_path: Path) -> None:
+def test_voices_that_cannot_be_mixed_are_refused_by_name(voices, tmp_path: Path) -> None:
     one, two = voices
     with pytest.raises(SvcError, match="two different checkpoints"):
         sovits.mix_voices([one, one], tmp_path / "mixed")
@@ -160,13 +160,13 @@ def test_a_release_file_has_no_posterior_and_a_fresh_optimiser_of_the_whole_netw
     assert (tmp_path / "config.json").read_bytes() == (voices[0] / "config.json").read_bytes()
 
 
-def test_a_release_file_sings_exactly_as_before_and_in_half_precision_almost(voices, tmp_path: Path) -> None:
+def test_a_release_file_gives_the_same_audio_and_in_float16_nearly_the_same(voices, tmp_path: Path) -> None:
     compress_voice(voices[0], tmp_path / "whole")
     assert main(["compress", str(voices[0]), "-o", str(tmp_path / "half"), "-hf"]) == 0
-    sung = [read_generator(folder)[1].infer(*inputs(), noise=fixed_noise()).audio for folder in
-            (voices[0], tmp_path / "whole", tmp_path / "half")]  # fmt: skip
-    assert torch.equal(sung[0], sung[1])
-    assert 0 < (sung[0] - sung[2]).abs().max() < 0.02 * sung[0].abs().max()
+    audio = [read_generator(folder)[1].infer(*inputs(), noise=fixed_noise()).audio for folder in
+             (voices[0], tmp_path / "whole", tmp_path / "half")]  # fmt: skip
+    assert torch.equal(audio[0], audio[1])
+    assert 0 < (audio[0] - audio[2]).abs().max() < 0.02 * audio[0].abs().max()
     sizes = [(tmp_path / name / "G_20.pth").stat().st_size for name in ("whole", "half")]
     assert sizes[1] < 0.75 * sizes[0]
     half = model_of(tmp_path / "half" / "G_20.pth")

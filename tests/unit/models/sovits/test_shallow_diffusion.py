@@ -1,4 +1,4 @@
-"""A voice's diffusion model in a conversion: as a stage after the generator, in its place, and what is refused."""
+"""A voice's diffusion model in a conversion: after the generator, instead of it, and refusals."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def convert(folder: Path, song: Audio, **choices) -> np.ndarray:
     return sovits.load_voice(folder).convert(song, settings(**choices)).samples
 
 
-def sung_mel(voice: Voice, song: Audio, **choices) -> torch.Tensor:
-    """The mel [1, M, N] that the vocoder is given; a vocoder that was never trained would hardly tell it."""
+def vocoder_mel(voice: Voice, song: Audio, **choices) -> torch.Tensor:
+    """The vocoder's input mel [1, M, N]; the output of an untrained vocoder hardly depends on it."""
     vocoder = voice.refiners.diffuser().vocoder
     given: list[torch.Tensor] = []
     hop = vocoder.settings.hop_size
@@ -70,7 +70,7 @@ def sung_mel(voice: Voice, song: Audio, **choices) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("grid", [SMALL_GRID, FULL_GRID], ids=["22 kHz", "44 kHz"])
-def test_shallow_diffusion_changes_the_sound_and_keeps_its_length(folder: Path, song: Audio, grid: dict) -> None:
+def test_shallow_diffusion_changes_audio_but_not_its_length(folder: Path, song: Audio, grid: dict) -> None:
     write_model(folder, grid)
     plain, refined, again = (convert(folder, song, shallow_diffusion=on) for on in (False, True, True))
     assert len(refined) == len(plain) == song.n_samples and np.isfinite(refined).all()
@@ -78,17 +78,17 @@ def test_shallow_diffusion_changes_the_sound_and_keeps_its_length(folder: Path, 
     np.testing.assert_array_equal(refined, again)
 
 
-def test_second_encoding_hears_the_result_and_more_noise_steps_go_further(folder: Path, song: Audio) -> None:
+def test_second_encoding_and_more_noise_steps_change_the_mel(folder: Path, song: Audio) -> None:
     write_model(folder)
     voice = sovits.load_voice(folder)
     choices = ({}, {"second_encoding": True}, {"k_step": 150})
-    once, twice, further = (sung_mel(voice, song, **choice) for choice in choices)
-    assert float((once - twice).abs().max()) > 1e-3
-    assert float((once - further).abs().mean()) > 0.1
+    plain, reencoded, more_steps = (vocoder_mel(voice, song, **choice) for choice in choices)
+    assert float((plain - reencoded).abs().max()) > 1e-3
+    assert float((plain - more_steps).abs().mean()) > 0.1
 
 
-def test_mel_of_the_vocoder_comes_back_where_the_model_is_sure(folder: Path, song: Audio) -> None:
-    """A model that predicts no noise leaves the mel it started from, so the frames are the right ones."""
+def test_the_start_mel_is_kept_if_no_noise_is_predicted(folder: Path, song: Audio) -> None:
+    """A model that predicts no noise returns the start mel, so the frames must be aligned."""
     path = write_model(folder)
     stored = read_diffusion_checkpoint(path)
     weights = {name: value * 0 if "denoise_fn.output" in name else value for name, value in stored.model.items()}
@@ -96,12 +96,12 @@ def test_mel_of_the_vocoder_comes_back_where_the_model_is_sure(folder: Path, son
     voice = sovits.load_voice(folder)
     plain = voice.convert(song, settings(shallow_diffusion=False, pad_seconds=0)).samples
     wanted = voice.refiners.diffuser().mel(plain)[0, 10:-10].T
-    sung = sung_mel(voice, song, k_step=1, pad_seconds=0)
-    gap = (sung[0][:, 10 : 10 + wanted.shape[1]] - wanted).abs()
+    mel = vocoder_mel(voice, song, k_step=1, pad_seconds=0)
+    gap = (mel[0][:, 10 : 10 + wanted.shape[1]] - wanted).abs()
     assert float(gap.median()) < 0.3  # step 0 is noise of 0.07 in these logarithms
 
 
-def test_the_enhancer_gives_way_to_shallow_diffusion(folder: Path, song: Audio) -> None:
+def test_shallow_diffusion_replaces_the_enhancer(folder: Path, song: Audio) -> None:
     write_model(folder)
     with pytest.warns(UserWarning, match="-eh"):
         both = convert(folder, song, enhance=True)
@@ -112,7 +112,7 @@ def test_the_best_checkpoint_is_taken_and_another_by_name(folder: Path, song: Au
     first = write_model(folder, step=10)
     write_model(folder, step=20)
     newest, named = sovits.load_voice(folder), sovits.load_voice(folder, diffusion=DiffusionFiles(model=first))
-    assert float((sung_mel(newest, song) - sung_mel(named, song)).abs().mean()) > 0.1
+    assert float((vocoder_mel(newest, song) - vocoder_mel(named, song)).abs().mean()) > 0.1
 
 
 def test_mixed_speakers_are_mixed_in_the_diffusion_too(tmp_path: Path, song: Audio) -> None:
@@ -120,9 +120,9 @@ def test_mixed_speakers_are_mixed_in_the_diffusion_too(tmp_path: Path, song: Aud
     write_model(folder)
     voice = sovits.load_voice(folder)
     mixes = ("ada=1,bob=0", "ada=0.5,bob=0.5", "ada=0,bob=1")
-    ada, both, bob = (sung_mel(voice, song, speaker_mix=mix) for mix in mixes)
+    ada, both, bob = (vocoder_mel(voice, song, speaker_mix=mix) for mix in mixes)
     assert float((ada - both).abs().max()) > 0.01 and float((bob - both).abs().max()) > 0.01
-    torch.testing.assert_close(ada, sung_mel(voice, song, speaker="ada"), atol=1e-3, rtol=0)
+    torch.testing.assert_close(ada, vocoder_mel(voice, song, speaker="ada"), atol=1e-3, rtol=0)
 
 
 # ------------------------------------------------------------------------------------------------- alone
@@ -163,7 +163,7 @@ def refusal(folder: Path, **choices) -> str:
     return str(refused.value)
 
 
-def test_what_is_missing_is_told_before_anything_starts(folder: Path) -> None:
+def test_missing_files_raise_before_anything_starts(folder: Path) -> None:
     assert "there is no diffusion model in" in refusal(folder) and "svcnb diffusion" in refusal(folder)
     model = write_model(folder)
     (folder / "diffusion" / "config.yaml").rename(folder / "elsewhere.yaml")
@@ -178,7 +178,7 @@ def test_what_is_missing_is_told_before_anything_starts(folder: Path) -> None:
         sovits.load_voice(folder, pretrain_folder=pretrain).check(settings())
 
 
-def test_more_steps_than_learnt_are_refused(folder: Path) -> None:
+def test_more_steps_than_trained_are_refused(folder: Path) -> None:
     write_model(folder, k_step_max=100)
     assert "k_step (-ks) is 101: this diffusion model removes 1 to 100" in refusal(folder, k_step=101)
 
@@ -194,7 +194,7 @@ def test_parts_that_do_not_fit_are_refused_by_name(folder: Path) -> None:
     config = DiffusionConfig.load(path)
     config.data.encoder, config.data.encoder_out_channels = "vec768l12", 768
     config.save(path)
-    assert "reads vec768l12 (768 values), voice ada svcnb-units (96)" in refusal(folder)
+    assert "uses content of vec768l12 (768 values), voice ada of svcnb-units (96)" in refusal(folder)
 
 
 def test_other_files_are_no_diffusion_model(folder: Path) -> None:
@@ -214,7 +214,7 @@ def test_speakers_are_matched_by_name(tmp_path: Path) -> None:
     assert diffuser.columns.tolist() == [[0, 1], [1, 0]]
     config.spk = {"bob": 0, "eve": 1}
     config.save(path)
-    assert "knows no speaker ada, only bob, eve" in refusal(folder)
+    assert "has no speaker ada, only bob, eve" in refusal(folder)
 
 
 # ------------------------------------------------------------------------------------------------- config
@@ -237,7 +237,7 @@ def test_config_has_the_familys_keys_and_defaults_and_survives_a_round_trip(tmp_
     assert DiffusionConfig.load(changed.save(path)) == changed
 
 
-@pytest.mark.parametrize(("text", "told"), [
+@pytest.mark.parametrize(("text", "message"), [
     ("data: {}\nmodel: {n_layer: 3}\nfoo: 1\n", r"model.n_layer: .*foo: "),
     ("model: {n_layers: 0}\n", "model.n_layers"),
     ("model: {}\ninfer: {method: euler}\n", "infer.method"),
@@ -245,10 +245,10 @@ def test_config_has_the_familys_keys_and_defaults_and_survives_a_round_trip(tmp_
     ("{}", "has no 'model' section"),
     ("model: !!python/object/apply:os.system ['true']\n", "is not a YAML config"),
 ])  # fmt: skip
-def test_config_names_what_is_wrong(tmp_path: Path, text: str, told: str) -> None:
+def test_config_names_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(SvcError, match=told):
+    with pytest.raises(SvcError, match=message):
         DiffusionConfig.load(path)
 
 

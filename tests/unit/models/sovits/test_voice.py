@@ -1,4 +1,4 @@
-"""What the so-vits recipe promises: configs, training that resumes, voices that load or say why not."""
+"""so-vits voices: configs, training that resumes, loading with helpful errors, conversion."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sung_tone(f0_hz: float, seconds: float) -> Audio:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Clips of two speakers, their features (WORLD's f0, to be quick) and a voice of three steps."""
+    """Clips of two speakers, their features (WORLD's f0, which is fast) and a voice of three steps."""
     folder = tmp_path_factory.mktemp("recipe")
     for speaker, f0_hz in (("low", 110.0), ("high", 220.0)):
         for i in range(3):
@@ -62,7 +62,7 @@ def test_full_config_is_written_with_the_familys_keys_only(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "content, told",
+    "content, message",
     [
         ("not json", "not a JSON config"),
         ("{}", "no 'model' section"),
@@ -71,9 +71,9 @@ def test_full_config_is_written_with_the_familys_keys_only(tmp_path: Path) -> No
         ('{"model": {}, "data": {"c_dim": 256}}', "4.0-v2"),
     ],
 )
-def test_bad_configs_are_refused_by_what_is_wrong(content: str, told: str, tmp_path: Path) -> None:
+def test_bad_configs_are_refused_by_what_is_wrong(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(SvcError, match=told):
+    with pytest.raises(SvcError, match=message):
         Config.load(tmp_path / "config.json")
 
 
@@ -86,7 +86,7 @@ def test_speakers_are_numbered_in_alphabetical_order(trained: Path) -> None:
     assert Config.load(trained / "features" / "config.json").spk == {"high": 0, "low": 1}
 
 
-def test_resumed_training_equals_an_unbroken_one(trained: Path, tmp_path: Path) -> None:
+def test_resumed_training_equals_an_uninterrupted_one(trained: Path, tmp_path: Path) -> None:
     for steps in (2, 3):
         sovits.train(trained / "features", tmp_path / "broken", TrainSettings(max_steps=steps, **SETTINGS))
     whole = read_sovits_checkpoint(trained / "voice" / "G_3.pth").model
@@ -141,15 +141,17 @@ def test_file_and_memory_conversion_agree(voice: sovits.Voice, tmp_path: Path) -
     np.testing.assert_allclose(read_audio(path).samples, voice.convert(read_audio(source), settings).samples, atol=1e-4)
 
 
-def test_unknown_speaker_is_told_with_the_known_ones(voice: sovits.Voice) -> None:
+def test_unknown_speaker_raises_with_the_known_ones(voice: sovits.Voice) -> None:
     with pytest.raises(SvcError, match="high, low"):
         voice.convert(sung_tone(150, 0.5), ConversionSettings(speaker="nobody", f0_method="dio"))
 
 
-@pytest.mark.parametrize(("wish", "told"), [({"enhance": True}, "nsf_hifigan_20221211.zip"), ({"cluster_ratio": 0.5}, "svcnb cluster")])
-def test_what_is_not_there_is_refused_and_not_left_out_in_silence(wish: dict, told: str, voice: sovits.Voice) -> None:
-    with pytest.raises(SvcError, match=told):
-        voice.convert(sung_tone(150, 0.5), ConversionSettings(f0_method="dio", **wish))
+@pytest.mark.parametrize(("choices", "message"), [
+    ({"enhance": True}, "nsf_hifigan_20221211.zip"), ({"cluster_ratio": 0.5}, "svcnb cluster"),
+])  # fmt: skip
+def test_missing_files_raise(choices: dict, message: str, voice: sovits.Voice) -> None:
+    with pytest.raises(SvcError, match=message):
+        voice.convert(sung_tone(150, 0.5), ConversionSettings(f0_method="dio", **choices))
 
 
 def test_automatic_f0_warns_on_singing(voice: sovits.Voice) -> None:
@@ -157,13 +159,13 @@ def test_automatic_f0_warns_on_singing(voice: sovits.Voice) -> None:
         voice.convert(sung_tone(220, 2.0), ConversionSettings(f0_method="dio", auto_predict_f0=True))
 
 
-def test_suggested_key_brings_the_middle_pitches_together(voice: sovits.Voice) -> None:
+def test_suggested_transposition_matches_the_median_f0(voice: sovits.Voice) -> None:
     octave_above_low = F0Track(np.full(50, 226.0), 0.01)
     assert voice.suggest_transpose(octave_above_low, "low") == -12
     assert voice.suggest_transpose(F0Track(np.zeros(50), 0.01), "low") is None
 
 
-def test_config_that_does_not_fit_the_weights_is_told_by_key(trained: Path, tmp_path: Path) -> None:
+def test_config_that_does_not_fit_the_weights_raises_with_the_keys(trained: Path, tmp_path: Path) -> None:
     config = Config.load(trained / "voice" / "config.json")
     config.model.n_layers, config.model.ssl_dim = 5, 256
     path = config.save(tmp_path / "config.json")
@@ -179,7 +181,7 @@ def test_newest_checkpoint_is_taken_by_its_step(trained: Path, tmp_path: Path) -
     assert locate_voice(tmp_path, None)[0].name == "G_1000.pth"
 
 
-def test_real_layout_checkpoint_of_the_family_loads_and_sings(voices_of_the_family: Path) -> None:
+def test_a_checkpoint_in_so_vits_svcs_layout_loads(voices_of_the_family: Path) -> None:
     config = Config.load(voices_of_the_family / "config.json", strict=False)
     networks = sovits.build(config)
     state = read_sovits_checkpoint(voices_of_the_family / "G_0.pth").model
@@ -226,7 +228,7 @@ def test_adversarial_training_writes_both_networks_and_resumes(
     assert Config.load(tmp_path / "voice" / "config.json").train.batch_size == 2
 
 
-def test_an_edited_melody_is_sung_instead_of_the_recordings(voice: sovits.Voice, tmp_path: Path) -> None:
+def test_an_edited_f0_is_used_instead_of_the_recordings(voice: sovits.Voice, tmp_path: Path) -> None:
     source = sung_tone(150, 1.5)
     curve = F0Track(np.full(voice.estimate_f0(source, "dio").n_frames, 300.0), 256 / RATE_HZ).to_csv(tmp_path / "curve.csv")
     edited = voice.convert(source, ConversionSettings(f0_method="dio"), melody=F0Track.from_csv(curve))
@@ -235,12 +237,12 @@ def test_an_edited_melody_is_sung_instead_of_the_recordings(voice: sovits.Voice,
     assert voice.estimate_f0(own, "dio").median_hz() == pytest.approx(150, rel=0.02)
 
 
-def test_a_melody_is_placed_by_time_in_every_piece(voice: sovits.Voice) -> None:
+def test_a_given_f0_is_aligned_by_time_in_every_chunk(voice: sovits.Voice) -> None:
     from svcnb.conversion.long_audio import Chunk
 
-    melody = F0Track(np.arange(1.0, 401.0), 0.01)
+    f0 = F0Track(np.arange(1.0, 401.0), 0.01)
     hop_s = voice.hop_samples / RATE_HZ
-    piece = Chunk(np.zeros(voice.hop_samples * 100, np.float32), RATE_HZ, 40 * voice.hop_samples, 0.3, 0.4)
-    part = voice._part_of(melody, piece).f0_hz
-    assert not part[: int((40 * hop_s - 0.3) / hop_s)].any(), "before the recording there is nothing to sing"
+    chunk = Chunk(np.zeros(voice.hop_samples * 100, np.float32), RATE_HZ, 40 * voice.hop_samples, 0.3, 0.4)
+    part = voice._part_of(f0, chunk).f0_hz
+    assert not part[: int((40 * hop_s - 0.3) / hop_s)].any(), "unvoiced before the start of the recording"
     assert part[40] == round(0.3 / 0.01) + 1

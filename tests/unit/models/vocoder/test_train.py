@@ -1,4 +1,4 @@
-"""A vocoder of one's own: what training it promises, and the files it leaves."""
+"""Training a vocoder, and the files it writes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def distance(folder: Path, number: int) -> float:
-    """Of a clip and its copy, as the mean difference of log mels."""
+    """Mean difference of log mels between a clip and its copy synthesis."""
     samples, f0_hz = (torch.from_numpy(x)[None] for x in sung(number))
     loaded = load_vocoder(folder)
     with torch.no_grad():
@@ -59,7 +59,7 @@ def distance(folder: Path, number: int) -> float:
         return float((loaded.mel(loaded(mel, f0_hz)[:, 0]) - mel).abs().mean())
 
 
-def test_small_training_lowers_losses_and_the_written_files_sing_better(features: Path, tmp_path: Path) -> None:
+def test_small_training_lowers_losses_and_improves_the_vocoder(features: Path, tmp_path: Path) -> None:
     folder = tmp_path / "vocoder"
     vocoder.train(features, folder, TrainSettings(max_steps=1, **FAST), config=frame_config(learning_rate=3e-3))
     untrained = distance(folder, 0)
@@ -77,7 +77,7 @@ def test_small_training_lowers_losses_and_the_written_files_sing_better(features
 def test_a_resumed_training_ends_with_the_same_weights(
     config: VocoderConfig, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one_scale = MultiPeriodDiscriminator(periods=())  # all of them would take half a minute
+    one_scale = MultiPeriodDiscriminator(periods=())  # all of them would take 30 s
     monkeypatch.setattr(vocoder_step, "MultiPeriodDiscriminator", lambda **_: copy.deepcopy(one_scale))
     for folder, stops in ((tmp_path / "whole", (3,)), (tmp_path / "parts", (1, 3))):
         for step in stops:
@@ -97,7 +97,7 @@ def test_discriminators_take_part_in_the_full_kind_of_training(features: Path, t
     assert losses["total"] == pytest.approx(45 * losses["mel"] + losses["fm"] + losses["gen"], rel=1e-5)
     scales = {name.split(".")[1] for name in torch.load(tmp_path / "checkpoint_2.pt", weights_only=True)["discriminator"]
               if name.startswith("coarser.")}  # fmt: skip
-    assert scales == {"0", "1"}, "HiFi-GAN hears the waveform at three scales"
+    assert scales == {"0", "1"}, "HiFi-GAN discriminates the waveform at three scales"
 
 
 def test_model_is_the_best_checkpoint_not_the_newest(features: Path, tmp_path: Path) -> None:
@@ -139,53 +139,55 @@ def test_training_starts_from_a_base_where_one_is_named(features: Path, tmp_path
 
 
 class PlainEncoder:
-    """An encoder as far as it is asked here."""
+    """A stub encoder."""
 
     name, width, hop_samples, network = "plain", 1, 320, None
 
 
-class HissingVoice:
-    """Speaks everything in a constant hiss."""
+class NoisyVoice:
+    """Converts by adding white noise."""
 
-    name, step, speakers = "hissing", 7, {"ada": 0}
+    name, step, speakers = "noisy", 7, {"ada": 0}
 
     def __init__(self) -> None:
-        self.encoder, self.heard = PlainEncoder(), []
+        self.encoder, self.ratios = PlainEncoder(), []
 
     def convert(self, audio: Audio, settings) -> Audio:
         assert settings.speaker == "ada"
-        self.heard.append(getattr(self.encoder, "ratio", 1.0))
-        hiss = 0.05 * np.random.default_rng(audio.n_samples).standard_normal(audio.n_samples)
-        return Audio(audio.samples + hiss.astype(np.float32), audio.sample_rate_hz)
+        self.ratios.append(getattr(self.encoder, "ratio", 1.0))
+        noise = 0.05 * np.random.default_rng(audio.n_samples).standard_normal(audio.n_samples)
+        return Audio(audio.samples + noise.astype(np.float32), audio.sample_rate_hz)
 
 
-def test_with_a_voice_the_vocoder_learns_to_mend_what_it_speaks(features: Path, tmp_path: Path) -> None:
-    plain, mending = tmp_path / "plain", tmp_path / "mending"
+def test_with_a_voice_the_vocoder_learns_to_refine_its_output(features: Path, tmp_path: Path) -> None:
+    plain, refining = tmp_path / "plain", tmp_path / "refining"
     settings, config = TrainSettings(max_steps=120, **FAST), frame_config(learning_rate=3e-3)
     vocoder.train(features, plain, settings, config=config)
-    voice = HissingVoice()
-    report = vocoder.train(features, mending, settings, config=config, voice=voice)
+    voice = NoisyVoice()
+    report = vocoder.train(features, refining, settings, config=config, voice=voice)
     assert report.best.measure == "voice_mel" and set(report.last_validation) == {"mel", "voice_mel"}
     n_held_out = len(json.loads((features / "split.json").read_text())["validation"])
-    assert len(list((mending / "spoken" / "ada").glob("*.flac"))) == n_held_out + N_TAKES * (N_CLIPS - n_held_out)
-    bent = [ratio for ratio in voice.heard if ratio != 1]
-    assert len(set(bent)) == len(bent) == N_TAKES * (N_CLIPS - n_held_out), "what it was trained on, it must mishear"
-    assert 1 / LARGEST_RATIO <= min(bent) < 1 < max(bent) <= LARGEST_RATIO
+    n_perturbed = N_TAKES * (N_CLIPS - n_held_out)
+    assert len(list((refining / "spoken" / "ada").glob("*.flac"))) == n_held_out + n_perturbed
+    perturbed = [ratio for ratio in voice.ratios if ratio != 1]
+    assert len(set(perturbed)) == len(perturbed) == n_perturbed, "for training clips the content is perturbed"
+    assert 1 / LARGEST_RATIO <= min(perturbed) < 1 < max(perturbed) <= LARGEST_RATIO
     recording, f0_hz = sung(0)
-    hissing = read_audio(mending / "spoken" / "ada" / "0.flac.0.flac").samples
-    assert len(hissing) == N_FRAMES * HOP
-    apart = []
-    for folder in (plain, mending):
+    noisy = read_audio(refining / "spoken" / "ada" / "0.flac.0.flac").samples
+    assert len(noisy) == N_FRAMES * HOP
+    distances = []
+    for folder in (plain, refining):
         loaded = load_vocoder(folder)
         with torch.no_grad():
-            mended = loaded(loaded.mel(torch.from_numpy(hissing)[None]), torch.from_numpy(f0_hz)[None])[:, 0]
-            apart.append(float((loaded.mel(mended) - loaded.mel(torch.from_numpy(recording)[None])).abs().mean()))
-    assert apart[1] < 0.8 * apart[0], apart
+            refined = loaded(loaded.mel(torch.from_numpy(noisy)[None]), torch.from_numpy(f0_hz)[None])[:, 0]
+            target = loaded.mel(torch.from_numpy(recording)[None])
+            distances.append(float((loaded.mel(refined) - target).abs().mean()))
+    assert distances[1] < 0.8 * distances[0], distances
 
 
-def test_clips_spoken_at_another_step_are_not_taken_for_this_voices(features: Path, tmp_path: Path) -> None:
-    settings, later = TrainSettings(max_steps=1, **FAST), HissingVoice()
-    vocoder.train(features, tmp_path, settings, config=frame_config(), voice=HissingVoice())
+def test_clips_converted_at_another_step_are_not_used_for_this_voice(features: Path, tmp_path: Path) -> None:
+    settings, later = TrainSettings(max_steps=1, **FAST), NoisyVoice()
+    vocoder.train(features, tmp_path, settings, config=frame_config(), voice=NoisyVoice())
     later.step = 8
     with pytest.raises(SvcError, match="delete that folder"):
         vocoder.train(features, tmp_path, settings, config=frame_config(), voice=later)
@@ -201,7 +203,7 @@ def test_full_config_is_written_with_the_familys_keys_only(tmp_path: Path) -> No
     assert VocoderConfig.load(tmp_path) == VocoderConfig.full()
 
 
-def test_small_config_says_which_network_it_is_and_survives_a_round_trip(tmp_path: Path) -> None:
+def test_small_config_names_its_network_and_survives_a_round_trip(tmp_path: Path) -> None:
     stored = json.loads(VocoderConfig.small().save(tmp_path).read_text())
     assert (stored["vocoder_name"], stored["frame_channels"], stored["frame_blocks"]) == ("svcnb-frame", 256, 6)
     assert VocoderConfig.load(tmp_path) == VocoderConfig.small()
@@ -212,18 +214,18 @@ def test_config_of_a_release_keeps_keys_that_are_not_ours(tmp_path: Path) -> Non
     assert json.loads(VocoderConfig.load(tmp_path).save(tmp_path).read_text())["dist_url"] == "x"
 
 
-@pytest.mark.parametrize(("content", "told"), [
+@pytest.mark.parametrize(("content", "message"), [
     ("no json", "not a JSON config"),
     ("[]", "does not fit"),
     ('{"batch_size": 0}', "batch_size"),
 ])  # fmt: skip
-def test_broken_config_is_told_by_key(content: str, told: str, tmp_path: Path) -> None:
+def test_broken_config_is_refused_by_key(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(SvcError, match=told):
+    with pytest.raises(SvcError, match=message):
         VocoderConfig.load(tmp_path)
 
 
-def test_command_trains_and_goes_on_where_it_stopped(features: Path, tmp_path: Path, capsys) -> None:
+def test_command_trains_and_resumes(features: Path, tmp_path: Path, capsys) -> None:
     frame_config().save(tmp_path)
     words = ["vocoder", str(features), str(tmp_path / "out"), "--config", str(tmp_path / "config.json"), "-d", "cpu"]
     assert main([*words, "--max_steps", "2"]) == 0
