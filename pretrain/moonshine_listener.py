@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.moonshine import HEAD_WIDTH, N_HEADS, read_encoder
-from svcnb.training.perceptual import Heard, Listener
+from svcnb.training.perceptual import Listener, TargetFeatures
 
 WIDTH = N_HEADS * HEAD_WIDTH
 ROTATED = 32  # values of each head that turn with time
@@ -97,14 +97,14 @@ class MoonshineListener(Listener):
     def __init__(self, folder: Path, *, sample_rate_hz: int) -> None:
         super().__init__(MoonshineLayers(folder), sample_rate_hz=sample_rate_hz)
 
-    def maps(self, prepared: Tensor, levels: None) -> list[Tensor]:
+    def maps(self, prepared: Tensor, statistics: None) -> list[Tensor]:
         return self.network(prepared)
 
 
 class HeardByAll:
     """Segments as several listeners heard them."""
 
-    def __init__(self, heard: list[Heard]) -> None:
+    def __init__(self, heard: list[TargetFeatures]) -> None:
         self.heard = heard
 
     def distance(self, audio: Tensor) -> Tensor:
@@ -119,5 +119,5 @@ class Listeners(nn.Module):
         super().__init__()
         self.listeners = nn.ModuleList(listeners)
 
-    def remember(self, audio: Tensor) -> HeardByAll:
-        return HeardByAll([listener.remember(audio) for listener in self.listeners])
+    def encode_target(self, audio: Tensor) -> HeardByAll:
+        return HeardByAll([listener.encode_target(audio) for listener in self.listeners])

@@ -1,4 +1,4 @@
-"""Loss terms of the adversarial training, computed in float32 whatever precision comes in."""
+"""Loss terms of the adversarial training, computed in float32 whatever the precision of their inputs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def feature_loss(real_maps: Sequence[Sequence[Tensor]], fake_maps: Sequence[Sequ
 
 
 def losses_of_discriminator(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-    """What the discriminator learns from, for waveforms [B, 1, T]; no gradient into the generator."""
+    """Loss of the discriminator for waveforms [B, 1, T]; no gradient into the generator."""
     scores, _ = discriminator(torch.cat([real, fake.detach().float()]))  # one pass: each weight is read once
     real_scores, fake_scores = zip(*(part.chunk(2) for part in scores), strict=True)
     return discriminator_loss(real_scores, fake_scores)
@@ -58,7 +58,7 @@ def losses_against_discriminator(discriminator: nn.Module, real: Tensor, fake: T
 
 
 def kl_loss(z_p: Tensor, logs_q: Tensor, m_p: Tensor, logs_p: Tensor, mask: Tensor) -> Tensor:
-    """Divergence of the posterior (through the flow) from the prior, per valid frame.
+    """KL divergence of the posterior (through the flow) from the prior, per valid frame.
 
     Args:
         z_p, logs_q, m_p, logs_p: [B, C, N].
@@ -72,7 +72,7 @@ def kl_loss(z_p: Tensor, logs_q: Tensor, m_p: Tensor, logs_p: Tensor, mask: Tens
 
 
 def mel_loss(real_mel: Tensor, fake_mel: Tensor) -> Tensor:
-    """Mean absolute difference of two log mel spectrograms [B, M, N] (weighted 45 in all three families)."""
+    """L1 distance of two log mel spectrograms [B, M, N] (weighted 45 in all three families)."""
     return (real_mel.float() - fake_mel.float()).abs().mean()
 
 
@@ -92,14 +92,14 @@ def stft_loss(
     mean_of_all: Callable[[Tensor], Tensor] | None = None,
     band: float = 1.0,
 ) -> Tensor:
-    """Distance of magnitudes at several resolutions: log magnitudes, plus linear ones relative to their mean.
+    """Multi-resolution STFT loss: L1 of log magnitudes, plus L1 of magnitudes relative to the target's mean.
 
     Args:
         fake, real: waveforms [B, 1, T] of the same length, longer than half the longest window.
         sizes: (window, hop) in samples.
-        mean_of_all: where fake and real are a part of a batch, gives the whole batch's mean for this part's mean;
-            then the parts' losses, weighted by their clips, add up to the whole batch's loss.
-        band: part of the spectrum that counts, from 0 Hz up.
+        mean_of_all: for part of a batch: gives the whole batch's mean for this part's mean; then the parts' losses,
+            weighted by their number of clips, add up to the whole batch's loss.
+        band: part of the spectrum that is compared, from 0 Hz up, 0..1.
 
     Source: Yamamoto et al. 2020 (Parallel WaveGAN), with means instead of Frobenius norms.
     """
@@ -131,21 +131,21 @@ class LossWeights(Protocol):
 
 
 class Remembered(Protocol):
-    """Segments as they were heard."""
+    """Target segments of a perceptual loss, encoded."""
 
     def distance(self, audio: Tensor) -> Tensor:
-        """How differently segments [B, 1, T] are heard, a scalar."""
+        """Perceptual distance of generated segments [B, 1, T] to the target, a scalar."""
         ...
 
 
 class Listening(Protocol):
-    """Whoever hears segments [B, 1, T], such as a hearing.Listener."""
+    """Perceptual loss on segments [B, 1, T], such as a perceptual.PerceptualNetwork."""
 
-    def remember(self, audio: Tensor) -> Remembered: ...
+    def encode_target(self, audio: Tensor) -> Remembered: ...
 
 
 class Rates(Protocol):
-    """AdamW's numbers in a config's train section."""
+    """AdamW's hyperparameters in a config's train section."""
 
     learning_rate: float
     betas: tuple[float, float]
@@ -153,22 +153,28 @@ class Rates(Protocol):
 
 
 def optimizer_maker(train: Rates) -> Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]:
-    """AdamW with the config's rates; all of a tensor's arithmetic in one pass through memory ("fused")."""
+    """Fused AdamW with the config's learning rate, betas and epsilon."""
     return partial(torch.optim.AdamW, lr=train.learning_rate, betas=train.betas, eps=train.eps, fused=True)
 
 
 class Transforms(nn.Module):
-    """Linear and mel spectra on the grid of a config's data section.
+    """Linear and mel spectrograms on the frame grid of a config's data section; optionally a perceptual loss.
 
     Args:
         data: sampling_rate, filter_length, hop_length, win_length, n_mel_channels, mel_fmin, mel_fmax.
-        max_hz: spectral losses look below this; None = everywhere.
-        hears: whether someone listens to segments as well: `listener`, or else the bundled encoder.
+        max_hz: spectral losses compare frequencies below this; None = all.
+        with_perceptual_loss: use a perceptual loss as well.
+        perceptual_loss: which one; None = feature maps of the bundled content encoder.
     """
 
-    def __init__(self, data: Any, *, max_hz: float | None = None, hears: bool = False, listener: Listening | None = None) -> None:
+    def __init__(
+        self, data: Any, *, max_hz: float | None = None, with_perceptual_loss: bool = False,
+        perceptual_loss: Listening | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.listener = (listener or Hearing.bundled(sample_rate_hz=data.sampling_rate)) if hears else None
+        self.perceptual_loss = None
+        if with_perceptual_loss:
+            self.perceptual_loss = perceptual_loss or Hearing.bundled(sample_rate_hz=data.sampling_rate)
         self.band = min(1.0, 2 * (max_hz or data.sampling_rate) / data.sampling_rate)
         self.stft = Stft(n_fft=data.filter_length, hop_samples=data.hop_length, win_samples=data.win_length)
         self.mel = MelSpectrogram(
@@ -180,26 +186,26 @@ class Transforms(nn.Module):
 
 @dataclass
 class GeneratorPass:
-    """One forward pass of the generator and the slices of the target it is compared with.
+    """One forward pass of the generator, and the target segments that it is compared with.
 
-    `out` has audio, slice_start, mask, z_p, m_p, logs_p, logs_q, and what else its family needs.
+    `out` has audio, slice_start, mask, z_p, m_p, logs_p, logs_q, and what its family needs besides.
     """
 
     out: Any
     target_audio: Tensor  # [B, 1, segment samples]
     target_mel: Tensor  # [B, M, segment frames]
     fake_mel: Tensor
-    band: float = 1.0  # part of the spectrum that the losses look at
-    heard: Remembered | None = None  # the target's segments, where someone listens
+    band: float = 1.0  # part of the spectrum that the losses compare
+    perceptual_target: Remembered | None = None  # the encoded target segments, with a perceptual loss
 
 
 def compared(out: Any, audio: Tensor, spec: Tensor, transforms: Transforms, segment_frames: int) -> GeneratorPass:
-    """The generator's output beside the same segment of the target, as audio and as mel (from the whole clip).
+    """The generator's output with the same segment of the target, as audio and as mel (cut from the clip's).
 
     Args:
         audio, spec: of the whole clips, [B, 1, N * hop] and [B, F, N].
     """
-    hop = transforms.stft.hop_samples
+    hop, perceptual_loss = transforms.stft.hop_samples, transforms.perceptual_loss
     target = slice_segments(audio, out.slice_start * hop, segment_frames * hop)
     return GeneratorPass(
         out=out,
@@ -207,25 +213,25 @@ def compared(out: Any, audio: Tensor, spec: Tensor, transforms: Transforms, segm
         target_mel=slice_segments(transforms.mel.project(spec), out.slice_start, segment_frames),
         fake_mel=transforms.mel(out.audio.float()),
         band=transforms.band,
-        heard=transforms.listener.remember(target) if transforms.listener else None,
+        perceptual_target=perceptual_loss.encode_target(target) if perceptual_loss else None,
     )
 
 
 def spectral_terms(
     audio: Tensor, mel: Tensor, target: GeneratorPass, train: LossWeights, share: Share | None = None
 ) -> dict[str, Tensor]:
-    """Distance of a segment (its audio and its mel) to the target's, over this process's clips."""
+    """Spectral and perceptual losses of a segment (audio and mel) to the target, over this process's clips."""
     terms = {"mel": mel_loss(target.target_mel, mel)}
     if train.c_stft:
         mean_of_all = share.mean_of_all if share else None
         terms["stft"] = stft_loss(audio, target.target_audio, mean_of_all=mean_of_all, band=target.band)
-    if target.heard is not None:
-        terms["hear"] = target.heard.distance(audio)
+    if target.perceptual_target is not None:
+        terms["hear"] = target.perceptual_target.distance(audio)
     return terms
 
 
 def variational_terms(result: GeneratorPass, train: LossWeights, share: Share | None = None) -> dict[str, Tensor]:
-    """The spectral terms of what the posterior decodes to, and its divergence from the prior."""
+    """Spectral terms of the audio decoded from the posterior, and the KL divergence from the prior."""
     out = result.out
     terms = spectral_terms(out.audio, result.fake_mel, result, train, share)
     return terms | {"kl": kl_loss(out.z_p, out.logs_q, out.m_p, out.logs_p, out.mask)}
@@ -234,18 +240,18 @@ def variational_terms(result: GeneratorPass, train: LossWeights, share: Share | 
 def prior_terms(
     audio: Tensor, result: GeneratorPass, transforms: Transforms, train: LossWeights, share: Share | None = None
 ) -> dict[str, Tensor]:
-    """The spectral terms of what the prior alone decodes to, audio [B, 1, segment samples]: what conversion hears."""
-    heard = spectral_terms(audio, transforms.mel(audio.float()), result, train, share)
-    return {f"prior_{name}": loss for name, loss in heard.items()}
+    """Spectral terms of audio [B, 1, segment samples] decoded from the prior alone, as in conversion."""
+    terms = spectral_terms(audio, transforms.mel(audio.float()), result, train, share)
+    return {f"prior_{name}": loss for name, loss in terms.items()}
 
 
 def discriminator_term(discriminator: nn.Module, result: GeneratorPass) -> Tensor:
-    """What the discriminator learns from; no gradient into the generator."""
+    """Loss of the discriminator; no gradient into the generator."""
     return losses_of_discriminator(discriminator, result.target_audio, result.out.audio)
 
 
 def adversarial_terms(discriminator: nn.Module, result: GeneratorPass) -> dict[str, Tensor]:
-    """Feature matching and adversarial loss; no gradient into the discriminator."""
+    """Feature matching and adversarial loss of the generator; no gradient into the discriminator."""
     return losses_against_discriminator(discriminator, result.target_audio, result.out.audio)
 
 
@@ -261,6 +267,6 @@ def loss_weight(name: str, train: LossWeights) -> float:
 def shared_total(
     terms: dict[str, Tensor], train: LossWeights, share: Share
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum that the generator is updated with, and the terms, as this process's share of the batch's."""
+    """The generator's total loss, and its unweighted terms, as this process's share of the batch's."""
     terms = {name: loss * (share.frames if name == "kl" else share.clips) for name, loss in terms.items()}
     return torch.stack([loss_weight(name, train) * loss for name, loss in terms.items()]).sum(), terms

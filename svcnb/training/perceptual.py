@@ -1,9 +1,9 @@
-"""How a network hears a sound: what a voice's training compares beside spectra.
+"""Perceptual loss: L1 distance of a frozen content encoder's feature maps on generated and target audio.
 
-Spectra weigh all of a sound alike. What tells one consonant from another is a small part of it: a burst of a hundredth
-of a second, the way the next vowel begins. The bundled content encoder has learnt to listen for that, whoever speaks.
+Spectral losses weigh every part of a sound equally. What distinguishes two consonants is a small part of it: a
+burst of 10 ms, the onset of the next vowel. The bundled content encoder has learned to represent that for any speaker.
 
-Source: feature matching with a network that does not learn (Johnson et al. 2016).
+Source: perceptual losses with a frozen network (Johnson et al. 2016).
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from svcnb.features.content.waveform import SAMPLE_RATE_HZ
 from svcnb.files.pretrained_table import BUNDLED_FOLDER
 
 BUNDLED_ENCODER = BUNDLED_FOLDER / "svcnb_units.safetensors"
-BLOCKS_HEARD = (0, 3, 6, 9)  # after so many blocks the network is asked, beside at its end
+BLOCKS_HEARD = (0, 3, 6, 9)  # feature maps after this many blocks are compared, and the final ones
 
 
-class Heard:
-    """Segments as a listener heard them, to compare others with."""
+class TargetFeatures:
+    """Feature maps of target segments, and the normalization statistics that generated segments share."""
 
-    def __init__(self, listener: Listener, levels: Any, maps: list[Tensor]) -> None:
-        self.listener, self.levels, self.maps = listener, levels, maps
+    def __init__(self, loss_network: Listener, statistics: Any, maps: list[Tensor]) -> None:
+        self.loss_network, self.statistics, self.maps = loss_network, statistics, maps
 
     def distance(self, audio: Tensor) -> Tensor:
-        """Mean absolute difference of the maps, of segments [B, 1, T]: 0 for the same, about 1.1 for unrelated sounds."""
-        found = self.listener.maps(self.listener.prepare(audio), self.levels)
+        """L1 distance of the maps of segments [B, 1, T]: 0 for equal sounds, about 1.1 for unrelated ones."""
+        found = self.loss_network.maps(self.loss_network.prepare(audio), self.statistics)
         return torch.stack([_distance(ours, theirs) for ours, theirs in zip(found, self.maps, strict=True)]).mean()
 
 
 class Listener(nn.Module, ABC):
-    """A network that listens to a voice at 16 kHz and does not learn.
+    """A frozen network at 16 kHz whose feature maps are compared.
 
     Args:
-        sample_rate_hz: of the segments it will be given.
+        sample_rate_hz: sample rate of its input segments.
     """
 
     def __init__(self, network: nn.Module, *, sample_rate_hz: int) -> None:
@@ -48,27 +48,27 @@ class Listener(nn.Module, ABC):
         self.sample_rate_hz = sample_rate_hz
 
     @torch.no_grad()
-    def remember(self, audio: Tensor) -> Heard:
-        """What is heard in segments [B, 1, T]; others are levelled as these are."""
+    def encode_target(self, audio: Tensor) -> TargetFeatures:
+        """Feature maps of target segments [B, 1, T]; generated ones share their normalization statistics."""
         prepared = self.prepare(audio)
-        levels = self.levels(prepared)
-        return Heard(self, levels, self.maps(prepared, levels))
+        statistics = self.statistics(prepared)
+        return TargetFeatures(self, statistics, self.maps(prepared, statistics))
 
     def prepare(self, audio: Tensor) -> Tensor:
-        """Segments [B, 1, T] as the network is given them; here [B, T'] at 16 kHz."""
+        """The network's input for segments [B, 1, T]; here [B, T'] at 16 kHz."""
         return resampled(audio.float().squeeze(1), self.sample_rate_hz)
 
-    def levels(self, prepared: Tensor) -> Any:
-        """What the network has to know of a recording beforehand; here nothing."""
+    def statistics(self, prepared: Tensor) -> Any:
+        """Normalization statistics that the network needs of its input; here none."""
         return None
 
     @abstractmethod
-    def maps(self, prepared: Tensor, levels: Any) -> list[Tensor]:
-        """What is heard at several places in the network, [B, N, C] each."""
+    def maps(self, prepared: Tensor, statistics: Any) -> list[Tensor]:
+        """Feature maps at several depths of the network, [B, N, C] each."""
 
 
 class Hearing(Listener):
-    """The bundled content encoder listens."""
+    """Feature maps of the bundled content encoder."""
 
     network: ContentNetwork
 
@@ -81,22 +81,22 @@ class Hearing(Listener):
         with torch.autocast(audio.device.type, enabled=False):
             return self.network.bands.power(super().prepare(audio))
 
-    def levels(self, prepared: Tensor) -> BandStatistics:
+    def statistics(self, prepared: Tensor) -> BandStatistics:
         return self.network.bands.statistics(prepared)
 
-    def maps(self, prepared: Tensor, levels: BandStatistics) -> list[Tensor]:
+    def maps(self, prepared: Tensor, statistics: BandStatistics) -> list[Tensor]:
         with torch.autocast(prepared.device.type, enabled=False):
-            return self.network.maps(self.network.bands(prepared, levels), BLOCKS_HEARD)
+            return self.network.maps(self.network.bands(prepared, statistics), BLOCKS_HEARD)
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Mean absolute difference of maps [B, N, C], each frame of mean 0 and variance 1."""
+    """Mean absolute difference of maps [B, N, C], each frame normalized to mean 0 and variance 1."""
     ours, theirs = (F.layer_norm(x.float(), x.shape[-1:]) for x in (ours, theirs))
     return (ours - theirs).abs().mean()
 
 
 def resampled(waveform: Tensor, sample_rate_hz: int) -> Tensor:
-    """[B, T] at 16 kHz, by its discrete spectrum: the gradient finds its way back; the ends are joined to a ring."""
+    """Waveform [B, T] resampled to 16 kHz by FFT: differentiable; the signal counts as periodic."""
     n_samples = waveform.shape[-1]
     n_wanted = round(n_samples * SAMPLE_RATE_HZ / sample_rate_hz)
     with torch.autocast(waveform.device.type, enabled=False):

@@ -65,7 +65,7 @@ class StepParts(Transforms):
     """What a training step needs beside the networks: the transforms of this config."""
 
     def __init__(self, config: Config, *, noise: Noise | None = None) -> None:
-        super().__init__(config.data, hears=config.train.c_hear > 0)
+        super().__init__(config.data, with_perceptual_loss=config.train.c_hear > 0)
         self.config, self.noise = config, noise
 
 

@@ -25,7 +25,7 @@ def test_a_folder_without_moonshine_is_told_what_is_missing(tmp_path: Path) -> N
 def test_what_several_hear_is_added_up() -> None:
     own = Hearing.bundled(sample_rate_hz=22050)
     ours, theirs = torch.randn(2, 1, 1, 8000, generator=torch.Generator().manual_seed(0)) * 0.1
-    once, twice = (listener.remember(theirs).distance(ours) for listener in (own, Listeners(own, own)))
+    once, twice = (listener.encode_target(theirs).distance(ours) for listener in (own, Listeners(own, own)))
     torch.testing.assert_close(twice, 2 * once)
 
 

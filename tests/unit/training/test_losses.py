@@ -41,7 +41,7 @@ def test_losses_are_computed_in_float32():
     assert losses.mel_loss(large, -large).item() == 600
 
 
-def test_what_lies_above_the_band_does_not_count_in_the_stft_loss() -> None:
+def test_the_stft_loss_ignores_what_is_above_the_band() -> None:
     noise = torch.randn(1, 1, 22050, generator=torch.Generator().manual_seed(0))
     whistle = 3 * torch.sin(2 * torch.pi * 9500 * torch.arange(22050) / 22050)
     whole, below = (float(losses.stft_loss(noise + whistle, noise, band=band)) for band in (1.0, 7600 / 11025))
@@ -49,8 +49,8 @@ def test_what_lies_above_the_band_does_not_count_in_the_stft_loss() -> None:
     assert float(losses.stft_loss(2 * noise, noise, band=7600 / 11025)) > 0.5
 
 
-def test_parts_of_a_batch_have_the_whole_ones_stft_loss_where_they_know_its_mean() -> None:
-    """Parts of different loudness and size: each relative to its own mean would add up to something else."""
+def test_parts_of_a_batch_add_up_to_its_stft_loss_with_the_mean_of_all() -> None:
+    """Parts of different loudness and size: relative to their own means they add up to another value."""
     draws = torch.Generator().manual_seed(0)
     real = torch.randn(3, 1, 4096, generator=draws) * torch.tensor([1.0, 0.5, 0.01])[:, None, None]
     fake = real + 0.1 * torch.randn(3, 1, 4096, generator=draws)

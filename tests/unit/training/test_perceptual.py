@@ -1,4 +1,4 @@
-"""What the bundled encoder hears differently, as a voice's training asks it."""
+"""The perceptual loss on the bundled content encoder."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ RATE_HZ = 22050
 
 
 @pytest.fixture(scope="module")
-def hearing() -> Hearing:
+def loss_network() -> Hearing:
     return Hearing.bundled(sample_rate_hz=RATE_HZ)
 
 
 def segment(seed: int, *, f0_hz: float = 180.0, seconds: float = 0.75) -> Tensor:
-    """A hummed tone with a burst of noise in it, [1, 1, T]; another seed, another burst at another place."""
+    """A hummed tone with a noise burst, [1, 1, T]; the seed chooses burst and time."""
     rng = np.random.default_rng(seed)
     phase = 2 * np.pi * f0_hz * np.arange(int(seconds * RATE_HZ)) / RATE_HZ
     samples = sum(np.sin(k * phase) / k for k in range(1, 12)) * 0.05
@@ -29,39 +29,39 @@ def segment(seed: int, *, f0_hz: float = 180.0, seconds: float = 0.75) -> Tensor
     return torch.from_numpy(samples.astype(np.float32))[None, None]
 
 
-def test_a_sound_is_not_heard_differently_from_itself(hearing: Hearing) -> None:
+def test_a_sound_has_distance_0_to_itself(loss_network: Hearing) -> None:
     sound = segment(0)
-    assert float(hearing.remember(sound).distance(sound)) == 0
+    assert float(loss_network.encode_target(sound).distance(sound)) == 0
 
 
-def test_another_consonant_is_heard_more_than_another_pitch(hearing: Hearing) -> None:
-    heard = hearing.remember(segment(0))
-    assert float(heard.distance(segment(0, f0_hz=190.0))) < 0.7 * float(heard.distance(segment(1)))
+def test_another_consonant_is_farther_away_than_another_pitch(loss_network: Hearing) -> None:
+    target = loss_network.encode_target(segment(0))
+    assert float(target.distance(segment(0, f0_hz=190.0))) < 0.7 * float(target.distance(segment(1)))
 
 
-def test_the_distance_leads_back_to_the_sound_and_leaves_the_listener_alone(hearing: Hearing) -> None:
+def test_the_gradient_reaches_the_sound_and_not_the_frozen_network(loss_network: Hearing) -> None:
     sound = segment(1).requires_grad_()
-    hearing.remember(segment(0)).distance(sound).backward()
+    loss_network.encode_target(segment(0)).distance(sound).backward()
     assert sound.grad is not None and bool(torch.isfinite(sound.grad).all()) and float(sound.grad.abs().sum()) > 0
-    assert all(p.grad is None and not p.requires_grad for p in hearing.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in loss_network.parameters())
 
 
-def test_following_the_gradient_makes_a_sound_be_heard_more_alike(hearing: Hearing) -> None:
-    heard, sound = hearing.remember(segment(0)), segment(1).requires_grad_()
-    before = heard.distance(sound)
+def test_a_gradient_step_reduces_the_distance(loss_network: Hearing) -> None:
+    target, sound = loss_network.encode_target(segment(0)), segment(1).requires_grad_()
+    before = target.distance(sound)
     before.backward()
-    after = heard.distance(sound.detach() - 0.001 * sound.grad / sound.grad.abs().max())
+    after = target.distance(sound.detach() - 0.001 * sound.grad / sound.grad.abs().max())
     assert after.item() < before.item()
 
 
 @pytest.mark.parametrize("rate_hz", [22050, 32000, 44100])
-def test_segments_are_heard_at_16_khz_with_their_pitch_and_level(rate_hz: int) -> None:
+def test_resampling_to_16_khz_keeps_pitch_and_level(rate_hz: int) -> None:
     n = rate_hz // 2
-    heard = resampled(torch.sin(2 * torch.pi * 1000 * torch.arange(n) / rate_hz)[None], rate_hz)[0]
-    expected = torch.sin(2 * torch.pi * 1000 * torch.arange(len(heard)) / 16000)
-    assert len(heard) == 8000 and float((heard - expected).abs().max()) < 0.01
+    found = resampled(torch.sin(2 * torch.pi * 1000 * torch.arange(n) / rate_hz)[None], rate_hz)[0]
+    expected = torch.sin(2 * torch.pi * 1000 * torch.arange(len(found)) / 16000)
+    assert len(found) == 8000 and float((found - expected).abs().max()) < 0.01
 
 
-def test_only_configs_that_ask_for_it_listen() -> None:
-    assert StepParts(sovits.Config.full()).listener is None
-    assert StepParts(sovits.Config.small()).listener is not None
+def test_only_configs_that_ask_for_it_have_a_perceptual_loss() -> None:
+    assert StepParts(sovits.Config.full()).perceptual_loss is None
+    assert StepParts(sovits.Config.small()).perceptual_loss is not None
