@@ -1,7 +1,7 @@
-"""How many clips fit into a GPU at once: tried out in a process of its own.
+"""Find the largest batch size that fits into the GPU, by trial steps in a child process.
 
-The process that asks must stay clean: one that has touched CUDA cannot be forked for several GPUs, and memory that
-a failed trial left in pieces would be missing from the training.
+The parent must not initialize CUDA: a process that has done so cannot be forked for several GPUs, and memory
+fragmented by a failed trial would be missing from the training.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from svcnb import SvcError
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-# Part of the GPU's memory that a trial may use: clips of other lengths split the memory differently.
+# Fraction of the GPU's memory that a trial may use: batches of other lengths fragment memory differently.
 HEADROOM_RATIO = 0.85
 START_SECONDS = 120.0  # for a process to import torch and read the features
 TRIAL_SECONDS = 300.0
@@ -23,7 +23,7 @@ Trial = Callable[[int], bool]
 
 
 def largest_that_fits(trial: Trial, sizes: Sequence[int]) -> int | None:
-    """The last of the growing `sizes` that `trial` accepts before the first it refuses; None where it refuses all."""
+    """The largest of the ascending `sizes` before the first that fails `trial`; None if the first fails."""
     best = None
     for size in sizes:
         if not trial(size):
@@ -33,19 +33,19 @@ def largest_that_fits(trial: Trial, sizes: Sequence[int]) -> int | None:
 
 
 def sizes_up_to(n_clips: int) -> list[int]:
-    """Sizes worth trying: an epoch keeps at least four batches, or the learning rate hardly sees any."""
+    """Sizes worth trying: at least four batches per epoch, as the learning rate decays once per epoch."""
     return [size for size in SIZES if size <= max(1, n_clips // 4)]
 
 
 def probe_in_child(make_trial: Callable[[], Trial], sizes: Sequence[int]) -> int:
-    """`largest_that_fits` in a spawned process; one that dies while trying has shown that the size is too large.
+    """`largest_that_fits` in a spawned process; a size at which the process dies is too large.
 
     Args:
         make_trial: called in the child; picklable, e.g. functools.partial of a top-level function. A script that
-            calls this needs the usual `if __name__ == "__main__":`; a notebook does not.
+            calls this function needs `if __name__ == "__main__":`; a notebook does not.
 
     Raises:
-        SvcError: not even the smallest size fits, or the child could not begin.
+        SvcError: not even the smallest size fits, or the child could not start.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -53,51 +53,51 @@ def probe_in_child(make_trial: Callable[[], Trial], sizes: Sequence[int]) -> int
     child.start()
     theirs.close()
     try:
-        said = _listen(ours, n_sizes=len(sizes))
+        outcomes = _receive(ours, n_sizes=len(sizes))
     finally:
         child.kill()
         child.join()
         ours.close()
-    if isinstance(said, str):
-        raise SvcError(f"the batch size could not be tried out ({said}): give a number instead of auto")
-    best = largest_that_fits(lambda size: said.get(size, False), sizes)
+    if isinstance(outcomes, str):
+        raise SvcError(f"the batch size could not be found ({outcomes}): give a number instead of auto")
+    best = largest_that_fits(lambda size: outcomes.get(size, False), sizes)
     if best is None:
         raise SvcError(f"not even {sizes[0]} clip fits into the GPU's memory: lower max_frames in config.json, "
                        "or train the small size")  # fmt: skip
-    log.info("batch size %d fits the GPU (tried: %s)", best, ", ".join(map(str, said)))
+    log.info("batch size %d fits the GPU (tried: %s)", best, ", ".join(map(str, outcomes)))
     return best
 
 
-def _listen(line: Connection, *, n_sizes: int) -> dict[int, bool] | str:
-    """What the child says until it is done, dies or hangs: size -> whether it fits; or why it did not begin."""
-    said: dict[int, bool] = {}
+def _receive(connection: Connection, *, n_sizes: int) -> dict[int, bool] | str:
+    """Results of the child until it ends or hangs: size -> whether it fits; or why it did not start."""
+    outcomes: dict[int, bool] = {}
     seconds = START_SECONDS
-    while len(said) < n_sizes and line.poll(seconds):
+    while len(outcomes) < n_sizes and connection.poll(seconds):
         try:
-            size, outcome = line.recv()
+            size, outcome = connection.recv()
         except EOFError:
-            return said or "the process that tries sizes ended at once"
+            return outcomes or "the process that tries sizes ended at once"
         if isinstance(outcome, str):
             return outcome
-        said[size] = outcome
+        outcomes[size] = outcome
         if not outcome:
             break
         seconds = TRIAL_SECONDS
-    return said or "the process that tries sizes did not answer"
+    return outcomes or "the process that tries sizes did not respond"
 
 
-def _report_trials(make_trial: Callable[[], Trial], sizes: list[int], line: Connection) -> None:
-    """In the child: send (size, fits) after each trial, or (0, reason) where none could be made."""
+def _report_trials(make_trial: Callable[[], Trial], sizes: list[int], connection: Connection) -> None:
+    """In the child: send (size, fits) after each trial, or (0, reason) if the trial could not be set up."""
     try:
         trial = make_trial()
     except SvcError as error:
-        line.send((0, str(error)))
+        connection.send((0, str(error)))
         return
 
-    def tell(size: int) -> bool:
+    def try_and_report(size: int) -> bool:
         fits = trial(size)
-        line.send((size, fits))
+        connection.send((size, fits))
         return fits
 
-    largest_that_fits(tell, sizes)
-    line.close()
+    largest_that_fits(try_and_report, sizes)
+    connection.close()

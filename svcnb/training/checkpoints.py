@@ -1,6 +1,6 @@
-"""What a training run leaves on disk beside the weights: state.json, and the lines of history.jsonl.
+"""Training state on disk beside the weights: state.json, and the lines of history.jsonl.
 
-state.json is renamed into place after the checkpoint it names, so it always speaks of whole files.
+state.json is renamed into place after the checkpoint it names, so it always refers to complete files.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ SAVING_FOLDER = ".saving"
 
 
 class SavedCheckpoint(BaseModel):
-    """A step, and the names of the files written for it."""
+    """A step, and the names of its files."""
 
     step: int
     files: list[str]
 
 
 class BestCheckpoint(BaseModel):
-    """The kept step that did best on held-out clips: the lowest `value` of `measure`."""
+    """The kept step with the best validation metric: the lowest `value` of `measure`."""
 
     step: int
     measure: str
@@ -43,19 +43,19 @@ class BestCheckpoint(BaseModel):
 
 
 class RunRecord(BaseModel):
-    """Where a run stands, apart from weights and optimisers.
+    """State of a run, without weights and optimizers.
 
     Attributes:
-        step: generator updates done; the newest of `checkpoints` is of this step.
-        epoch: the epoch under way, the first is 1.
+        step: generator updates done; the newest of `checkpoints` has this step.
+        epoch: the current epoch, counted from 1.
         batch: batches of that epoch already trained on.
         seconds: training time of all runs so far.
-        checkpoints: what is kept, oldest first.
+        checkpoints: the kept ones, oldest first.
         best: the best of them; None for runs without held-out clips.
-        batch_size: clips per step and process, as `batch` counts them; None where it is not known.
-        n_processes: that shared these batches.
-        schedules: per optimiser ("g", "d") the scheduler's position and the learning rates in use.
-        scaler: of fp16, else None.
+        batch_size: clips per step and process, as `batch` counts them; None if unknown.
+        n_processes: number of processes that shared these batches.
+        schedules: per optimizer ("g", "d") the scheduler's position and the current learning rates.
+        scaler: state of the fp16 gradient scaler, else None.
         rng: states of the random generators of torch, CUDA, Python and numpy.
     """
 
@@ -79,10 +79,10 @@ class RunRecord(BaseModel):
 
 
 def read_progress(folder: Path | str) -> RunRecord | None:
-    """Where the run in `folder` stands; None where there is none.
+    """State of the run in `folder`; None if there is none.
 
     Raises:
-        SvcError: state.json cannot be understood, or a checkpoint file it names is gone.
+        SvcError: state.json is invalid, or a checkpoint file it names is gone.
     """
     folder = Path(folder)
     path = folder / STATE_NAME
@@ -95,7 +95,7 @@ def read_progress(folder: Path | str) -> RunRecord | None:
                        "train into another folder") from None  # fmt: skip
     lost = [name for name in record.checkpoints[-1].files if not (folder / name).exists()]
     if lost:
-        raise SvcError(f"{path} speaks of step {record.step}, but {', '.join(lost)} is gone from {folder}: "
+        raise SvcError(f"{path} names step {record.step}, but {', '.join(lost)} is gone from {folder}: "
                        "put it back, or train into another folder")  # fmt: skip
     return record
 
@@ -106,7 +106,7 @@ def append_history(path: Path, line: dict[str, Any]) -> None:
 
 
 def trim_history(path: Path, step: int) -> None:
-    """Drop lines of steps after `step` (a part of the run that was lost), and half a line at the end."""
+    """Drop lines after `step` (the part of the run that was lost), and an incomplete last line."""
     if not path.exists():
         return
     kept = []
@@ -115,12 +115,12 @@ def trim_history(path: Path, step: int) -> None:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
         except ValueError:
-            continue  # cut off by a kill while it was written
+            continue  # an incomplete line of a killed process
     write_text(path, "".join(kept))
 
 
 def capture_rng() -> dict[str, Any]:
-    """States of the global random generators, fit for JSON."""
+    """States of the global random generators, as JSON values."""
     version, numbers, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -133,7 +133,7 @@ def capture_rng() -> dict[str, Any]:
 
 
 def apply_rng(states: dict[str, Any]) -> None:
-    """Put the global random generators back; CUDA states of devices that are not here are left out."""
+    """Restore the global random generators; CUDA states of missing devices are ignored."""
     torch.set_rng_state(torch.from_numpy(_from_text(states["torch"], np.uint8)))
     for device, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(torch.from_numpy(_from_text(state, np.uint8)), device)
@@ -145,7 +145,7 @@ def apply_rng(states: dict[str, Any]) -> None:
 
 @contextmanager
 def rng_untouched() -> Iterator[None]:
-    """What runs inside may draw random numbers without changing those drawn afterwards."""
+    """Random numbers drawn inside do not change those drawn afterwards."""
     states = capture_rng()
     try:
         yield
@@ -162,19 +162,19 @@ def _from_text(text: str, dtype: type) -> np.ndarray:
 
 
 def best_step(folder: Path) -> int | None:
-    """The step that a training here found best; read without asking whether all its other files are still there."""
+    """The best step of a training here; does not check whether its other files still exist."""
     path = folder / STATE_NAME
     return recorded_best(path.read_bytes(), path) if path.is_file() else None
 
 
 def recorded_best(state: bytes, path: Path) -> int | None:
-    """The best step that the text of a state.json tells; `path` names it in the error."""
+    """The best step in the text of a state.json; `path` names it in the error."""
     try:
         best = RunRecord.model_validate_json(state).best
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise SvcError(f"{path} does not tell the best checkpoint ({reason}): "
-                       "take the newest instead (--checkpoint newest)") from None  # fmt: skip
+        raise SvcError(f"{path} does not give the best checkpoint ({reason}): "
+                       "use the newest instead (--checkpoint newest)") from None  # fmt: skip
     return best.step if best else None
 
 
@@ -182,11 +182,11 @@ log = logging.getLogger(__name__)
 
 
 class KeptCheckpoints:
-    """The checkpoints in one voice's folder. The best one is never dropped, however old it gets.
+    """The checkpoints in one voice's folder. The best one is never deleted, however old it is.
 
     Attributes:
-        saved: oldest first; the last is the one a run is continued from.
-        best: None until a checkpoint was measured.
+        saved: oldest first; a run is resumed from the last.
+        best: None until a checkpoint was validated.
     """
 
     def __init__(self, folder: Path, record: RunRecord | None, *, keep: int) -> None:
@@ -195,7 +195,7 @@ class KeptCheckpoints:
         self.saved: list[SavedCheckpoint] = list(record.checkpoints) if record else []
         self.best: BestCheckpoint | None = record.best if record else None
         if self.best is not None and not self._is_whole(self.best.step):
-            log.warning("the best checkpoint (step %d) is gone from %s: the best of the coming ones is kept instead",
+            log.warning("the best checkpoint (step %d) is gone from %s: the best of the next ones is kept",
                         self.best.step, folder)  # fmt: skip
             self.best = None
 
@@ -204,21 +204,21 @@ class KeptCheckpoints:
         return bool(files) and all((self.folder / name).exists() for name in files)
 
     def compare(self, step: int, measure: str, value: float) -> None:
-        """Take the step about to be written for the best if it is lower than the best so far."""
+        """Make the step about to be written the best if its value is lower than the best so far."""
         if self.best is None or self.best.measure != measure or value < self.best.value:
             self.best = BestCheckpoint(step=step, measure=measure, value=value)
 
     def write(self, step: int, save: Callable[[Path], None]) -> list[str]:
-        """Write a step's files into a folder of their own, then move them into place.
+        """Write a step's files into a temporary folder, then move them into the voice's folder.
 
         Returns:
-            names of files that are not kept any more; delete them with `drop` once state.json is written.
+            names of files that are no longer kept; delete them with `drop` after state.json is written.
         """
         saving = self.folder / SAVING_FOLDER
         _empty(saving)
         try:
             save(saving)
-        except BaseException:  # half a checkpoint would only fill the disk further
+        except BaseException:  # an incomplete checkpoint would only fill the disk further
             _empty(saving)
             saving.rmdir()
             raise
@@ -242,7 +242,7 @@ class KeptCheckpoints:
 
 
 def _empty(folder: Path) -> None:
-    """An empty folder, whatever a killed run left there."""
+    """Make the folder, or delete what a killed run left in it."""
     folder.mkdir(exist_ok=True)
     for leftover in folder.iterdir():
         leftover.unlink()

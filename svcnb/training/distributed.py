@@ -1,10 +1,10 @@
-"""Several processes that train one model: what they tell each other.
+"""Data-parallel training: communication between the processes.
 
-Every process computes its share of the whole batch's losses; shares add up, and so do their gradients. The sum is
-made here, after the backward pass, and not by DistributedDataParallel: that counts on one forward pass through its
-wrapper for each backward pass, and a training step here decodes a second time past the wrapper, freezes the
-discriminator for half of the time, and weights each process by what it got. The price is that the sum does not
-overlap with the backward pass.
+Every process computes its share of the whole batch's losses; the shares add up, and so do their gradients.
+Gradients are summed here, after the backward pass, and not by DistributedDataParallel, which expects one
+forward pass through its wrapper per backward pass: a training step here decodes a second time without the
+wrapper, freezes the discriminator for part of the step, and weights each process by its part of the batch.
+The cost: the sum does not overlap with the backward pass.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch import Tensor, distributed, nn
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# Gradients travel in parts of this size: large enough to be quick, small enough to need little memory.
+# Gradients are reduced in buckets of this size: large enough to be fast, small enough to need little memory.
 MAX_PART_BYTES = 64 * 2**20
 
 
 class Processes:
-    """The processes that train together. With one, every sum is what was given, bit for bit.
+    """The processes that train together. With one process, every sum is its input, bit for bit.
 
-    Every method is called by all of them, in the same order: each waits for the others.
+    Every method is collective: all processes must call it, in the same order.
 
     Attributes:
         number: of processes.
@@ -37,7 +37,7 @@ class Processes:
     def __init__(self, rank: int = 0, number: int = 1) -> None:
         self.rank = rank
         self.number = number
-        # Decisions go over the CPU even where gradients go from GPU to GPU: no GPU is waited for.
+        # Decisions are exchanged on the CPU, also where gradients go from GPU to GPU: no GPU is synchronized.
         self._decisions = distributed.new_group(backend="gloo") if number > 1 else None
 
     @classmethod
@@ -57,7 +57,7 @@ class Processes:
         return [bool(flag) for flag in self._largest(flags)]
 
     def wait(self) -> None:
-        """Until every process has come here."""
+        """Barrier: wait until every process has called it."""
         self._largest([0])
 
     def _largest(self, numbers: Sequence[int]) -> list[int]:
@@ -68,14 +68,14 @@ class Processes:
         return values.tolist()
 
     def total(self, values: Tensor) -> Tensor:
-        """Sum over the processes, without a gradient; on one process the values themselves."""
+        """Sum over the processes, without gradient; the values themselves if there is one process."""
         if self.number > 1:
             values = values.detach().clone()
             distributed.all_reduce(values)
         return values
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace every gradient by its sum over the processes; those that are None are None for all."""
+        """Replace every gradient by its sum over the processes; None in one process means None in all."""
         if self.number == 1:
             return
         for part in _parts([parameter.grad for parameter in parameters if parameter.grad is not None]):
@@ -86,7 +86,7 @@ class Processes:
                 gradient.copy_(added.view_as(gradient))
 
     def share_weights(self, networks: Iterable[nn.Module]) -> None:
-        """Give every process the main one's weights and buffers."""
+        """Broadcast the main process's weights and buffers to all."""
         if self.number == 1:
             return
         with torch.no_grad():
@@ -97,9 +97,10 @@ class Processes:
                     tensor.copy_(sent)
 
     def reseed(self, seed: int, step: int) -> None:
-        """Start this process's random numbers of a step at a place of its own; a lone process just draws on.
+        """Seed this process's random generators for a step; does nothing if there is one process.
 
-        Drawn from (seed, step, rank), they need not be stored: a run resumed with as many processes draws the same.
+        The seed depends on (seed, step, rank) and need not be stored: a run resumed with as many processes
+        draws the same numbers.
         """
         if self.number == 1:
             return
@@ -110,7 +111,7 @@ class Processes:
 
 @dataclass(frozen=True)
 class Share:
-    """This process's part of a batch that several share, as ratios 0..1; ones where there is one process.
+    """This process's share of a batch, as ratios 0..1; 1 if there is one process.
 
     A loss times its ratio, summed over the processes, is the loss of the whole batch; so are the gradients.
 
@@ -125,7 +126,7 @@ class Share:
 
     @classmethod
     def of(cls, lengths: Tensor, processes: Processes) -> Share:
-        """From the frames of each of this process's clips, long [B]."""
+        """From the number of frames of each of this process's clips, long [B]."""
         if processes.number == 1:
             return cls(processes)
         own = torch.stack([torch.ones_like(lengths), lengths], dim=1).sum(dim=0).float()
@@ -136,7 +137,7 @@ class Share:
         return self.processes.total(mean * self.clips)
 
     def whole(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Losses of the whole batch, for this process's shares of them; without gradients."""
+        """Losses of the whole batch, from this process's shares of them; without gradients."""
         totals = self.processes.total(torch.stack([loss.detach() for loss in losses.values()]))
         return dict(zip(losses, totals.unbind(), strict=True))
 

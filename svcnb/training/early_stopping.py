@@ -1,7 +1,7 @@
-"""When to stop a training: what its history tells, in numbers and in one to three sentences.
+"""When to stop a training: advice from its history, as numbers and as one to three sentences.
 
-Losses of the clips that are trained on always fall; whether a voice still gets better shows only on clips it
-never trains on. So the held-out measure decides, and its own scatter says how large a change must be to count.
+Losses on training clips always fall; whether the model still improves is visible only on clips it is not
+trained on. So the validation metric decides, and its own noise sets how large a change must be to count.
 """
 
 from __future__ import annotations
@@ -16,37 +16,38 @@ import numpy as np
 
 from svcnb import SvcError
 
-Kind = Literal["falling", "flat", "overfitting", "too_early", "not_measured"]
-MIN_MEASUREMENTS = 6  # fewer have no last third to speak of
-# A fresh network stands still for some hundred steps before it learns to follow the words (seen: 1.23 at step 50, 1.27
-# at 150, 0.89 at 300), so standing still means nothing before this step.
+Kind = Literal["falling", "plateau", "overfitting", "too_early", "not_measured"]
+MIN_MEASUREMENTS = 6  # the last third of fewer is too short
+# An untrained network stays on a plateau for a few hundred steps before it learns to follow the content
+# (measured: 1.23 at step 50, 1.27 at 150, 0.89 at 300), so a plateau means nothing before this step.
 MIN_STEPS = 500
-MIN_MEASUREMENTS_TO_STOP = 12  # a pause in the curve is no end of it
-LAST_PART = 1 / 3  # the end of the curve that is compared with as much before it
-# A change between two thirds counts when it is larger than both: so many standard errors of the difference of their
-# medians (of n normal values each: 1.25 deviations / sqrt(n)), and this part of the value. A large part of the value
-# counts in any case: where a curve falls steeply, its bends pass for scatter.
+MIN_MEASUREMENTS_TO_STOP = 12  # a short plateau is not the end
+LAST_PART = 1 / 3  # of the curve; compared with the third before it
+# A change between two thirds counts if it is larger than both SURE standard errors of the difference of their
+# medians (of n normal values each: 1.25 standard deviations / sqrt(n)) and MIN_CHANGE_RATIO of the value.
+# More than LARGE_CHANGE_RATIO counts in any case: where a curve falls steeply, its curvature looks like
+# noise.
 SURE = 3.0
 MEDIAN_ERROR = 1.2533
 MIN_CHANGE_RATIO = 0.01
 LARGE_CHANGE_RATIO = 0.05
-MIN_RISE_RATIO = 0.02  # rising is a stronger claim than not falling
+MIN_RISE_RATIO = 0.02  # to call it rising needs more evidence than to call it a plateau
 LITTLE_DATA_S = 60.0
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What the held-out curve says.
+    """State of the validation curve.
 
     Attributes:
-        kind: "falling", "flat", "overfitting" (rising while the training loss falls), "too_early" to tell,
-            or "not_measured" (no clip is held out).
-        sentences: one to three, for people.
+        kind: "falling", "plateau", "overfitting" (rising while the training loss falls), "too_early" to
+            judge, or "not_measured" (no clip is held out).
+        sentences: one to three, to print.
         n_measurements: on held-out clips, so far.
-        best_step, best_value: the lowest of them.
-        since_step: of a flat or rising curve: where it came within the scatter of its best.
-        noise: standard deviation of a measurement about its neighbours.
-        training_s: seconds of sound that were trained on, where the history says so.
+        best_step, best_value: the lowest measurement.
+        since_step: of a plateau or a rising curve: the first step within the noise of its best value.
+        noise: standard deviation of a measurement around its neighbors.
+        training_s: seconds of training audio, if the history records it.
     """
 
     kind: Kind
@@ -60,8 +61,8 @@ class Advice:
 
     @property
     def enough(self) -> bool:
-        """Whether to stop now: no gain for a third of a curve that is long enough to believe it."""
-        return self.kind in ("flat", "overfitting") and self.n_measurements >= MIN_MEASUREMENTS_TO_STOP
+        """Whether to stop now: no gain for the last third of a curve with enough measurements."""
+        return self.kind in ("plateau", "overfitting") and self.n_measurements >= MIN_MEASUREMENTS_TO_STOP
 
     def __str__(self) -> str:
         return " ".join(self.sentences)
@@ -69,7 +70,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Curve:
-    """One measure over the steps, in order."""
+    """One metric over the steps, in order."""
 
     steps: np.ndarray
     values: np.ndarray
@@ -79,11 +80,11 @@ class Curve:
 
 
 def read_advice(history_path: Path | str, *, measure: str = "mel") -> Advice:
-    """What the history of a training says about going on with it.
+    """Whether more steps will help, judged by a training's history.
 
     Args:
-        history_path: history.jsonl; half a line at its end is fine.
-        measure: the held-out number that decides, and the training loss it is compared with.
+        history_path: history.jsonl; an incomplete last line is ignored.
+        measure: name of the validation metric that decides, and of the training loss it is compared with.
 
     Raises:
         SvcError: no such file.
@@ -95,15 +96,16 @@ def read_advice(history_path: Path | str, *, measure: str = "mel") -> Advice:
     advice = judge(held_out, _curve(lines, "losses", measure))
     sentences = advice.sentences
     if training_s is not None and training_s < LITTLE_DATA_S:
-        sentences += (f"There are only {training_s:.0f} s of recordings to learn from: more of them help more than "
-                      "more steps.",)  # fmt: skip
+        sentences += (f"There are only {training_s:.0f} s of recordings to train on: more recordings help "
+                      "more than more steps.",)  # fmt: skip
     return Advice(**advice.__dict__ | {"sentences": sentences, "training_s": training_s})
 
 
 def judge(held_out: Curve, training: Curve) -> Advice:
-    """The same from the two curves alone."""
+    """The same from the validation and the training curve."""
     if not len(held_out):
-        return Advice("not_measured", ("No clip is held out, so nothing tells when to stop: listen to the samples.",))
+        text = "No clip is held out, so there is no validation metric: listen to the samples."
+        return Advice("not_measured", (text,))
     best = int(held_out.values.argmin())
     found: dict[str, Any] = {
         "n_measurements": len(held_out),
@@ -111,7 +113,7 @@ def judge(held_out: Curve, training: Curve) -> Advice:
         "best_value": float(held_out.values[best]),
     }
     if len(held_out) < MIN_MEASUREMENTS:
-        text = f"Too early to tell: {len(held_out)} measurements on held-out clips, {MIN_MEASUREMENTS} are needed."
+        text = f"Too early to judge: {len(held_out)} of at least {MIN_MEASUREMENTS} measurements on held-out clips."
         return Advice("too_early", (text,), **found)
     noise = scatter(held_out.values)
     n_last = max(2, round(LAST_PART * len(held_out)))
@@ -124,7 +126,7 @@ def judge(held_out: Curve, training: Curve) -> Advice:
                 f"{last:.3g} in the last): train longer.")  # fmt: skip
         return Advice("falling", (text,), **found)
     if held_out.steps[-1] < MIN_STEPS:
-        text = f"Too early to tell: in the first {MIN_STEPS} steps a curve often stands still before it falls."
+        text = f"Too early to judge: before step {MIN_STEPS} a plateau is common even in a good training."
         return Advice("too_early", (text,), **found)
     smooth = _middle_of_three(held_out.values)
     since = int(held_out.steps[np.flatnonzero(smooth <= min(middle, last) + least)[0]])
@@ -132,12 +134,12 @@ def judge(held_out: Curve, training: Curve) -> Advice:
     rise = last - smooth.min()
     if rise > max(least, MIN_RISE_RATIO * middle) and _falls(training, since):
         return Advice("overfitting", _tell_overfitting(found), **found)
-    return Advice("flat", _tell_flat(found, int(held_out.steps[-1])), **found)
+    return Advice("plateau", _tell_flat(found, int(held_out.steps[-1])), **found)
 
 
 def _tell_overfitting(found: dict[str, Any]) -> tuple[str, ...]:
     return (
-        "The held-out clips get worse while the training clips get better: the network learns the recordings by heart.",
+        "The validation loss rises while the training loss falls: the network overfits.",
         f"Stop here and use the best checkpoint; the lowest distance was measured at step {found['best_step']}.",
     )
 
@@ -152,9 +154,9 @@ def _tell_flat(found: dict[str, Any], last_step: int) -> tuple[str, ...]:
 
 
 def scatter(values: np.ndarray) -> float:
-    """Standard deviation about a smooth course, from second differences, which no straight trend enters.
+    """Standard deviation around a smooth curve, from second differences, which cancel a linear trend.
 
-    Half of the curve at the end is looked at: at the start a training falls so steeply that it bends.
+    Only the last half of the curve is used: at its start a training curve is too strongly bent.
     """
     late = values[-max(5, len(values) // 2) :]
     second = late[2:] - 2 * late[1:-1] + late[:-2]
@@ -162,13 +164,13 @@ def scatter(values: np.ndarray) -> float:
 
 
 def _middle_of_three(values: np.ndarray) -> np.ndarray:
-    """Median of each value and its neighbours, so that one lucky measurement is no progress."""
+    """Median of each value and its neighbors, so that one outlier does not count as progress."""
     padded = np.pad(values, 1, mode="edge")
     return np.median(np.lib.stride_tricks.sliding_window_view(padded, 3), axis=1)
 
 
 def _falls(training: Curve, since_step: int) -> bool:
-    """Whether the training loss fell after `since_step`: its later half lies below its earlier one."""
+    """Whether the training loss fell after `since_step`: its second half has the lower median."""
     late = training.values[training.steps >= since_step]
     if len(late) < 4:
         return False
@@ -183,7 +185,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
             line = json.loads(text)
-        except ValueError:  # half a line, left by a kill
+        except ValueError:  # an incomplete line of a killed process
             continue
         if isinstance(line, dict) and "step" in line:
             lines.append(line)
@@ -191,7 +193,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _curve(lines: list[dict[str, Any]], section: str, name: str) -> Curve:
-    """A number over the steps; of a step measured twice the last value."""
+    """A metric over the steps; the last value if a step was measured twice."""
     found = {line["step"]: line[section][name] for line in lines if name in (line.get(section) or {})}
     steps = sorted(found)
     return Curve(np.asarray(steps, dtype=int), np.asarray([found[step] for step in steps], dtype=float))

@@ -1,4 +1,4 @@
-"""Losses from the device into history.jsonl: fetched rarely, checked whenever they are."""
+"""Losses from the device to history.jsonl: fetched rarely, and checked for finite values at each fetch."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class HistoryWriter:
     """Collects the losses of each step, which stay on the device until a line is due.
 
     Attributes:
-        listen: is given every line, or None.
-        last_losses: means of the line written last.
+        listen: called with every line, or None.
+        last_losses: means in the last line.
     """
 
     def __init__(self, state: TrainState, folder: Path, listen: Callable[[dict[str, Any]], None] | None = None) -> None:
@@ -43,10 +43,10 @@ class HistoryWriter:
         self._waiting.append((self.state.step, tuple(losses), torch.stack(values)))
 
     def check(self, *, saved_step: int) -> list[dict[str, float]]:
-        """Fetch the waiting losses from the device, at once.
+        """Fetch all waiting losses from the device in one transfer.
 
         Raises:
-            TrainingError: one is not finite; names it, its step, and the checkpoint that is left.
+            TrainingError: a loss is not finite; the message gives its name, its step and the last checkpoint.
         """
         if not self._waiting:
             return []
@@ -62,7 +62,7 @@ class HistoryWriter:
         return fetched
 
     def write_means(self, *, saved_step: int) -> None:
-        """One line: the mean of each loss since the last."""
+        """One line: the mean of each loss since the last line."""
         fetched = self.check(saved_step=saved_step)
         self._waiting.clear()
         self.last_losses = {
@@ -101,7 +101,7 @@ def read_history(path: Path | str) -> tuple[dict[str, list[int]], dict[str, list
 
 
 def read_held_out(path: Path | str, measure: str = "mel") -> list[tuple[int, float, bool]]:
-    """(step, held-out value, whether a checkpoint was saved then) in order; empty where nothing is held out."""
+    """(step, validation metric, whether a checkpoint was saved) by step; empty if no clip is held out."""
     found: dict[int, tuple[float, bool]] = {}
     for entry in _read_lines(Path(path)):
         if measure in (entry.get("validation") or {}):
@@ -118,6 +118,6 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 def _parse_line(line: str) -> dict[str, Any]:
     try:
         entry = json.loads(line)
-    except ValueError:  # a training that was killed while writing leaves half a line
+    except ValueError:  # an incomplete line of a killed process
         return {}
     return entry if isinstance(entry, dict) and "step" in entry else {}

@@ -1,8 +1,8 @@
-"""The training loop: precision, saving, resuming, history. What a step does is the recipe's function.
+"""The training loop: precision, checkpoints, resuming, history. The training step is the recipe's function.
 
-A run can be stopped at any point. The loop saves by steps and by the clock, and a run resumed from a
-checkpoint draws the same random numbers and batches as one that was never stopped. Between checkpoints it
-measures on held-out clips, so that it can be told when to stop and which checkpoint is the best.
+A run can be stopped at any point. The loop saves by steps and by time, and a run resumed from a checkpoint
+draws the same random numbers and batches as one that was never stopped. Between checkpoints it validates on
+held-out clips, to find when to stop and which checkpoint is the best.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ log = logging.getLogger(__name__)
 
 
 class BatchSource(Protocol):
-    """What `fit` reads batches from: an epoch per iteration, entered at any batch.
+    """A data loader for `fit`: one epoch per iteration, which can start at any batch.
 
-    One that has `batch_size` and `set_batch_size(size)` too is given smaller batches when memory runs out.
+    If it also has `batch_size` and `set_batch_size(size)`, `fit` reduces the batch size when memory runs out.
     """
 
     def set_position(self, epoch: int, batch: int) -> None: ...
@@ -56,16 +56,16 @@ class BatchSource(Protocol):
 
 @dataclass(frozen=True)
 class FitHooks:
-    """What the recipe does while it trains. Hooks that write are called on the main process only.
+    """Callbacks of the recipe. Those that write files are called on the main process only.
 
     Attributes:
-        save: writes weights and optimisers of `state` into an empty folder; `fit` moves the files.
-        validate: measures on held-out clips, numbers by name; they go into the history.
-        measure: the one of these numbers by which checkpoints are compared; lower is better.
-        sample: writes something to hear or see into the voice's folder, at every checkpoint and once early.
-        facts: what the training works with, numbers by name; they go into the history at every start.
-        listen: is given every line of the history.
-        batch_size_changed: is given the new size after memory ran out.
+        save: writes weights and optimizers of `state` into an empty folder; `fit` moves the files.
+        validate: returns validation metrics by name; they are written to the history.
+        measure: the metric by which checkpoints are compared; lower is better.
+        sample: writes audio or plots into the voice's folder, at every checkpoint and once early.
+        facts: properties of the training data, numbers by name; written to the history at every start.
+        listen: called with every line of the history.
+        batch_size_changed: called with the new size after memory ran out.
     """
 
     save: Callable[[TrainState, Path], None]
@@ -79,12 +79,12 @@ class FitHooks:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a run did. `steps` and `seconds` are this run's, `step` counts earlier ones too.
+    """Result of a run. `steps` and `seconds` are this run's; `step` includes earlier runs.
 
     Attributes:
-        stopped_by: "max_steps", "max_minutes", "interrupted", or "flat" (settings.stop_when_flat).
-        best: the checkpoint that did best on held-out clips, None where there are none.
-        batch_size: clips per step and process at the end, where the loader knows it.
+        stopped_by: "max_steps", "max_minutes", "interrupted", or "plateau" (settings.stop_when_flat).
+        best: the checkpoint with the best validation metric, None without held-out clips.
+        batch_size: clips per step and process at the end, None if the loader does not give it.
     """
 
     steps: int
@@ -118,17 +118,17 @@ def fit(
 ) -> TrainReport:
     """Train until max_steps, max_minutes, ctrl-C or SIGTERM, whichever comes first; then save.
 
-    When memory runs out the batch is halved, and the epoch under way starts anew with the smaller batches.
+    When memory runs out, the batch size is halved and the current epoch restarts with smaller batches.
 
     Args:
-        state: fresh (see `assemble`), or continued (see `restore`).
-        train_step: one batch, all updates; named losses.
+        state: new (see `assemble`), or resumed (see `restore`).
+        train_step: performs all updates of one batch and returns named losses.
         folder: for checkpoints, state.json and history.jsonl.
 
     Raises:
-        SvcError: `folder` holds a run and `state` does not continue it, or `loader` is empty.
-        TrainingError: a loss that is not finite (named, with its step), or memory ran out for a batch that
-            cannot be halved. The last checkpoint is as it was.
+        SvcError: `folder` has a run that `state` does not resume, or `loader` is empty.
+        TrainingError: a loss is not finite (the message gives its name and step), or memory ran out for a
+            batch that cannot be halved. The last checkpoint stays unchanged.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ def fit(
         while run.reason_to_stop(stop) is None:
             for batch in run.rest_of_epoch():
                 if not run.take_step(train_step, batch):
-                    break  # the epoch starts anew, with smaller batches
+                    break  # restart the epoch with smaller batches
                 run.log_and_save(bar)
                 if run.reason_to_stop(stop):
                     break
@@ -154,7 +154,7 @@ def fit(
 
 
 class _Run:
-    """One call of fit: what it needs to remember beside the state."""
+    """One call of fit: its variables beside the state."""
 
     def __init__(
         self, state: TrainState, loader: BatchSource, settings: TrainSettings, folder: Path, hooks: FitHooks
@@ -170,7 +170,7 @@ class _Run:
         self.started_at = self.saved_at = time.monotonic()
         self.history = HistoryWriter(state, folder, hooks.listen)
         self.last_validation: dict[str, float] | None = None
-        self.learnt_out = False  # more steps do not help, as far as the held-out clips tell
+        self.learnt_out = False  # more steps do not help, judged by the validation metric
 
     @property
     def main(self) -> bool:
@@ -187,8 +187,8 @@ class _Run:
             trim_history(self.history.path, self.state.step)
         self.ask_advice()
         if reason := self.reason_to_stop(threading.Event()):
-            change = "switch stop_when_flat off" if reason == "flat" else "raise max_steps or max_minutes"
-            log.warning("this training is done (step %d, %.1f minutes): %s to go on",
+            change = "switch stop_when_flat off" if reason == "plateau" else "raise max_steps or max_minutes"
+            log.warning("this training is done (step %d, %.1f minutes): %s to continue",
                         self.state.step, self.state.seconds / 60, change)  # fmt: skip
         if self.state.record is None:
             set_seed(self.settings.seed)
@@ -196,7 +196,7 @@ class _Run:
             apply_rng(self.state.record.rng)
             earlier = self.state.record.batch_size, self.state.record.n_processes
             if earlier[0] is not None and earlier != (self.batch_size, self.state.processes.number):
-                self.state.batch = 0  # the epoch's batches are others now
+                self.state.batch = 0  # the epoch has other batches now
         if self.hooks.facts:
             self.history.write({"facts": self.hooks.facts})
         if self.state.accelerator.device.type == "cuda":
@@ -215,9 +215,9 @@ class _Run:
             "interrupted": stop.is_set(),
             "max_steps": settings.max_steps is not None and state.step >= settings.max_steps,
             "max_minutes": settings.max_minutes is not None and state.seconds >= settings.max_minutes * 60,
-            "flat": self.learnt_out,
+            "plateau": self.learnt_out,
         }
-        # One process's reason is a reason for all: who stopped alone would leave the others waiting.
+        # If one process stops, all must: otherwise the others would wait for it.
         hold = state.processes.any_of(list(reasons.values()))
         return next((name for name, holds in zip(reasons, hold, strict=True) if holds), None)
 
@@ -228,13 +228,13 @@ class _Run:
                 for group, base in zip(optimizer.param_groups, scheduler.base_lrs, strict=True):
                     group["lr"] = base * state.epoch / self.settings.warmup_epochs
         self.loader.set_position(state.epoch, state.batch)
-        with rng_untouched():  # a DataLoader draws a seed whenever it is entered
+        with rng_untouched():  # a DataLoader draws a seed at the start of every iteration
             batches = iter(self.loader)
         for batch in batches:
             yield batch.to(state.accelerator.device) if hasattr(batch, "to") else batch
 
     def take_step(self, train_step: Callable[[TrainState, Any], dict[str, Tensor]], batch: Any) -> bool:
-        """One step; False when memory ran out and the batches were made smaller."""
+        """One step; False if memory ran out and the batch size was halved."""
         state = self.state
         losses: dict[str, Tensor] | None = None
         state.processes.reseed(self.settings.seed, state.step)
@@ -244,7 +244,7 @@ class _Run:
             if not is_out_of_memory(error):
                 raise
             self.check_halving(error)
-        if losses is None:  # out here: while the error lives, so do the tensors of the broken step
+        if losses is None:  # outside of `except`: the error keeps the failed step's tensors alive
             self.halve_batch()
             return False
         state.step += 1
@@ -253,7 +253,7 @@ class _Run:
         return True
 
     def check_halving(self, error: RuntimeError) -> None:
-        """Raise unless the batch can be halved. Several processes cannot: the others wait for this one's gradients."""
+        """Raise unless the batch can be halved: not with several processes, which wait for the gradients."""
         can_halve = hasattr(self.loader, "set_batch_size") and self.batch_size > 1
         if can_halve and self.state.processes.number == 1:
             return
@@ -264,7 +264,8 @@ class _Run:
     def halve_batch(self) -> None:
         state = self.state
         size = max(1, self.batch_size // 2)
-        log.warning("memory ran out at step %d with batch_size %d: going on with %d", state.step + 1, self.batch_size, size)
+        log.warning("memory ran out at step %d with batch_size %d: continuing with %d",
+                    state.step + 1, self.batch_size, size)  # fmt: skip
         for optimizer, _ in state.schedules().values():
             optimizer.zero_grad(set_to_none=True)
         if state.accelerator.device.type == "cuda":
@@ -294,14 +295,14 @@ class _Run:
                 self.measure(saving=False)
 
     def end(self, bar: tqdm) -> None:
-        """Save unless nothing happened since: a model that no step has changed is not written."""
+        """Save unless no step was done since the last checkpoint."""
         if self.history.is_waiting:
             self.log(bar)
         if self.state.step > self.saved_step:
             self.save()
         elif self.state.step > self.first_step and self.main:
-            self.write_record(capture_rng())  # the clock, and perhaps the epoch, went on since
-        self.state.processes.wait()  # whoever goes on finds whole files
+            self.write_record(capture_rng())  # time, and perhaps the epoch, have advanced since
+        self.state.processes.wait()  # so that every process finds complete files
 
     def log(self, bar: tqdm) -> None:
         self.history.write_means(saved_step=self.saved_step)
@@ -309,9 +310,9 @@ class _Run:
         bar.set_postfix({name: f"{value:.3g}" for name, value in shown}, refresh=False)
 
     def measure(self, *, saving: bool) -> None:
-        """Validate; before the first checkpoint also leave a sample, so that progress can be heard."""
+        """Validate; before the first checkpoint also write a sample, to hear the progress."""
         if not self.main:
-            return  # the others wait for it where they next need each other
+            return  # the others wait for the main process at their next collective call
         state, hooks = self.state, self.hooks
         first = self.measured_step == 0
         if hooks.validate is not None and self.measured_step != state.step:
@@ -328,15 +329,15 @@ class _Run:
             network.train()
 
     def ask_advice(self) -> None:
-        """Look whether more steps help, where that may end the training."""
+        """With stop_when_flat: check whether more steps still help."""
         if self.settings.stop_when_flat and self.main and self.history.path.is_file():
             self.learnt_out = read_advice(self.history.path).enough
 
     def save(self) -> None:
-        """Validate, then write the checkpoint, then state.json, then drop what is too old."""
+        """Validate, write the checkpoint, then state.json, then delete old checkpoints."""
         self.history.check(saved_step=self.saved_step)
         state = self.state
-        rng = capture_rng()  # before the hooks: what the next step will draw from
+        rng = capture_rng()  # before the hooks: the next step draws from this state
         with rng_untouched():
             self.measure(saving=True)
             if self.main:
@@ -385,7 +386,7 @@ def _schedule(optimizer: Optimizer, scheduler: ExponentialLR) -> dict[str, Any]:
 
 
 def progress_bar(state: TrainState, settings: TrainSettings) -> tqdm:
-    """A bar of steps; of seconds where only the time is limited, so that the remaining time is right."""
+    """Progress bar over steps, or over seconds if only the time is limited, so that its estimate is right."""
     looks: dict[str, Any] = {"desc": "training", "mininterval": 0.5, "disable": not state.accelerator.is_main_process}
     if counts_seconds(settings):
         layout = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}{postfix}]"

@@ -97,8 +97,8 @@ def stft_loss(
     Args:
         fake, real: waveforms [B, 1, T] of the same length, longer than half the longest window.
         sizes: (window, hop) in samples.
-        mean_of_all: for part of a batch: gives the whole batch's mean for this part's mean; then the parts' losses,
-            weighted by their number of clips, add up to the whole batch's loss.
+        mean_of_all: for part of a batch: gives the whole batch's mean for this part's mean; then the parts'
+            losses, weighted by their number of clips, add up to the whole batch's loss.
         band: part of the spectrum that is compared, from 0 Hz up, 0..1.
 
     Source: Yamamoto et al. 2020 (Parallel WaveGAN), with means instead of Frobenius norms.
@@ -220,7 +220,7 @@ def compared(out: Any, audio: Tensor, spec: Tensor, transforms: Transforms, segm
 def spectral_terms(
     audio: Tensor, mel: Tensor, target: GeneratorPass, train: LossWeights, share: Share | None = None
 ) -> dict[str, Tensor]:
-    """Spectral and perceptual losses of a segment (audio and mel) to the target, over this process's clips."""
+    """Spectral and perceptual losses of a segment (audio and mel) to the target, for this process's clips."""
     terms = {"mel": mel_loss(target.target_mel, mel)}
     if train.c_stft:
         mean_of_all = share.mean_of_all if share else None

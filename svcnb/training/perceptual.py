@@ -1,7 +1,8 @@
 """Perceptual loss: L1 distance of a frozen content encoder's feature maps on generated and target audio.
 
-Spectral losses weigh every part of a sound equally. What distinguishes two consonants is a small part of it: a
-burst of 10 ms, the onset of the next vowel. The bundled content encoder has learned to represent that for any speaker.
+Spectral losses weigh every part of a sound equally. What distinguishes two consonants is a small part of it:
+a burst of 10 ms, the onset of the next vowel. The bundled content encoder has learned to represent this part
+for any speaker.
 
 Source: perceptual losses with a frozen network (Johnson et al. 2016).
 """

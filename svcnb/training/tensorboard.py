@@ -1,6 +1,6 @@
-"""A training for TensorBoard: curves, sounds and spectra under the names that so-vits-svc gives them.
+"""TensorBoard logs of a training: losses, audio and mel spectrograms under so-vits-svc's tag names.
 
-Optional comfort: history.jsonl, the samples and the plots of the notebooks show the same without it.
+Optional: history.jsonl, the samples and the plots of the notebooks show the same without it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from svcnb import MissingExtra
 from svcnb.audio.audio import Audio
 
 BOARD_FOLDER = "tensorboard"
-# Our names of losses -> tags of so-vits-svc; all others are the generator's, under their own names.
+# The only loss of the discriminator; all others are the generator's and keep their names as tags.
 DISCRIMINATOR_LOSS = "disc"
 MEL_RANGE = (-11.5, 2.0)  # log of the mel spectrum's floor (1e-5) and of a loud harmonic
 
 
 class TensorBoardLog:
-    """Writes event files. The writer is made at the first event: processes that write nothing make no file.
+    """Writes event files. The writer is created at the first event: a process without events makes no file.
 
     Args:
         folder: for the event files.
-        first_step: of this run; what an earlier run wrote from there on was lost and is hidden.
+        first_step: of this run; events of an earlier run from this step on are hidden, as that part was lost.
 
     Raises:
         MissingExtra: tensorboard is not installed.
@@ -57,7 +57,7 @@ class TensorBoardLog:
         self.writer.flush()
 
     def add_sample(self, step: int, clip: int, sounds: tuple[Audio, Audio], mels: tuple[Tensor, Tensor]) -> None:
-        """A recording and what the network makes of it, as sounds and as log mel spectra [M, N]."""
+        """A recording and the network's output for it, as audio and as log mel spectrograms [M, N]."""
         for kind, sound, mel in zip(("gt", "gen"), sounds, mels, strict=True):
             self.writer.add_audio(f"{kind}/audio_{clip}", sound.samples[None], step, sample_rate=sound.sample_rate_hz)
             self.writer.add_image(f"{kind}/mel_{clip}", mel_picture(mel), step, dataformats="HWC")
@@ -69,7 +69,7 @@ class TensorBoardLog:
 
 
 def mel_picture(mel: Tensor) -> np.ndarray:
-    """Log mel [M, N] as colours, uint8 [height, N, 3], low bands below; every row drawn twice."""
+    """Log mel [M, N] as an RGB image, uint8 [2 M, N, 3], low bands at the bottom, two rows per band."""
     from matplotlib import colormaps
 
     low, high = MEL_RANGE

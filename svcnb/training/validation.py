@@ -1,4 +1,4 @@
-"""What a training is judged by: clips it never trains on, decoded from what conversion hears."""
+"""Validation: mel distance and audio samples of held-out clips, synthesized as in a conversion."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from svcnb.training.checkpoints import read_progress
 from svcnb.training.state import TrainState
 from svcnb.training.tensorboard import TensorBoardLog
 
-# Enough for a steady mean, and so little that measuring takes a few per cent of the time.
+# Long enough for a stable mean, short enough that validation takes a few percent of the time.
 MAX_MEASURED_S = 30.0
 MAX_CLIP_S = 8.0
 N_SAMPLES = 2
@@ -34,7 +34,7 @@ _STEP_NAME = re.compile(r"step_(\d{8})_(\d+)\.flac")
 
 @dataclass(frozen=True)
 class ClipChoices:
-    """How clips become items: speaker name -> id, how content is stretched, the seed."""
+    """How clips become dataset items: speaker name -> id, interpolation mode of the content, seed."""
 
     speakers: Mapping[str, int]
     unit_interpolate_mode: str
@@ -42,13 +42,14 @@ class ClipChoices:
 
 
 class HeldOutClips:
-    """Measures and samples a training's network.
+    """Mel distance and audio samples of the generator on held-out clips.
 
-    Content, f0, loudness and speaker go in, as in conversion; the posterior, which hears the recording itself, takes
-    no part. The decoder's noise is always the same, so that two measurements differ by the network alone.
+    The inputs are content, f0, loudness and speaker, as in conversion; the posterior encoder, which sees the
+    recording itself, is not used. The decoder's noise is always the same, so that two measurements differ by
+    the weights alone.
 
     Args:
-        speak: the family's way from a batch to sound; state.extras["parts"].mel is what is compared.
+        speak: the family's synthesis from a batch; spectra are compared by state.extras["parts"].mel.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class HeldOutClips:
         self._items: dict[str, Item] = {name: clips[index] for index, name in enumerate(names)}
 
     def measure(self, state: TrainState) -> dict[str, float]:
-        """Mean distance of log mel spectra over all frames; no entry where no clip is held out."""
+        """L1 distance of log mel spectra, averaged over all frames; no entry if no clip is held out."""
         if not self.measured:
             return {}
         mel = state.extras["parts"].mel
@@ -84,28 +85,31 @@ class HeldOutClips:
         return {"mel": total / n_frames}
 
     def write_samples(self, state: TrainState, voice_folder: Path) -> None:
-        """The sampled clips as this network speaks them, into the voice's folder (and onto the board)."""
+        """Synthesize the sampled clips and write them into the voice's folder (and to TensorBoard)."""
         for clip, name in enumerate(self.sampled, start=1):
-            spoken, batch = self._speak(state, name)
-            recording, result = (Audio(sound[0, 0].float().cpu().numpy(), self.rate_hz) for sound in (batch.audio, spoken))
+            synthesized, batch = self._speak(state, name)
+            recording, result = (
+                Audio(sound[0, 0].float().cpu().numpy(), self.rate_hz) for sound in (batch.audio, synthesized)
+            )
             write_reference(voice_folder, clip, recording)
             write_sample(voice_folder, state.step, clip, result)
             if self.board is not None:
                 mel = state.extras["parts"].mel
-                self.board.add_sample(state.step, clip, (recording, result), (mel(batch.audio)[0], mel(spoken)[0]))
+                mels = mel(batch.audio)[0], mel(synthesized)[0]
+                self.board.add_sample(state.step, clip, (recording, result), mels)
         record = read_progress(voice_folder)
         thin_samples(voice_folder, keep=(record.best.step,) if record and record.best else ())
 
     @torch.no_grad()
     def _speak(self, state: TrainState, name: str) -> tuple[Tensor, Batch]:
-        """Audio [1, 1, T] of one clip, and the clip as a batch of one: padding would be heard by the attention."""
+        """Audio [1, 1, T] of one clip, and its batch: no other clips, as attention would see padding."""
         batch = collate([self._items[name]]).to(state.accelerator.device)
         state.accelerator.unwrap_model(state.generator).eval()
         return self.speak(state, batch, Noise(torch.Generator().manual_seed(NOISE_SEED))).float(), batch
 
 
 def choose_clips(store: FeatureStore, names: list[str], *, max_s: float = MAX_MEASURED_S) -> list[str]:
-    """Clips of every speaker in turn, until they last `max_s`; every speaker has one at least."""
+    """Clips of every speaker in turn, up to a total of `max_s`; at least one per speaker."""
     by_speaker: dict[str, list[str]] = {}
     for name in names:
         by_speaker.setdefault(store.record(name).speaker, []).append(name)
@@ -121,33 +125,33 @@ def choose_clips(store: FeatureStore, names: list[str], *, max_s: float = MAX_ME
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a voice.
+    """The audio samples that a training wrote.
 
     Attributes:
-        folder: where they lie.
-        steps: of which there are samples, in order.
+        folder: with the audio files.
+        steps: training steps with samples, ascending.
     """
 
     folder: Path
     steps: list[int]
 
     def reference(self, clip: int = 1) -> Audio:
-        """The recording that the samples speak again."""
+        """The recording that the samples resynthesize."""
         return read_audio(self.folder / f"reference_{clip}.flac")
 
     def at(self, step: int, clip: int = 1) -> Audio:
-        """The clip as the network of `step` speaks it."""
+        """The clip synthesized by the weights of `step`."""
         return read_audio(self.folder / _sample_name(step, clip))
 
     def heard(self, *steps: int | None, clip: int = 1) -> list[tuple[str, Audio]]:
-        """(title, audio) to play in a row: the recording, the first sample, those of `steps`, the newest."""
+        """(title, audio) to play in order: the recording, the first sample, those of `steps`, the newest."""
         wanted = {step for step in steps if step in self.steps} | {*self.steps[:1], *self.steps[-1:]}
-        spoken = [(f"after {step} steps", self.at(step, clip)) for step in sorted(wanted)]
-        return [("recording", self.reference(clip)), *spoken] if spoken else []
+        samples = [(f"after {step} steps", self.at(step, clip)) for step in sorted(wanted)]
+        return [("recording", self.reference(clip)), *samples] if samples else []
 
 
 def read_samples(voice_folder: Path | str) -> Samples:
-    """The samples of a voice; none (empty steps) where its training wrote none yet."""
+    """The samples of a voice; `steps` is empty if its training has written none yet."""
     folder = Path(voice_folder) / SAMPLES_FOLDER
     return Samples(folder, sorted(_paths_by_step(folder)))
 
@@ -163,9 +167,9 @@ def write_sample(voice_folder: Path, step: int, clip: int, audio: Audio) -> None
 
 
 def thin_samples(voice_folder: Path, *, keep: tuple[int, ...] = ()) -> None:
-    """Delete samples until few steps are left: the first, the newest, those of `keep`, and an even choice between.
+    """Keep samples of at most MAX_STEPS_KEPT steps: the first, the newest, those of `keep`, and some between.
 
-    A voice changes fast at first and slowly later, so the steps that stay lie ever wider apart.
+    A model changes fast at first and slowly later, so the distance between the kept steps grows.
     """
     paths = _paths_by_step(voice_folder / SAMPLES_FOLDER)
     steps = sorted(paths)
@@ -179,7 +183,7 @@ def thin_samples(voice_folder: Path, *, keep: tuple[int, ...] = ()) -> None:
 
 
 def drop_later_samples(voice_folder: Path, step: int) -> None:
-    """Delete samples of steps after `step`, which belong to a part of the training that was lost; at 0 all files."""
+    """Delete samples after `step`, from the part of the training that was lost; with 0 all files."""
     for found, paths in _paths_by_step(voice_folder / SAMPLES_FOLDER).items():
         for path in paths if found > step else ():
             path.unlink(missing_ok=True)

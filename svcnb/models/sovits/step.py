@@ -54,7 +54,10 @@ class StepParts(Transforms):
     def __init__(self, config: Config, *, noise: Noise | None = None, listener: Listening | None = None) -> None:
         train = config.train
         super().__init__(
-            config.data, max_hz=train.loss_max_hz, with_perceptual_loss=train.c_hear > 0, perceptual_loss=listener
+            config.data,
+            max_hz=train.loss_max_hz,
+            with_perceptual_loss=train.c_hear > 0,
+            perceptual_loss=listener,
         )
         self.config = config
         self.noise = noise

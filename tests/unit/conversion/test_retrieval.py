@@ -263,11 +263,11 @@ def test_the_best_checkpoint_is_taken_where_training_named_one(tmp_path: Path) -
     assert sovits.load_voice(folder / "G_final.pth").step is None
 
 
-def test_a_wrong_choice_of_checkpoint_and_a_broken_record_are_told(tmp_path: Path) -> None:
+def test_a_wrong_choice_of_checkpoint_and_a_broken_record_are_reported(tmp_path: Path) -> None:
     folder = write_voice(tmp_path / "voice")
     with pytest.raises(SvcError, match="'last': choose best or newest"):
         sovits.load_voice(folder, checkpoint="last")
     (folder / "state.json").write_text("{}")
-    with pytest.raises(SvcError, match="state.json does not tell the best.*newest"):
+    with pytest.raises(SvcError, match="state.json does not give the best.*newest"):
         sovits.load_voice(folder)
     assert sovits.load_voice(folder, checkpoint="newest").step == 0

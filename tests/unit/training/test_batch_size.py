@@ -1,4 +1,4 @@
-"""Promises of the search for the largest batch: right answer, clean parent, plain words when it fails."""
+"""The search for the largest batch size: right answer, no leftover process, clear errors."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def test_an_epoch_keeps_four_batches() -> None:
 
 
 @pytest.mark.parametrize("dies", [False, True])
-def test_a_child_process_tells_the_size_even_if_it_dies_of_the_next(dies: bool) -> None:
+def test_a_child_process_reports_the_size_even_if_the_next_one_kills_it(dies: bool) -> None:
     assert probe_in_child(partial(limited_to, 5, dies=dies), [1, 2, 4, 8, 16]) == 4
     assert not multiprocessing.active_children()
 
 
-def test_a_gpu_that_holds_nothing_and_a_child_that_cannot_begin_are_told() -> None:
+def test_a_gpu_too_small_for_one_clip_and_a_child_that_cannot_start_are_reported() -> None:
     with pytest.raises(SvcError, match="not even 1 clip fits"):
         probe_in_child(partial(limited_to, 0), [1, 2])
     with pytest.raises(SvcError, match=r"no features there\): give a number"):

@@ -1,4 +1,4 @@
-"""Promises of what training decides by itself: the best checkpoint, when to stop, how large a batch may be."""
+"""What training decides by itself: the best checkpoint, when to stop, how large a batch may be."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ MEASURING = SETTINGS.model_copy(update={"max_steps": 40, "save_every_steps": 5, 
 
 
 def measured_as(values: dict[int, float], **hooks: object) -> FitHooks:
-    """A held-out measure that is known beforehand: by step, else 1."""
+    """Hooks with a given validation metric: by step, else 1."""
     return FitHooks(save=save_toy, validate=lambda state: {"mel": values.get(state.step, 1.0)}, **hooks)
 
 
 # --- best checkpoint ----------------------------------------------------------------------------------------------
 
 
-def test_the_best_checkpoint_outlives_all_that_came_after_it(tmp_path: Path) -> None:
+def test_the_best_checkpoint_is_kept_however_many_follow(tmp_path: Path) -> None:
     report = fit(toy_state(), ToyLoader(), toy_step, MEASURING, folder=tmp_path, hooks=measured_as({10: 0.5, 30: 0.7}))
     assert {path.name for path in tmp_path.glob("G_*.pth")} == {"G_10.pth", "G_35.pth", "G_40.pth"}
     best = read_progress(tmp_path).best
@@ -74,7 +74,7 @@ def test_a_state_written_by_an_earlier_version_is_continued(tmp_path: Path) -> N
     assert fit(resumed(tmp_path), ToyLoader(), toy_step, settings, folder=tmp_path, hooks=measured_as({})).best.step == 15
 
 
-def test_a_best_checkpoint_that_somebody_deleted_is_forgotten_with_a_word(tmp_path: Path, caplog) -> None:
+def test_a_deleted_best_checkpoint_is_reported_and_replaced(tmp_path: Path, caplog) -> None:
     half = MEASURING.model_copy(update={"max_steps": 25})
     fit(toy_state(), ToyLoader(), toy_step, half, folder=tmp_path, hooks=measured_as({5: 0.1}))
     (tmp_path / "G_5.pth").unlink()
@@ -83,22 +83,22 @@ def test_a_best_checkpoint_that_somebody_deleted_is_forgotten_with_a_word(tmp_pa
 
 
 def test_measuring_often_leaves_the_training_as_it_was_and_samples_early(tmp_path: Path) -> None:
-    heard: list[int] = []
-    hooks = replace(measured_as({}), sample=lambda state, folder: heard.append(state.step))
+    sampled: list[int] = []
+    hooks = replace(measured_as({}), sample=lambda state, folder: sampled.append(state.step))
     often = SETTINGS.model_copy(update={"validate_every_steps": 2})
     measured, plain = toy_state(), toy_state()
     fit(measured, ToyLoader(), toy_step, often, folder=tmp_path / "a", hooks=hooks)
     fit(plain, ToyLoader(), toy_step, SETTINGS, folder=tmp_path / "b", hooks=FitHooks(save=save_toy))
     assert_equal_states(measured, plain)
-    assert heard == [2, 5, 10, 12]
+    assert sampled == [2, 5, 10, 12]
     assert sorted({line["step"] for line in lines_of(tmp_path / "a") if "validation" in line}) == [2, 4, 5, 6, 8, 10, 12]
 
 
-def test_the_history_can_be_listened_to_and_starts_with_the_facts(tmp_path: Path) -> None:
-    heard: list[dict] = []
-    hooks = measured_as({}, facts={"training_s": 12.5}, listen=heard.append)
+def test_a_callback_gets_every_line_of_the_history_which_starts_with_the_facts(tmp_path: Path) -> None:
+    received: list[dict] = []
+    hooks = measured_as({}, facts={"training_s": 12.5}, listen=received.append)
     fit(toy_state(), ToyLoader(), toy_step, SETTINGS, folder=tmp_path, hooks=hooks)
-    assert heard == lines_of(tmp_path) and heard[0]["facts"] == {"training_s": 12.5}
+    assert received == lines_of(tmp_path) and received[0]["facts"] == {"training_s": 12.5}
 
 
 # --- when to stop -------------------------------------------------------------------------------------------------
@@ -106,25 +106,25 @@ def test_the_history_can_be_listened_to_and_starts_with_the_facts(tmp_path: Path
 
 @pytest.fixture
 def early(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Toys need no hundreds of steps before they can be judged."""
+    """Lower the least number of steps for the toys."""
     monkeypatch.setattr("svcnb.training.early_stopping.MIN_STEPS", 1)
 
 
-def test_a_training_that_learns_no_more_stops_where_wished_and_says_so(tmp_path: Path, early: None) -> None:
+def test_a_training_at_a_plateau_stops_if_asked_and_reports_it(tmp_path: Path, early: None) -> None:
     settings = MEASURING.model_copy(update={"max_steps": 200, "save_every_steps": 50})
     hooks = measured_as({5: 2.0, 10: 1.5})
     assert fit(toy_state(), ToyLoader(), toy_step, settings, folder=tmp_path / "on", hooks=hooks).stopped_by == "max_steps"
     wished = settings.model_copy(update={"stop_when_flat": True})
     report = fit(toy_state(), ToyLoader(), toy_step, wished, folder=tmp_path / "off", hooks=hooks)
-    assert report.stopped_by == "flat" and report.step == 60
-    assert read_progress(tmp_path / "off").step == 60, "what was learnt is saved"
+    assert report.stopped_by == "plateau" and report.step == 60
+    assert read_progress(tmp_path / "off").step == 60, "the last state is saved"
 
 
-def test_a_training_that_had_stopped_does_not_go_on_when_resumed_unless_told(tmp_path: Path, early: None, caplog) -> None:
+def test_a_training_stopped_at_a_plateau_continues_only_if_asked(tmp_path: Path, early: None, caplog) -> None:
     settings = MEASURING.model_copy(update={"max_steps": 200, "stop_when_flat": True})
     fit(toy_state(), ToyLoader(), toy_step, settings, folder=tmp_path, hooks=measured_as({}))
     again = fit(resumed(tmp_path), ToyLoader(), toy_step, settings, folder=tmp_path, hooks=measured_as({}))
-    assert again.steps == 0 and again.stopped_by == "flat" and "switch stop_when_flat off" in caplog.text
+    assert again.steps == 0 and again.stopped_by == "plateau" and "switch stop_when_flat off" in caplog.text
     more = settings.model_copy(update={"stop_when_flat": False, "max_steps": 70})
     assert fit(resumed(tmp_path), ToyLoader(), toy_step, more, folder=tmp_path, hooks=measured_as({})).steps == 10
 
@@ -150,37 +150,38 @@ class SizedLoader(ToyLoader):
         return (torch.tensor(batch, dtype=torch.float32)[:, None].repeat(1, 2) for batch in batches[self.batch :])
 
 
-def narrow_step(state: TrainState, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Memory for two items and no more."""
+def limited_step(state: TrainState, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A step with memory for two items only."""
     if len(batch) > 2:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
     return toy_step(state, batch)
 
 
-def test_when_memory_runs_out_the_batch_is_halved_until_it_fits_and_the_epoch_starts_anew(tmp_path: Path, caplog) -> None:
-    told: list[int] = []
+def test_when_memory_runs_out_the_batch_is_halved_and_the_epoch_restarts(tmp_path: Path, caplog) -> None:
+    sizes: list[int] = []
     halved, small = toy_state(), toy_state()
-    hooks = FitHooks(save=save_toy, batch_size_changed=told.append)
-    report = fit(halved, SizedLoader(), narrow_step, SETTINGS, folder=tmp_path / "a", hooks=hooks)
+    hooks = FitHooks(save=save_toy, batch_size_changed=sizes.append)
+    report = fit(halved, SizedLoader(), limited_step, SETTINGS, folder=tmp_path / "a", hooks=hooks)
     fit(small, SizedLoader(batch_size=2), toy_step, SETTINGS, folder=tmp_path / "b", hooks=hooks)
     assert_equal_states(halved, small)
-    assert told == [4, 2] and report.batch_size == 2 and read_progress(tmp_path / "a").batch_size == 2
+    assert sizes == [4, 2] and report.batch_size == 2 and read_progress(tmp_path / "a").batch_size == 2
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-    assert warnings == [f"memory ran out at step 1 with batch_size {n}: going on with {n // 2}" for n in (8, 4)]
+    expected = "memory ran out at step 1 with batch_size {}: continuing with {}"
+    assert warnings == [expected.format(n, n // 2) for n in (8, 4)]
 
 
 def test_halved_batches_stay_halved_and_exact_on_resume(tmp_path: Path) -> None:
     unbroken = toy_state()
-    fit(unbroken, SizedLoader(), narrow_step, SETTINGS, folder=tmp_path / "a", hooks=FitHooks(save=save_toy))
+    fit(unbroken, SizedLoader(), limited_step, SETTINGS, folder=tmp_path / "a", hooks=FitHooks(save=save_toy))
     part = SETTINGS.model_copy(update={"max_steps": 8})
-    fit(toy_state(), SizedLoader(), narrow_step, part, folder=tmp_path / "b", hooks=FitHooks(save=save_toy))
+    fit(toy_state(), SizedLoader(), limited_step, part, folder=tmp_path / "b", hooks=FitHooks(save=save_toy))
     state = resumed(tmp_path / "b")
     loader = SizedLoader(batch_size=state.record.batch_size)
-    fit(state, loader, narrow_step, SETTINGS, folder=tmp_path / "b", hooks=FitHooks(save=save_toy))
+    fit(state, loader, limited_step, SETTINGS, folder=tmp_path / "b", hooks=FitHooks(save=save_toy))
     assert_equal_states(state, unbroken)
 
 
-def test_memory_that_runs_out_in_the_middle_leaves_no_gradients_and_a_later_epoch_starts_anew(tmp_path: Path) -> None:
+def test_memory_that_runs_out_in_a_later_epoch_leaves_no_gradients_and_restarts_it(tmp_path: Path) -> None:
     positions, grads = [], []
 
     class Watched(SizedLoader):
@@ -209,7 +210,7 @@ def test_a_batch_of_one_that_does_not_fit_ends_the_training_as_before(tmp_path: 
         fit(toy_state(), SizedLoader(), step, SETTINGS, folder=tmp_path, hooks=FitHooks(save=save_toy))
 
 
-def test_another_batch_size_on_resume_starts_the_epoch_anew(tmp_path: Path) -> None:
+def test_another_batch_size_on_resume_restarts_the_epoch(tmp_path: Path) -> None:
     part = SETTINGS.model_copy(update={"max_steps": 8})
     fit(toy_state(), SizedLoader(batch_size=2), toy_step, part, folder=tmp_path, hooks=FitHooks(save=save_toy))
     state = resumed(tmp_path)

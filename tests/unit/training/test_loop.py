@@ -1,4 +1,4 @@
-"""Promises of the training loop, with a GAN of a few numbers."""
+"""The training loop, with a GAN of a few weights."""
 
 from __future__ import annotations
 
@@ -182,10 +182,10 @@ def test_a_newer_half_written_pair_is_ignored_on_resume(tmp_path):
     assert not (tmp_path / ".saving").exists()
 
 
-def test_a_lost_checkpoint_is_named(tmp_path):
+def test_a_missing_checkpoint_is_named(tmp_path):
     fit(toy_state(), ToyLoader(), toy_step, SETTINGS, folder=tmp_path, hooks=HOOKS)
     (tmp_path / "D_12.pth").unlink()
-    with pytest.raises(SvcError, match="speaks of step 12, but D_12.pth is gone"):
+    with pytest.raises(SvcError, match="names step 12, but D_12.pth is gone"):
         read_progress(tmp_path)
 
 
@@ -219,7 +219,7 @@ def test_losses_may_join_later_and_means_are_logged(tmp_path):
     assert [line["losses"] for line in lines_of(tmp_path)[:2]] == [{"mel": 0.5}, {"mel": 2.5, "gen": 2.0}]
 
 
-def test_out_of_memory_says_which_setting_to_halve(tmp_path):
+def test_out_of_memory_names_the_setting_to_halve(tmp_path):
     def step(state, batch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -281,13 +281,13 @@ def test_validation_goes_into_history_and_leaves_training_as_it_was(tmp_path):
         return {"mel": float(torch.rand(()))}
 
     measured, plain = toy_state(), toy_state()
-    hooks = FitHooks(save=save_toy, validate=validate, sample=lambda state, folder: (folder / "heard").touch())
+    hooks = FitHooks(save=save_toy, validate=validate, sample=lambda state, folder: (folder / "clip").touch())
     report = fit(measured, ToyLoader(), toy_step, SETTINGS, folder=tmp_path / "a", hooks=hooks)
     fit(plain, ToyLoader(), toy_step, SETTINGS, folder=tmp_path / "b", hooks=HOOKS)
     assert_equal_states(measured, plain)
     validated = [line for line in lines_of(tmp_path / "a") if "validation" in line]
     assert [line["step"] for line in validated] == [5, 10, 12] and report.last_validation == validated[-1]["validation"]
-    assert (tmp_path / "a/heard").exists()
+    assert (tmp_path / "a/clip").exists()
 
 
 def test_a_model_that_no_step_has_changed_is_not_saved(tmp_path):
@@ -302,7 +302,7 @@ def test_an_empty_loader_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
-def test_a_device_or_precision_that_is_not_there_is_refused_with_what_to_choose():
+def test_a_missing_device_or_precision_is_an_error_with_a_choice():
     with pytest.raises(SvcError, match="choose device=cpu"):
         make_accelerator(TrainSettings(device="cuda"))
     with pytest.raises(SvcError, match="fp16 needs a GPU: choose fp32"):

@@ -1,4 +1,4 @@
-"""Promises of what a training leaves to hear and to look at: samples, TensorBoard, held-out clips."""
+"""Validation of a training: audio samples, TensorBoard, held-out clips."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def test_samples_thin_out_but_the_first_the_best_and_the_newest_stay(tmp_path: P
     steps = read_samples(tmp_path).steps
     assert len(steps) == MAX_STEPS_KEPT and {100, 300, 5000} <= set(steps)
     others = [step for step in steps if step != 300]
-    assert max(b / a for a, b in zip(others, others[1:], strict=False)) < 5, "a gap in what can be heard"
+    assert max(b / a for a, b in zip(others, others[1:], strict=False)) < 5, "a gap between the samples"
 
 
-def test_what_was_lost_with_a_part_of_the_training_is_deleted(tmp_path: Path) -> None:
+def test_samples_of_a_lost_part_of_the_training_are_deleted(tmp_path: Path) -> None:
     leave_samples(tmp_path, [100, 200, 300])
     drop_later_samples(tmp_path, 200)
     assert read_samples(tmp_path).steps == [100, 200]
@@ -57,7 +57,7 @@ def test_what_was_lost_with_a_part_of_the_training_is_deleted(tmp_path: Path) ->
     assert not list(tmp_path.rglob("*.flac"))
 
 
-def test_what_to_play_is_the_recording_the_first_the_best_and_the_newest(tmp_path: Path) -> None:
+def test_samples_to_play_are_the_recording_the_first_the_best_and_the_newest(tmp_path: Path) -> None:
     assert read_samples(tmp_path).heard() == []
     leave_samples(tmp_path, [100, 200, 300, 400])
     titles = [title for title, _ in read_samples(tmp_path).heard(300, 999, None)]
@@ -88,15 +88,16 @@ def trained(features: Path) -> Path:
     return features.parent / "voice"
 
 
-def test_held_out_clips_can_be_heard_at_every_checkpoint_and_early(trained: Path) -> None:
+def test_samples_of_held_out_clips_are_written_at_every_checkpoint_and_early(trained: Path) -> None:
     samples = read_samples(trained)
     assert samples.steps == [2, 4, 5]
     assert {path.name for path in samples.folder.iterdir()} == {
         f"{name}_{clip}.flac" for clip in (1, 2) for name in ("reference", "step_00000002", "step_00000004", "step_00000005")
     }
-    reference, spoken = samples.reference(2), samples.at(4, 2)
-    assert reference.n_samples == spoken.n_samples > RATE_HZ and reference.sample_rate_hz == RATE_HZ
-    assert 1e-4 < spoken.peak <= 1 and not np.allclose(samples.at(2).samples, spoken.samples[: samples.at(2).n_samples])
+    reference, result = samples.reference(2), samples.at(4, 2)
+    assert reference.n_samples == result.n_samples > RATE_HZ and reference.sample_rate_hz == RATE_HZ
+    earlier = samples.at(2)
+    assert 1e-4 < result.peak <= 1 and not np.allclose(earlier.samples, result.samples[: earlier.n_samples])
 
 
 def test_the_best_checkpoint_is_the_lowest_of_the_saved(trained: Path) -> None:
@@ -132,7 +133,7 @@ def test_measuring_the_same_network_twice_gives_the_same_number(trained: Path, f
     assert held_out.measure(state)["mel"] != first
 
 
-def test_tensorboard_gets_the_familys_tags_sounds_and_pictures(trained: Path) -> None:
+def test_tensorboard_gets_the_familys_tags_audio_and_images(trained: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(trained / "tensorboard")).Reload().Tags()
@@ -142,7 +143,7 @@ def test_tensorboard_gets_the_familys_tags_sounds_and_pictures(trained: Path) ->
     assert set(found["images"]) == {f"{kind}/mel_{clip}" for kind in ("gt", "gen") for clip in (1, 2)}
 
 
-def test_a_missing_tensorboard_is_told_before_anything_is_trained(features: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_missing_tensorboard_is_reported_first(features: Path, tmp_path: Path, monkeypatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
@@ -183,24 +184,24 @@ def test_held_out_clips_are_never_varied(features: Path, tmp_path: Path, monkeyp
 
 
 def test_loudness_cannot_vary_where_the_features_have_none(features: Path, tmp_path: Path) -> None:
-    deaf = shutil.copytree(features, tmp_path / "features")
-    config = Config.load(deaf / "config.json")
+    plain = shutil.copytree(features, tmp_path / "features")
+    config = Config.load(plain / "config.json")
     config.model.vol_embedding = False
-    config.save(deaf / "config.json")
+    config.save(plain / "config.json")
     with pytest.raises(SvcError, match="vol_aug varies a loudness that the features"):
-        sovits.train(deaf, tmp_path / "voice", TrainSettings(max_steps=1, vol_aug=True, **SETTINGS))
+        sovits.train(plain, tmp_path / "voice", TrainSettings(max_steps=1, vol_aug=True, **SETTINGS))
 
 
 def test_halved_batches_are_written_into_the_voices_config(features: Path, tmp_path: Path, monkeypatch) -> None:
     sovits_training = import_module("svcnb.models.sovits.train")
 
-    def narrow(state, batch):
+    def step_with_little_memory(state, batch):
         if len(batch) > 1:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return original(state, batch)
 
     original = sovits_training.train_step
-    monkeypatch.setattr(sovits_training, "train_step", narrow)
+    monkeypatch.setattr(sovits_training, "train_step", step_with_little_memory)
     report = sovits.train(features, tmp_path / "voice", TrainSettings(max_steps=2, **SETTINGS), batch_size=2)
     assert report.batch_size == 1 and report.step == 2
     assert Config.load(tmp_path / "voice" / "config.json").train.batch_size == 1
