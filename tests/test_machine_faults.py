@@ -341,16 +341,16 @@ from svcnb.conversion import ConversionSettings
 from svcnb.features.pitch.track import F0Track
 from svcnb.models import sovits
 voice = sovits.load_voice(sys.argv[1])
-settings, melody = ConversionSettings(audio_format="wav"), F0Track(np.full(3000, 150.0), 0.01)
-voice.convert_file(sys.argv[2], Path(sys.argv[3]) / "warm", settings, melody=melody)
+settings, f0 = ConversionSettings(audio_format="wav"), F0Track(np.full(3000, 150.0), 0.01)
+voice.convert_file(sys.argv[2], Path(sys.argv[3]) / "warm", settings, f0=f0)
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 12_000_000, -1))
 try:
-    voice.convert_file(sys.argv[4], Path(sys.argv[3]) / "out", settings, melody=melody)
+    voice.convert_file(sys.argv[4], Path(sys.argv[3]) / "out", settings, f0=f0)
 except SvcError as error:
     print(type(error).__name__, error)
 resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
-print(voice.convert_file(sys.argv[4], Path(sys.argv[3]) / "later", settings, melody=melody).name)
+print(voice.convert_file(sys.argv[4], Path(sys.argv[3]) / "later", settings, f0=f0).name)
 """
 
 

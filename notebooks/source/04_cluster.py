@@ -115,14 +115,14 @@ plot_unit_distances(source, distances, title=source_path.name)
 # before you go higher.
 
 # %% listen
-melody = voice.estimate_f0(source)
-shift = voice.suggest_transpose(melody, number) or 0
+f0 = voice.estimate_f0(source)
+shift = voice.suggest_transpose(f0, number) or 0
 plain = ConversionSettings(speaker=name, transpose_semitones=shift)
-results = {"ratio 0": voice.convert(source, plain, melody=melody)}
+results = {"ratio 0": voice.convert(source, plain, f0=f0)}
 for way, retrieval in ways.items():
     for ratio in (0.5, 1.0):
         choice = {"cluster_ratio": ratio, "feature_retrieval": retrieval}
-        again = voice.convert(source, plain.model_copy(update=choice), melody=melody)
+        again = voice.convert(source, plain.model_copy(update=choice), f0=f0)
         results[f"ratio {ratio:g}, {way}"] = again
 display(show_audio(source, "source"), *(show_audio(audio, title) for title, audio in results.items()))
 

@@ -118,11 +118,11 @@ from svcnb.plots import plot_f0_over_spectrogram
 
 sources = [source_path] if source_path.is_file() else find_audio_files(source_path)
 source = read_audio(sources[0])
-melody = F0Track.from_csv(work.find(f0_csv)) if f0_csv else voice.estimate_f0(source, f0_predictor)
-table = melody.to_csv(work.make("data/converted") / f"{sources[0].name}.f0.csv")
-suggested = voice.suggest_transpose(melody, settings.speaker)
-title = f"{sources[0].name}: middle pitch {melody.median_hz():.0f} Hz, suggested trans {suggested}"
-plot_f0_over_spectrogram(source, melody, title=title)
+f0 = F0Track.from_csv(work.find(f0_csv)) if f0_csv else voice.estimate_f0(source, f0_predictor)
+table = f0.to_csv(work.make("data/converted") / f"{sources[0].name}.f0.csv")
+suggested = voice.suggest_transpose(f0, settings.speaker)
+title = f"{sources[0].name}: median f0 {f0.median_hz():.0f} Hz, suggested trans {suggested}"
+plot_f0_over_spectrogram(source, f0, title=title)
 
 # %% [markdown] convert-text
 # ## Convert
@@ -130,8 +130,8 @@ plot_f0_over_spectrogram(source, melody, title=title)
 # long as the source. The file appears only when it is complete.
 
 # %% convert
-folder, edited = work.make("data/converted"), melody if f0_csv else None
-results = [voice.convert_file(path, folder, settings, melody=edited) for path in sources]
+folder, edited = work.make("data/converted"), f0 if f0_csv else None
+results = [voice.convert_file(path, folder, settings, f0=edited) for path in sources]
 result = read_audio(results[0])
 show_facts({path.name: f"{path.stat().st_size / 1e6:.2f} MB" for path in results})
 
@@ -150,7 +150,7 @@ display(show_audio(source, "source"), show_audio(result, results[0].name))
 # %% compare
 from svcnb.plots import plot_comparison
 
-plot_comparison(source, result, (melody, voice.estimate_f0(result, f0_predictor)))
+plot_comparison(source, result, (f0, voice.estimate_f0(result, f0_predictor)))
 
 # %% [markdown] panel-text
 # ## Try more

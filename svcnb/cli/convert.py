@@ -82,7 +82,7 @@ def convert_all(
     skipped = []
     for (path, settings), name in zip(jobs, names, strict=True):
         try:
-            print(voice.convert_file(path, folder, settings, name=name, melody=given_f0))
+            print(voice.convert_file(path, folder, settings, name=name, f0=given_f0))
             if write_f0:
                 f0 = given_f0 or voice.estimate_f0(read_audio(path), settings.f0_method, threshold=settings.f0_threshold)
                 print(f0.to_csv(folder / f"{name}.f0.csv"))

@@ -1,4 +1,4 @@
-"""Conversion for every family: settings, long recordings, speaker mixes, retrieval."""
+"""Conversion for every model family: settings, long recordings, speaker mixes, feature retrieval."""
 
 from svcnb.conversion.settings import ConversionSettings
 from svcnb.conversion.speaker_mix import read_mix, write_mix

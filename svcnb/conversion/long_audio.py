@@ -1,16 +1,16 @@
-"""Long recordings in chunks: cut at silence, handed out with context, joined again exactly where they were.
+"""Chunked conversion of long recordings: cut at silence, add context, join at the exact positions.
 
     splitter = split_recording(audio, settings, sample_rate_hz=44100, hop_samples=512)
     for chunk in splitter.chunks():
-        converted = ...  # float32 [len(chunk.samples)], by any voice
+        converted = ...  # float32 [len(chunk.samples)], from any voice
         for block in splitter.join(chunk, converted):
             writer.append(block)
     for block in splitter.finish():
         writer.append(block)
 
-Nothing here knows a model family. Everything about time (slices, forced cuts, context, cross-fades, silence, the exact
-length) happens here, once for all of them. Memory stays flat: a chunk is never longer than the cap, and finished blocks
-come out in order.
+This module is independent of the model family. All timing (slices, forced cuts, context, cross-fades,
+silence, the exact length) is here, once for all families. Memory use is constant: a chunk is never longer
+than the limit, and finished blocks are yielded in order.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from svcnb.audio.spectral import SincResample
 from svcnb.conversion.settings import ConversionSettings
 
 AUTOMATIC_CROSSFADE_S = 0.05
-EDGE_FADE_S = 0.005  # at silence: a voice's output in a pause is quiet, but it need not be zero there
-SHORTEST_CHUNK_S = 0.2  # content encoders need a handful of frames; shorter chunks get silence behind them
-DIGITAL_SILENCE = 1e-4  # -80 dBFS: nothing to convert, and a network would only add its own noise
+EDGE_FADE_S = 0.005  # next to silence: a voice's output in a pause is quiet, but not always zero
+SHORTEST_CHUNK_S = 0.2  # content encoders need a few frames; shorter chunks are padded with silence
+DIGITAL_SILENCE = 1e-4  # -80 dBFS: nothing to convert; a network would only add noise
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """What a voice converts at once.
+    """A part of a recording that a voice converts in one pass.
 
-    The voice returns float32 at the same rate, one sample for each of `samples` (its whole frames times the hop;
-    `samples` is a whole number of hops except with `like_original`, where the last part of a frame may be missing).
-    It does not cut the context, match loudness or care about silence: `Splitter.join` does.
+    The voice returns float32 at the same rate, one sample for each of `samples` (the number of whole frames
+    times the hop; `samples` is a whole number of hops except with `like_original`, where the last frame may
+    be incomplete). It does not remove the context, match loudness or handle silence: `Splitter.join` does.
 
     Attributes:
         samples: float32 [T] at the voice's rate, context included.
@@ -55,9 +55,9 @@ class Chunk:
         start_s: where the chunk proper starts in the whole recording, in seconds.
         duration_s: length of the chunk proper in seconds.
         n_proper_samples: its length at the rate of the recording that was split.
-        n_overlap_samples: how many of these the next chunk shares, for a cross-fade.
+        n_overlap_samples: how many of these overlap with the next chunk, for a cross-fade.
         n_silent_before_samples: silence in front of it that is not converted, at the voice's rate.
-        fades_in, fades_out: whether it borders on silence there.
+        fades_in, fades_out: whether silence is next to its start, its end.
     """
 
     samples: np.ndarray
@@ -78,7 +78,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class _Span:
-    """A chunk before its samples are read: start and end in the recording, and what surrounds it."""
+    """A chunk before its samples are read: start and end in the recording, overlap and silence around it."""
 
     start: int
     end: int
@@ -89,15 +89,15 @@ class _Span:
 
 
 def pad_centered(samples: np.ndarray, length: int) -> np.ndarray:
-    """Zeros on both sides up to `length` (an odd zero goes right); unchanged if already as long or longer."""
+    """Zero-pad both sides to `length` (an odd zero on the right); unchanged if already as long or longer."""
     missing = max(0, length - len(samples))
     return np.pad(samples, (missing // 2, missing - missing // 2))
 
 
 def cut_evenly(n_samples: int, length: int, overlap: int, *, even: bool) -> list[tuple[int, int]]:
-    """Start and end of forced chunks: each but the first starts `overlap` samples before its predecessor's end.
+    """Start and end of forced cuts: each but the first starts `overlap` samples before its predecessor's end.
 
-    `even` spreads the cuts so that the last chunk is not a short rest.
+    With `even` all have equal lengths; otherwise the last one is the rest.
     """
     if even:
         count = max(1, math.ceil(n_samples / length))
@@ -110,12 +110,12 @@ def cut_evenly(n_samples: int, length: int, overlap: int, *, even: bool) -> list
 def split_recording(
     audio: Recording, settings: ConversionSettings, *, sample_rate_hz: int, hop_samples: int = 512
 ) -> Splitter:
-    """The recording as chunks for a voice, and the way back.
+    """Splitter of a recording into chunks for a voice, which also joins the converted chunks.
 
     Args:
-        audio: any rate, any length. With a recording on disk (`open_audio`) memory stays flat.
-        settings: slices, forced cuts, cross-fades, padding; `like_original` takes so-vits-svc's own timing.
-        sample_rate_hz: the voice's rate; chunks go out and come back at this rate.
+        audio: any rate, any length. With a recording on disk (`open_audio`) memory use is constant.
+        settings: slices, forced cuts, cross-fades, padding; `like_original` uses so-vits-svc's timing.
+        sample_rate_hz: the voice's rate, of the chunks and of the converted chunks.
         hop_samples: the voice's frame length at that rate; chunks are filled up to whole frames.
     """
     kind = OriginalSplitter if settings.like_original else ExactSplitter
@@ -123,21 +123,21 @@ def split_recording(
 
 
 class Splitter(ABC):
-    """Slices of one recording, each handed out in chunks. What differs between programs: the timing of a chunk."""
+    """Slices of one recording, cut into chunks. Subclasses define the timing of a chunk."""
 
     def __init__(self, audio: Recording, settings: ConversionSettings, sample_rate_hz: int, hop_samples: int) -> None:
         self.audio, self.settings = audio, settings
         self.rate_hz, self.hop_samples = sample_rate_hz, hop_samples
-        self._held = np.zeros(0, np.float32)  # converted, and not yet cross-faded with what follows
+        self._held = np.zeros(0, np.float32)  # converted, waiting for the cross-fade with the next chunk
         self._n_silent_at_end = 0
 
     def chunks(self) -> Iterator[Chunk]:
-        """All that has to be converted, in order; each is read when it is asked for."""
+        """All chunks to convert, in order; each is read when it is requested."""
         for span in self._spans():
             yield self._read(span)
 
     def join(self, chunk: Chunk, converted: np.ndarray) -> Iterator[np.ndarray]:
-        """Finished blocks of the result, float32, after this chunk was converted: silence before it and what is complete.
+        """Blocks of the result that this chunk completes, float32, with the silence before it.
 
         Args:
             converted: float32 [T], the voice's output for `chunk.samples`.
@@ -145,8 +145,10 @@ class Splitter(ABC):
         yield from _silence(chunk.n_silent_before_samples)
         converted = np.asarray(converted, np.float32).reshape(-1)
         ratio = self.settings.loudness_envelope_ratio
-        new = self._place(chunk, self._adjust_loudness(chunk.samples, converted, ratio) if ratio != 1 else converted)
-        early = max(0, len(self._held) - len(new))  # above 0 only where the original counts overlaps at another rate
+        if ratio != 1:
+            converted = self._adjust_loudness(chunk.samples, converted, ratio)
+        new = self._without_context(chunk, converted)
+        early = max(0, len(self._held) - len(new))  # above 0 only where the original's overlap differs
         yield self._held[:early]
         if early < len(self._held):
             overlapping = len(self._held) - early
@@ -156,7 +158,7 @@ class Splitter(ABC):
         yield new[:n_ready]
 
     def finish(self) -> Iterator[np.ndarray]:
-        """Silence behind the last chunk; to be called when all chunks are joined."""
+        """Silence after the last chunk; to be called after all chunks are joined."""
         return _silence(self._n_silent_at_end)
 
     def _spans(self) -> Iterator[_Span]:
@@ -167,11 +169,11 @@ class Splitter(ABC):
             if not has_sound:
                 n_silent += sum(self._n_output(part.end - part.start) for part in run)
                 continue
-            places = self._cut(run)
-            for i, (start, end) in enumerate(places):
-                last = i + 1 == len(places)
+            spans = self._cut(run)
+            for i, (start, end) in enumerate(spans):
+                last = i + 1 == len(spans)
                 yield _Span(
-                    start, end, 0 if last else end - places[i + 1][0], n_silent,
+                    start, end, 0 if last else end - spans[i + 1][0], n_silent,
                     fades_in=i == 0 and start > 0, fades_out=last and end < self.audio.n_samples,
                 )  # fmt: skip
                 n_silent = 0
@@ -181,11 +183,11 @@ class Splitter(ABC):
         return not (part.silent or self._is_empty(part))
 
     def _runs(self, slices: Sequence[Slice]) -> Iterator[tuple[bool, list[Slice]]]:
-        """Slices that belong together, and whether there is anything to convert in them."""
+        """Groups of slices joined without silence, and whether there is anything to convert in them."""
         yield from ((self._has_sound(part), [part]) for part in slices)
 
     def _cut(self, run: Sequence[Slice]) -> list[tuple[int, int]]:
-        """Start and end of everything that is converted at once within one run."""
+        """Start and end of every chunk of one run."""
         return [(part.start + a, part.start + b) for part in run for a, b in self._split(part.end - part.start)]
 
     def _chunk(self, span: _Span, samples: np.ndarray, n_pad: int) -> Chunk:
@@ -200,12 +202,12 @@ class Splitter(ABC):
         """The samples of a chunk with its context, at the voice's rate."""
 
     @abstractmethod
-    def _place(self, chunk: Chunk, converted: np.ndarray) -> np.ndarray:
-        """The chunk proper out of the voice's output."""
+    def _without_context(self, chunk: Chunk, converted: np.ndarray) -> np.ndarray:
+        """The chunk proper, cut from the voice's output."""
 
     @abstractmethod
     def _adjust_loudness(self, source: np.ndarray, converted: np.ndarray, ratio: float) -> np.ndarray:
-        """The output with part of the source's loudness over time."""
+        """The output, its loudness envelope blended with the source's."""
 
     @abstractmethod
     def _split(self, length: int) -> list[tuple[int, int]]:
@@ -217,15 +219,15 @@ class Splitter(ABC):
 
     @abstractmethod
     def _check_level(self, slices: Sequence[Slice]) -> None:
-        """Warn where the threshold leaves nothing to convert."""
+        """Warn if the threshold leaves nothing to convert."""
 
     @abstractmethod
     def _is_empty(self, part: Slice) -> bool:
-        """Whether a slice that counts as sound holds nothing all the same."""
+        """Whether a slice that counts as sound is empty all the same."""
 
 
 class ExactSplitter(Splitter):
-    """Our own timing: resampled once, real sound as context, every sample at its place.
+    """Exact timing: resampled once, real sound as context, every sample at its position.
 
     The result has round(duration * sample_rate_hz) samples.
     """
@@ -239,24 +241,24 @@ class ExactSplitter(Splitter):
         return follow_loudness(source[:n_both], converted[:n_both], self.rate_hz, ratio)
 
     def _runs(self, slices: Sequence[Slice]) -> Iterator[tuple[bool, list[Slice]]]:
-        """Neighbours without silence between them are one run: their joins are cross-faded."""
+        """Adjacent slices without silence between them are one run: their joins are cross-faded."""
         yield from ((has_sound, list(run)) for has_sound, run in groupby(slices, key=self._has_sound))
 
     def _cut(self, run: Sequence[Slice]) -> list[tuple[int, int]]:
-        """As cut, but each slice after the first starts a little early, for a cross-fade over the cut."""
-        places, cuts = super()._cut(run), {part.start for part in run[1:]}
+        """As above, but each slice after the first starts a little early, for a cross-fade over the cut."""
+        spans, cuts = super()._cut(run), {part.start for part in run[1:]}
         overlap = round(AUTOMATIC_CROSSFADE_S * self.rate_hz)
-        for i, (start, end) in enumerate(places):
+        for i, (start, end) in enumerate(spans):
             if start in cuts and i:
-                before = places[i - 1]
-                places[i] = (start - min(overlap, (before[1] - before[0]) // 2), end)
-        return places
+                before = spans[i - 1]
+                spans[i] = (start - min(overlap, (before[1] - before[0]) // 2), end)
+        return spans
 
     def _n_output(self, n_samples: int) -> int:
         return n_samples
 
     def _check_level(self, slices: Sequence[Slice]) -> None:
-        """Warn when the threshold makes the whole result silent: people search for hours for the reason."""
+        """Warn if the threshold makes the whole result silent: the reason is hard to find otherwise."""
         if all(part.silent for part in slices) and not _is_digital_silence(self.audio):
             warnings.warn(
                 f"nothing in this recording is louder than {self.settings.slice_db:g} dB, so the result is silent: "
@@ -268,16 +270,16 @@ class ExactSplitter(Splitter):
         return _is_digital_silence(self.audio, part.start, part.end)
 
     def _split(self, length: int) -> list[tuple[int, int]]:
-        """Forced cuts within one slice: the user's where asked for, else only under the cap."""
+        """Forced cuts within one slice: the user's length if set, else only to stay within the limit."""
         rate_hz, settings = self.rate_hz, self.settings
-        cap, per = round(settings.max_piece_s * rate_hz), round(settings.clip_seconds * rate_hz)
+        limit, per = round(settings.max_piece_s * rate_hz), round(settings.clip_seconds * rate_hz)
         overlap = round(settings.crossfade_seconds * rate_hz)
-        if per and per + overlap <= cap:
+        if per and per + overlap <= limit:
             return cut_evenly(length, per, overlap, even=False)
-        if length <= cap:
+        if length <= limit:
             return [(0, length)]
         overlap = overlap or round(AUTOMATIC_CROSSFADE_S * rate_hz)
-        return cut_evenly(length, cap - overlap, overlap, even=True)
+        return cut_evenly(length, limit - overlap, overlap, even=True)
 
     def _read(self, span: _Span) -> Chunk:
         n_wanted = max(span.end - span.start, round(SHORTEST_CHUNK_S * self.rate_hz)) + 2 * self.n_pad
@@ -287,7 +289,7 @@ class ExactSplitter(Splitter):
         source = np.pad(inside, (max(0, -first), n_whole - max(0, -first) - len(inside)))
         return self._chunk(span, source, self.n_pad)
 
-    def _place(self, chunk: Chunk, converted: np.ndarray) -> np.ndarray:
+    def _without_context(self, chunk: Chunk, converted: np.ndarray) -> np.ndarray:
         n_pad, n_proper = chunk.n_pad_samples, chunk.n_proper_samples
         if len(converted) < n_pad + n_proper:
             n_given = len(chunk.samples)
@@ -295,7 +297,7 @@ class ExactSplitter(Splitter):
         return self._faded(converted[n_pad : n_pad + n_proper], chunk)
 
     def _faded(self, result: np.ndarray, chunk: Chunk) -> np.ndarray:
-        """No step where a run begins after silence or ends in it."""
+        """Fade next to silence, to avoid clicks."""
         ramp = np.linspace(0, 1, min(len(result) // 2, round(EDGE_FADE_S * self.rate_hz)), dtype=np.float32)
         result = np.array(result, np.float32)
         if chunk.fades_in and len(ramp):
@@ -308,10 +310,12 @@ class ExactSplitter(Splitter):
 class OriginalSplitter(Splitter):
     """The timing of so-vits-svc 4.1's inference, to compare results sample by sample.
 
-    The length is the original's: every slice and chunk rounded up, cross-fades counted at the input's rate.
+    The length is the original's: every slice and chunk is rounded up, cross-fades are counted at the input's
+    rate.
 
-    Source: so-vits-svc 4.1-Stable, slice_inference and infer (16-bit steps, sinc resampler, zeros around chunks;
-    cross-fade lengths count samples of the input's rate, a chunk that came out short is centered between zeros).
+    Source: so-vits-svc 4.1-Stable, slice_inference and infer (16-bit quantization, sinc resampler, zero
+        padding of
+    chunks; cross-fade lengths count samples at the input's rate, a short output is centered between zeros).
     """
 
     def __init__(self, audio: Recording, settings: ConversionSettings, sample_rate_hz: int, hop_samples: int) -> None:
@@ -343,7 +347,7 @@ class OriginalSplitter(Splitter):
             source = self.resample(torch.from_numpy(source)).numpy()
         return self._chunk(span, source, int(self.rate_hz * self.settings.pad_seconds))
 
-    def _place(self, chunk: Chunk, converted: np.ndarray) -> np.ndarray:
+    def _without_context(self, chunk: Chunk, converted: np.ndarray) -> np.ndarray:
         n_pad = chunk.n_pad_samples
         return pad_centered(converted[n_pad : len(converted) - n_pad], self._n_output(chunk.n_proper_samples))
 

@@ -1,4 +1,4 @@
-"""File names of results: as so-vits-svc names them, short enough for every file system, and distinct within a batch."""
+"""File names of results: as in so-vits-svc, short enough for every file system, distinct within a batch."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def output_name(
     mode: str = "sovits",
     version: str = "4.1",
 ) -> str:
-    """File name of a result, as the original names it.
+    """File name of a result, as in so-vits-svc.
 
     Args:
         clean_name: name of the source; its suffix stays part of the name ("song.wav").
         settings: transposition, cluster ratio, format.
         speaker: name of the target voice (default: settings.speaker); several mixed voices are "spk_mix".
-        f0_method: the method really used where settings say "auto".
+        f0_method: the method actually used if the settings have "auto".
         mode: "sovits", "sovdiff" or "diff" (4.1).
         version: "4.1" gives {name}_{key}_{speaker}{_ratio}_{mode}_{f0 method}.{format}, "4.0" ends after the ratio.
     """
@@ -42,7 +42,7 @@ def output_name(
 
 
 def _short(name: str) -> str:
-    """The name, or as much of it as file systems take (255 bytes), with a checksum of the whole."""
+    """The name, or as much of it as file systems allow (255 bytes) with a checksum of the whole name."""
     encoded = os.fsencode(name)
     if len(encoded) <= LONGEST_NAME_BYTES:
         return name
@@ -51,9 +51,9 @@ def _short(name: str) -> str:
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """Names of one batch, made different where two sources would overwrite each other: x.flac, x_2.flac.
+    """Names of one batch, numbered where two sources would overwrite each other: x.flac, x_2.flac.
 
-    Names that differ only in capitals count as equal, as they do on Windows, macOS and Google Drive.
+    Names that differ only in case count as equal, as they do on Windows, macOS and Google Drive.
     """
     given = {name.casefold() for name in names}
     taken: set[str] = set()

@@ -1,4 +1,4 @@
-"""The centres and the index of a voice, found beside its checkpoint, as one function on its content."""
+"""Feature retrieval: blends content with a voice's cluster centers or index, found beside its checkpoint."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from svcnb.features.content.retrieval import INDEX_FILE, FeatureIndex, SpeakerCe
 
 CENTRES_PATTERN = "kmeans*.pt"
 Stored = SpeakerCentres | FeatureIndex
-Pull = Callable[[Tensor], Tensor]  # content [N, D] at the voice's frame rate -> the same shape, nearer to the speaker
+Pull = Callable[[Tensor], Tensor]  # content [N, D] at the voice's frame rate -> blended content [N, D]
 
 
 class VoiceRetrieval:
-    """What pulls content towards a voice's speakers; files are read when first needed, once.
+    """Finds cluster centers and index of a voice and blends content with them; files are loaded on first use.
 
     Attributes:
-        folder: where kmeans_<n>.pt and feature_and_index.pkl are looked for; None finds nothing.
-        named: a file to take instead (centres, an index, or RVC's added_*.index; its content tells which).
+        folder: with kmeans_<n>.pt and feature_and_index.pkl; None for a voice without them.
+        named: a file to use instead (centers, an index, or RVC's added_*.index; recognized by its content).
         speakers: name -> id in the voice.
-        width: values per frame of the content that the voice hears.
+        width: values per content frame that the voice is conditioned on.
     """
 
     def __init__(
@@ -34,24 +34,24 @@ class VoiceRetrieval:
         self.named = named
         self.speakers = speakers
         self.width = width
-        self._read: dict[tuple[Path, int | None], tuple[int, Stored]] = {}  # with the file's time
+        self._read: dict[tuple[Path, int | None], tuple[int, Stored]] = {}  # with the modification time
         if named is not None:
-            kind_of_file(named)  # a missing file is told when the voice is loaded
+            kind_of_file(named)  # report a missing file when the voice is loaded
 
     def files(self) -> list[Path]:
-        """Everything that a pull may read."""
+        """All files that a retrieval may read."""
         if self.named is not None or self.folder is None:
             return [self.named] if self.named else []
         return [path for pattern in (CENTRES_PATTERN, INDEX_FILE) for path in self.folder.glob(pattern)]
 
     def pull(self, settings: ConversionSettings, speaker_id: int) -> Pull | None:
-        """What the settings ask for, as a function; None at a ratio of 0.
+        """The retrieval of these settings, as a function on content; None if the ratio is 0.
 
-        Source: so-vits-svc 4.1, which blends after the content was stretched to the voice's frames.
+        Source: so-vits-svc 4.1, which blends after the content is aligned to the voice's frames.
 
         Raises:
-            SvcError: no file for it, a file of the other kind, one without this speaker (known ones named), or
-                one made from another encoder's content.
+            SvcError: no such file, a file of the other kind, one without this speaker (the message names the
+                known ones), or one made from another encoder's content.
         """
         ratio = settings.cluster_ratio
         if not ratio:
@@ -63,14 +63,14 @@ class VoiceRetrieval:
         return lambda content: centres.blend(content, name, ratio)
 
     def centres(self, speaker_id: int) -> SpeakerCentres:
-        """K-means centres, this speaker's among them.
+        """K-means centers, with this speaker's among them.
 
         Raises:
             SvcError: as `pull`.
         """
         path = self._find(CENTRES_PATTERN, "svcnb cluster")
         if kind_of_file(path) != "centres":
-            raise SvcError(f"{path} holds an index, not centres: switch feature_retrieval (-fr) on, "
+            raise SvcError(f"{path} contains an index, not centers: switch feature_retrieval (-fr) on, "
                            "or name a kmeans_*.pt (-cm)")  # fmt: skip
         centres = self._once(path, None, lambda: SpeakerCentres.read(path))
         self._check_speaker(path, self._name(speaker_id), centres.speakers)
@@ -78,7 +78,7 @@ class VoiceRetrieval:
         return centres
 
     def index(self, speaker_id: int) -> FeatureIndex:
-        """The index with this speaker's frames; a plain index file is taken for any speaker's.
+        """The index of this speaker's frames; a plain index file is used for any speaker.
 
         Raises:
             SvcError: as `pull`.
@@ -86,7 +86,7 @@ class VoiceRetrieval:
         path = self._find(INDEX_FILE, "svcnb index")
         kind = kind_of_file(path)
         if kind == "centres":
-            raise SvcError(f"{path} holds centres, not an index: switch feature_retrieval (-fr) off, "
+            raise SvcError(f"{path} contains centers, not an index: switch feature_retrieval (-fr) off, "
                            "or name an index (-cm)")  # fmt: skip
         key = speaker_id if kind == "index" else None
         index = self._once(path, key, lambda: FeatureIndex.read(path, speaker_id=speaker_id))
@@ -98,7 +98,7 @@ class VoiceRetrieval:
         return next((name for name, number in self.speakers.items() if number == speaker_id), str(speaker_id))
 
     def _find(self, pattern: str, command: str) -> Path:
-        """The file that was named, else the one written last beside the voice."""
+        """The named file, else the newest one beside the voice."""
         if self.named is not None:
             return self.named
         found = list(self.folder.glob(pattern)) if self.folder else []
@@ -121,5 +121,5 @@ class VoiceRetrieval:
 
     def _check_width(self, path: Path, width: int) -> None:
         if width != self.width:
-            raise SvcError(f"{path} is for content of {width} values per frame, this voice hears {self.width}: "
-                           "make it from the features that the voice was trained on")  # fmt: skip
+            raise SvcError(f"{path} is for content of {width} values per frame, this voice expects "
+                           f"{self.width}: make it from the features of the voice's training")  # fmt: skip

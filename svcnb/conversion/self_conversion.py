@@ -1,4 +1,4 @@
-"""Clips as a voice speaks them, beside the recordings: what a vocoder or a diffusion model learns to mend."""
+"""Self-converted clips and their recordings: training pairs for a refining vocoder or diffusion model."""
 
 from __future__ import annotations
 
@@ -23,78 +23,82 @@ from svcnb.files.disk import write_text
 if TYPE_CHECKING:
     from svcnb.features.content.encoders import ContentEncoder
 
-N_TAKES = 4  # of each training clip
-SPOKEN_CHANCE = 0.5  # part of what is learnt from that is heard as the voice speaks it
+N_VERSIONS = 4  # of each training clip
+SPOKEN_CHANCE = 0.5  # fraction of the training segments that are self-converted
 SPOKEN_FOLDER, SPOKEN_BY = "spoken", "spoken_by.json"
-LARGEST_RATIO = 1.25  # a child's throat from a woman's, or a man's from it; further off, words are lost
+LARGEST_RATIO = 1.25  # from a woman's vocal tract to a child's or a man's; beyond it words become unclear
 
 
 @dataclass(frozen=True)
 class SpokenTakes:
-    """Where the clips lie as a voice speaks them: folder/spoken/<clip>.<take>.flac, takes counted from 0.
+    """The self-converted clips on disk: folder/spoken/<clip>.<version>.flac, versions counted from 0.
 
-    `unseen` clips, which the voice was not trained on, are spoken once. It knows the others too well: of those there
-    are N_TAKES in which it mishears as it would mishear anything new. `chance`: how often `draw` gives a take.
+    `unseen` clips, which the voice was not trained on, are converted once. On its training clips the voice
+    makes too few errors: each has N_VERSIONS with perturbed content, which cause the errors that unseen clips
+    have.
+        `chance`:
+    probability that `draw` returns a version.
     """
 
     folder: Path
     unseen: Sequence[str]
     chance: float = SPOKEN_CHANCE
 
-    def n_takes(self, name: str) -> int:
-        return 1 if name in self.unseen else N_TAKES
+    def n_versions(self, name: str) -> int:
+        return 1 if name in self.unseen else N_VERSIONS
 
-    def path(self, name: str, take: int) -> Path:
+    def path(self, name: str, version: int) -> Path:
         path = self.folder / SPOKEN_FOLDER / name
-        return path.with_name(f"{path.name}.{take}.flac")
+        return path.with_name(f"{path.name}.{version}.flac")
 
     def read(self, name: str) -> list[np.ndarray]:
-        """Every take of a clip, float32 [T] each, at the rate of the clips."""
-        return [read_audio(self.path(name, take)).samples for take in range(self.n_takes(name))]
+        """All versions of a clip, float32 [T] each, at the sample rate of the clips."""
+        return [read_audio(self.path(name, version)).samples for version in range(self.n_versions(name))]
 
     def draw(self, name: str, rng: np.random.Generator) -> int | None:
-        """Which take to learn from, or None for the recording."""
-        return int(rng.integers(self.n_takes(name))) if rng.random() < self.chance else None
+        """Number of the version to train on, or None for the recording."""
+        return int(rng.integers(self.n_versions(name))) if rng.random() < self.chance else None
 
 
 def let_speak(voice: SpeakingVoice, store: FeatureStore, folder: Path, *, unseen: Sequence[str]) -> SpokenTakes:
-    """Every clip as the voice speaks it, at the store's rate; what is there already is kept.
+    """Convert every clip with the voice itself, at the store's sample rate; existing files are kept.
 
     Raises:
-        SvcError: the folder holds what another voice, or the same at another step, spoke.
+        SvcError: the folder has clips of another voice, or of this voice at another step.
     """
-    takes = SpokenTakes(folder, unseen)
+    clips = SpokenTakes(folder, unseen)
     mark = folder / SPOKEN_FOLDER / SPOKEN_BY
-    signature = json.dumps({"voice": voice.name, "step": voice.step, "takes": N_TAKES}) + "\n"
+    signature = json.dumps({"voice": voice.name, "step": voice.step, "takes": N_VERSIONS}) + "\n"
     if mark.is_file() and mark.read_text(encoding="utf-8") != signature:
-        raise SvcError(f"{mark.parent} holds what another voice spoke, or this one at another step: delete that folder "
-                       "to let this one speak the clips anew, or take another folder")  # fmt: skip
+        raise SvcError(f"{mark.parent} has clips converted by another voice, or by this one at another step: "
+                       "delete that folder to convert the clips again, or take another folder")  # fmt: skip
     write_text(mark, signature)
     rate_hz = store.settings.sample_rate_hz
-    for index, name in enumerate(tqdm(store.names(), desc="spoken by the voice", mininterval=0.5)):
+    for index, name in enumerate(tqdm(store.names(), desc="self-conversion", mininterval=0.5)):
         speaker = store.record(name).speaker
         settings = ConversionSettings(speaker=speaker if speaker in voice.speakers else None)
-        missing = [take for take in range(takes.n_takes(name)) if not takes.path(name, take).is_file()]
+        missing = [i for i in range(clips.n_versions(name)) if not clips.path(name, i).is_file()]
         recording = Audio(sound_of(store, name), rate_hz) if missing else None
-        for take in missing:
-            ratio = 1.0 if name in unseen else draw_ratio(np.random.default_rng([index, take]))
+        for version in missing:
+            ratio = 1.0 if name in unseen else draw_ratio(np.random.default_rng([index, version]))
             perturbed = voice if ratio == 1 else voice.with_encoder(BentEncoder(voice.encoder, ratio))
-            spoken = perturbed.convert(recording, settings)
-            path = takes.path(name, take)
+            converted = perturbed.convert(recording, settings)
+            path = clips.path(name, version)
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_audio(path, resample(spoken, rate_hz))
-    return takes
+            write_audio(path, resample(converted, rate_hz))
+    return clips
 
 
 def sound_of(store: FeatureStore, name: str) -> np.ndarray:
-    """A clip's sound: float32 [T]."""
+    """A clip's samples: float32 [T]."""
     return store.read(name)["audio"].astype(np.float32) / INT16_SCALE
 
 
 class BentEncoder:
-    """An encoder that hears voices in which pitch and formants are higher by `ratio` (above 1) or lower.
+    """Content encoder on a perturbed input: pitch and formants are scaled by `ratio` (above 1: higher).
 
-    The recording is resampled, which changes its tempo as well; the content is brought back to the recording's frames.
+    The recording is resampled, which changes its tempo as well; the content is aligned to the recording's
+    frames again.
     """
 
     def __init__(self, encoder: ContentEncoder, ratio: float) -> None:
@@ -119,7 +123,7 @@ class BentEncoder:
 
 
 class SpeakingVoice(Protocol):
-    """The part of a voice that is needed to let it speak clips."""
+    """The part of a voice that self-conversion needs."""
 
     encoder: ContentEncoder
     speakers: dict[str, int]
@@ -136,5 +140,5 @@ class SpeakingVoice(Protocol):
 
 
 def draw_ratio(rng: np.random.Generator) -> float:
-    """Between 1 / LARGEST_RATIO and LARGEST_RATIO, evenly on a log scale."""
+    """Log-uniform between 1 / LARGEST_RATIO and LARGEST_RATIO."""
     return float(np.exp(rng.uniform(-1, 1) * np.log(LARGEST_RATIO)))

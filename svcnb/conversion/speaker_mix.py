@@ -1,9 +1,9 @@
-"""Several speakers at once: how much of each, constant or changing over the length of a song.
+"""Speaker mixing: a weight for each speaker, constant or changing over the length of a song.
 
-    read_mix("ada=0.7, bob=0.3")                 always seven parts of ada and three of bob
-    read_mix("ada=1>0, bob=0>1")                 from ada at the start to bob at the end
-    read_mix("ada=1 > 1@0.4 > 0@0.6 > 0, ...")   ada until 40 % of the song, faded out by 60 %
-    read_mix("mix.json")                         as so-vits-svc's map: {"ada": [[0, 0.5, 1, 0], [0.5, 1, 0, 0]], ...}
+    read_mix("ada=0.7, bob=0.3")                 70 % ada and 30 % bob all the time read_mix("ada=1>0,
+    bob=0>1")                 from ada at the start to bob at the end read_mix("ada=1 > 1@0.4 > 0@0.6 > 0,
+    ...")   ada until 40 % of the song, faded out until 60 % read_mix("mix.json")                         as
+    in so-vits-svc: {"ada": [[0, 0.5, 1, 0], [0.5, 1, 0, 0]], ...}
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import numpy as np
 from svcnb import SvcError
 from svcnb.files.disk import write_text
 
-# start and end of a ramp as shares of the song (0..1), the speaker's weight at its start and at its end
+# start and end of a ramp as ratios of the song's length (0..1), the speaker's weight at its start and at its
+# end
 Ramp = tuple[float, float, float, float]
 Timeline = dict[str, list[Ramp]]
 CSV_COLUMNS = ("speaker", "start", "end", "weight_at_start", "weight_at_end")
@@ -32,23 +33,25 @@ JOIN_TOLERANCE = 1e-6
 
 
 class MixError(SvcError):
-    """A mix of speakers cannot be used; the message names the speaker and the place."""
+    """A speaker mix is invalid; the message names the speaker and the ramp."""
 
 
 def read_mix(source: str | Path | Mapping[Any, Any]) -> Timeline:
-    """Weights of speakers over a song, checked: every curve runs from 0 to 1 without a gap.
+    """Speaker weights over a song, checked: every curve covers 0 to 1 without a gap.
 
     Args:
-        source: a text as above, a file (.json, .csv with the columns CSV_COLUMNS, or so-vits-svc's spkmix.py, of which
-            only the dictionary is read), or a mapping of speakers (names or ids) to one weight or to ramps.
+        source: a text as above, a file (.json, .csv with the columns CSV_COLUMNS, or so-vits-svc's spkmix.py,
+            from which only the dictionary is read), or a mapping of speakers (names or ids) to one weight or
+            to ramps.
 
     Raises:
-        MixError: no such file, something that is no curve, fewer than two speakers, gaps, overlaps, negative weights.
+        MixError: no such file, an invalid curve, fewer than two speakers, gaps, overlaps, negative weights.
     """
     if isinstance(source, Mapping):
         return _checked(source)
     if not isinstance(source, str | Path):
-        raise MixError(f"{source!r} is no mix of speakers: expected a text such as ada=0.7,bob=0.3, a file or a mapping")
+        raise MixError(f"{source!r} is not a speaker mix: expected a text such as ada=0.7,bob=0.3, a file or "
+                       "a mapping")  # fmt: skip
     if isinstance(source, Path) or source.strip().lower().endswith(FILE_SUFFIXES):
         return _checked(_read_file(Path(source)))
     return _checked(_parse_text(source))
@@ -60,7 +63,7 @@ def write_mix(path: Path | str, timeline: Mapping[str, Sequence[Ramp]]) -> Path:
     if path.suffix == ".json":
         return write_text(path, json.dumps({name: list(ramps) for name, ramps in timeline.items()}, ensure_ascii=False) + "\n")
     if path.suffix != ".csv":
-        raise MixError(f"{path.name}: a mix of speakers is written as .json or .csv")
+        raise MixError(f"{path.name}: a speaker mix is written as .json or .csv")
     text = io.StringIO()
     rows = [(name, *ramp) for name, ramps in timeline.items() for ramp in ramps]
     csv.writer(text, lineterminator="\n").writerows([CSV_COLUMNS, *rows])
@@ -68,21 +71,21 @@ def write_mix(path: Path | str, timeline: Mapping[str, Sequence[Ramp]]) -> Path:
 
 
 def weights_at(timeline: Mapping[str, Sequence[Ramp]], positions: np.ndarray) -> np.ndarray:
-    """How much of each speaker is heard at places of the song.
+    """Normalized weight of each speaker at positions of the song.
 
     Args:
-        positions: [N], shares of the song's length; before 0 and after 1 the ends are held.
+        positions: [N], ratios of the song's length; clipped to 0..1.
 
     Returns:
-        float32 [N, S], speakers in the timeline's order, rows sum to 1; equal shares where all weights are 0.
+        float32 [N, S], speakers in the timeline's order, rows sum to 1; equal weights where all are 0.
     """
-    places = np.clip(positions, 0.0, 1.0)
+    positions = np.clip(positions, 0.0, 1.0)
     columns = []
     for ramps in timeline.values():
         start, end, first, last = np.array(ramps, dtype=np.float64).T
-        row = np.clip(np.searchsorted(start, places, side="right") - 1, 0, len(start) - 1)
-        way = (places - start[row]) / (end[row] - start[row])
-        columns.append(first[row] + (last[row] - first[row]) * np.clip(way, 0.0, 1.0))
+        row = np.clip(np.searchsorted(start, positions, side="right") - 1, 0, len(start) - 1)
+        progress = (positions - start[row]) / (end[row] - start[row])
+        columns.append(first[row] + (last[row] - first[row]) * np.clip(progress, 0.0, 1.0))
     weights = np.stack(columns, axis=1)  # [N, S]
     total = weights.sum(axis=1, keepdims=True)
     equal = np.full_like(weights, 1 / weights.shape[1])
@@ -109,7 +112,7 @@ def _ramps(name: str, curve: Any) -> list[Ramp]:
         raise MixError(f"speaker {name!r}: {curve!r} is neither a weight nor a list of [start, end, weight at the start, "
                        "weight at the end]") from None  # fmt: skip
     if not ramps:
-        raise MixError(f"speaker {name!r} has no ramp: give it a weight, 0 where it is not heard")
+        raise MixError(f"speaker {name!r} has no ramp: give it a weight, 0 where it is not used")
     expected = 0.0
     for number, ramp in enumerate(ramps, 1):
         where = f"speaker {name!r}, ramp {number} {list(ramp)}"
@@ -117,12 +120,12 @@ def _ramps(name: str, curve: Any) -> list[Ramp]:
             raise MixError(f"{where}: expected four numbers, [start, end, weight at the start, weight at the end]")
         start, end, first, last = ramp
         if min(first, last) < 0:
-            raise MixError(f"{where}: weights cannot be negative, take 0 for a speaker who is not heard")
+            raise MixError(f"{where}: weights cannot be negative, use 0 for a speaker who is not used")
         if abs(start - expected) > JOIN_TOLERANCE:
             raise MixError(f"{where} starts at {start:g}, expected {expected:g}: ramps follow each other from 0 to 1 "
                            "without gap and overlap")  # fmt: skip
         if end <= start:
-            raise MixError(f"{where} ends at {end:g}, before it has begun: the end must be above the start")
+            raise MixError(f"{where} ends at {end:g}, not after its start: the end must be above the start")
         expected = end
     if abs(expected - 1) > JOIN_TOLERANCE:
         raise MixError(f"speaker {name!r} ends at {expected:g}, expected 1, the end of the song")
@@ -135,10 +138,10 @@ def _ramps(name: str, curve: Any) -> list[Ramp]:
 def _parse_text(text: str) -> dict[str, list[Ramp]]:
     found: dict[str, list[Ramp]] = {}
     for part in filter(str.strip, re.split(r"[,;\n]", text)):
-        name, sign, curve = (piece.strip() for piece in part.partition("="))
+        name, sign, curve = (text.strip() for text in part.partition("="))
         if not (name and sign and curve):
-            raise MixError(f"{part.strip()!r} is no speaker with a weight: write name=0.5, or name=1>0 for a fade, or name "
-                           "a .json or .csv file")  # fmt: skip
+            raise MixError(f"{part.strip()!r} is not a speaker with a weight: write name=0.5, or name=1>0 "
+                           "for a fade, or name a .json or .csv file")  # fmt: skip
         if name in found:
             raise MixError(f"speaker {name!r} is named twice in {text!r}")
         found[name] = _parse_curve(name, curve)
@@ -146,44 +149,46 @@ def _parse_text(text: str) -> dict[str, list[Ramp]]:
 
 
 def _parse_curve(name: str, curve: str) -> list[Ramp]:
-    """`1 > 0.5@0.3 > 0`: weights, with their places in the song where these are not evenly spread."""
-    weights, places = [], []
+    """`1 > 0.5@0.3 > 0`: weights, with positions in the song (0..1) where they are not evenly spaced."""
+    weights, positions = [], []
     for point in curve.split(">"):
-        weight, _, place = point.partition("@")
+        weight, _, position = point.partition("@")
         try:
             weights.append(float(weight))
-            places.append(float(place) if place.strip() else math.nan)
+            positions.append(float(position) if position.strip() else math.nan)
         except ValueError:
-            raise MixError(f"speaker {name!r}: {point.strip()!r} is no weight, expected 0.5 or 0.5@0.3 "
+            raise MixError(f"speaker {name!r}: {point.strip()!r} is not a weight, expected 0.5 or 0.5@0.3 "
                            "(at 30 % of the song)") from None  # fmt: skip
     if len(weights) == 1:
         return [(0.0, 1.0, weights[0], weights[0])]
-    known = np.array(places)
+    known = np.array(positions)
     ends = [0, -1]
     known[ends] = np.where(np.isnan(known[ends]), [0.0, 1.0], known[ends])
     given = np.flatnonzero(~np.isnan(known))
     known = np.interp(np.arange(len(known)), given, known[given])
     if known.min() < 0 or known.max() > 1 or (np.diff(known) < 0).any():
-        raise MixError(f"speaker {name!r}: places {', '.join(f'{p:g}' for p in known)} must rise from 0 to 1")
+        shown = ", ".join(f"{position:g}" for position in known)
+        raise MixError(f"speaker {name!r}: positions {shown} must rise from 0 to 1")
     known, weights = [0.0, *known.tolist(), 1.0], [weights[0], *weights, weights[-1]]
     corners = zip(known, known[1:], weights, weights[1:], strict=False)
-    return [corner for corner in corners if corner[1] > corner[0]]  # the same place twice is a sudden change
+    return [corner for corner in corners if corner[1] > corner[0]]  # the same position twice is a step
 
 
 def _read_file(path: Path) -> Mapping[Any, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise MixError(f"{path} cannot be read as a mix of speakers ({error}): name a .json, .csv or .py file") from None
+        raise MixError(f"{path} cannot be read as a speaker mix ({error}): "
+                       "name a .json, .csv or .py file") from None  # fmt: skip
     read = {".json": _read_json, ".csv": _read_csv, ".py": _read_python}.get(path.suffix.lower())
     if read is None:
-        raise MixError(f"{path.name}: a mix of speakers is a .json, .csv or .py file")
+        raise MixError(f"{path.name}: a speaker mix is a .json, .csv or .py file")
     try:
         found = read(text)
     except (ValueError, SyntaxError, KeyError, TypeError) as error:
-        raise MixError(f"{path.name} holds no mix of speakers ({error})") from None
+        raise MixError(f"{path.name} contains no speaker mix ({error})") from None
     if not isinstance(found, Mapping):
-        raise MixError(f"{path.name} holds no mix of speakers: expected one entry per speaker")
+        raise MixError(f"{path.name} contains no speaker mix: expected one entry per speaker")
     return found
 
 
@@ -203,7 +208,7 @@ def _read_csv(text: str) -> dict[str, list[Ramp]]:
 
 
 def _read_python(text: str) -> Any:
-    """The last dictionary that the file assigns, as a literal; nothing is run."""
+    """The last dictionary that the file assigns, as a literal; the code is not executed."""
     assigned = [node.value for node in ast.parse(text).body if isinstance(node, ast.Assign | ast.AnnAssign)]
     dictionaries = [value for value in assigned if isinstance(value, ast.Dict)]
     if not dictionaries:

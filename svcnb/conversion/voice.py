@@ -1,7 +1,7 @@
-"""What every loaded voice can do, whatever its family: encode, estimate f0, convert, and write results.
+"""Base class of all loaded voices: encode, estimate f0, convert, and write results.
 
-A family adds how content is blended with its own features (`retrieve`), how the waveform is made (`synthesize`), what
-it can be asked for (`check`), and what its files are (`fingerprint`).
+A model family adds feature retrieval (`retrieve`), synthesis of the waveform (`synthesize`), the check of
+settings (`check`), and the identity of its files (`fingerprint`).
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ if TYPE_CHECKING:
     from svcnb.features.content.encoders import ContentEncoder
 
 STATISTICS_SECONDS = 120.0
-PITCH_SECONDS = 30.0  # more at once takes more memory than a chunk does
+PITCH_SECONDS = 30.0  # more at once needs more memory than a chunk
 SHORTER_CHUNKS = "set max_piece_s (--max_piece_s) to 10 seconds or less, and close other programs"
-MIX_NAME = "spk_mix"  # in place of the speaker in a result's name, as the original has it
+MIX_NAME = "spk_mix"  # instead of the speaker in a result's name, as in the original
 
 
 @dataclass(frozen=True)
 class VoiceInfo:
-    """What is known of a voice besides its networks.
+    """Information about a voice besides its networks.
 
     Attributes:
         name: of the voice, for messages and file names.
         folder: where its checkpoint is; None for a voice without files.
-        step: training steps of these weights, where known.
-        middle_pitches_hz: speaker -> median f0 of its training clips, where known.
-        pretrain_folder: where encoders and other pretrained weights are looked for.
+        step: training steps of these weights, if known.
+        middle_pitches_hz: speaker -> median f0 of its training clips, if known.
+        pretrain_folder: with encoders and other pretrained weights.
     """
 
     name: str = "voice"
@@ -62,41 +62,41 @@ class VoiceInfo:
 
 @dataclass(frozen=True)
 class Run:
-    """What holds for the whole of one recording that is converted.
+    """Settings and inputs that the chunks of one recording share.
 
     Attributes:
         settings: checked ones.
         encoder: the voice's content encoder with the statistics of this recording.
         duration_s: of the recording.
-        melody: f0 to use instead of the recording's own, None estimates it.
+        f0: f0 contour to use instead of the recording's own; None estimates it.
     """
 
     settings: ConversionSettings
     encoder: ContentEncoder
     duration_s: float
-    melody: F0Track | None = None
+    f0: F0Track | None = None
 
 
 class LoadedVoice(ABC):
-    """A voice's grid, speakers, content encoder and pitch estimators; the networks are the family's.
+    """A voice's frame grid, speakers, content encoder and f0 estimators; subclasses add the networks.
 
-    A conversion is four verbs for each chunk, which a family may fill in and anybody may call:
+    A conversion calls four public methods for each chunk:
 
         content = voice.encode(audio)               # [N50, D], 50 frames per second
         f0 = voice.estimate_f0(audio)               # F0Track of N frames
-        content = voice.retrieve(content, f0)       # [N, D], on the frames of f0, blended with the voice's own features
+        content = voice.retrieve(content, f0)       # [N, D], on the frames of f0, with feature retrieval
         samples = voice.synthesize(content, f0)     # float32 [N * hop]
 
     Attributes:
         speakers: name -> id.
         n_speakers: rows of the speaker table.
-        sample_rate_hz: rate of what `convert` returns.
-        hop_samples: samples of a frame.
+        sample_rate_hz: sample rate of the output of `convert`.
+        hop_samples: samples per frame.
         has_posterior: whether `resynthesise` works; False for files without the posterior encoder.
         info, name, folder, step, middle_pitches_hz, pretrain_folder: see VoiceInfo.
     """
 
-    WITHOUT_POSTERIOR: ClassVar[str]  # what the family calls a file that only converts
+    WITHOUT_POSTERIOR: ClassVar[str]  # the family's name for a file without the posterior encoder
 
     def __init__(
         self, encoder: ContentEncoder, info: VoiceInfo, *, speakers: Mapping[str, int], n_speakers: int, sample_rate_hz: int,
@@ -139,7 +139,7 @@ class LoadedVoice(ABC):
         return other
 
     def speaker_id(self, speaker: str | int | None) -> int:
-        """Id of a speaker by name or number; None takes the only or first one."""
+        """Id of a speaker by name or number; None: the first one."""
         if speaker is None:
             return min(self.speakers.values())
         if speaker in self.speakers:
@@ -150,14 +150,14 @@ class LoadedVoice(ABC):
         raise SvcError(f"voice {self.name} has no speaker {speaker!r}: choose one of {known}")
 
     def speaker_name(self, speaker: str | int | None) -> str:
-        """Name of a speaker given by name or number, its number where it has no name."""
+        """Name of a speaker given by name or number; its number if it has no name."""
         index = self.speaker_id(speaker)
         return next((name for name, number in self.speakers.items() if number == index), str(index))
 
     def suggest_transpose(self, source: F0Track, speaker: str | int | None = None) -> int | None:
-        """Semitones that bring a recording's middle pitch to the speaker's; None where either is unknown.
+        """Semitones from a recording's median f0 to the speaker's; None if either is unknown.
 
-        Right for speech; a song that must stay in its key wants a multiple of 12 near this.
+        For speech; for a song that must stay in its key use the nearest multiple of 12.
         """
         target_hz = self.middle_pitches_hz.get(self.speaker_name(speaker), 0.0)
         if not (target_hz > 0 and source.median_hz() > 0):
@@ -180,24 +180,24 @@ class LoadedVoice(ABC):
     # The four verbs ------------------------------------------------------------------------------------
 
     def encode(self, audio: Audio, encoder: ContentEncoder | None = None) -> Tensor:
-        """Content of a recording as the network was trained on it: float32 [N50, D], 50 frames per second.
+        """Content features of a recording: float32 [N50, D], 50 frames per second.
 
         Args:
             audio: any rate.
-            encoder: with the statistics of the whole recording where `audio` is a chunk of it (`bind_encoder`); None
-                takes those of `audio`.
+            encoder: with the statistics of the whole recording if `audio` is a chunk of it (`bind_encoder`);
+                None uses the statistics of `audio`.
         """
         samples = resample(audio, CONTENT_HZ).samples
         return (encoder or self.encoder.for_recording(samples)).encode(samples)
 
     def estimate_f0(self, audio: Audio, method: str = "auto", *, threshold: float | None = None) -> F0Track:
-        """Fundamental frequency of a recording on this voice's frame grid: N = T // hop_samples frames."""
+        """f0 contour of a recording on this voice's frame grid: N = T // hop_samples frames."""
         samples = resample_samples(audio.samples, audio.sample_rate_hz, self.sample_rate_hz)
         return self.estimator(method, threshold)(samples)
 
     @abstractmethod
     def retrieve(self, content: Tensor, f0: F0Track, settings: ConversionSettings | None = None) -> Tensor:
-        """Content on the frames of f0, blended with the voice's own features where the settings ask for it.
+        """Content on the frames of f0, blended with the voice's own features if the settings ask for it.
 
         Args:
             content: float32 [N50, D] from `encode`.
@@ -219,20 +219,20 @@ class LoadedVoice(ABC):
 
     @abstractmethod
     def check(self, settings: ConversionSettings) -> ConversionSettings:
-        """The settings, if this voice can do all they ask for: before anything long starts."""
+        """The settings, if this voice supports them; called before anything slow starts."""
 
     @abstractmethod
     def convert_chunk(self, chunk: Chunk, run: Run) -> np.ndarray:
-        """The four verbs on one chunk of a recording: float32, as many samples as the chunk has whole frames."""
+        """Convert one chunk of a recording by the four methods: float32 [n whole frames * hop_samples]."""
 
     def convert(
-        self, audio: Audio, settings: ConversionSettings | None = None, *, melody: F0Track | None = None
+        self, audio: Audio, settings: ConversionSettings | None = None, *, f0: F0Track | None = None
     ) -> Audio:
-        """The same words and melody in this voice.
+        """Convert a recording to this voice; words and f0 contour are kept.
 
         Args:
-            melody: f0 to use instead of the one estimated from the recording, e.g. `F0Track.from_csv` of a curve that
-                was edited; still transposed and filtered as the settings say.
+            f0: contour to use instead of the one estimated from the recording, e.g. an edited one
+                (`F0Track.from_csv`); it is transposed and filtered according to the settings.
 
         Returns:
             audio exactly as long as the input, at the voice's rate.
@@ -240,7 +240,7 @@ class LoadedVoice(ABC):
         Raises:
             SvcError: as `check`.
         """
-        run = self.start(audio, settings or ConversionSettings(), melody)
+        run = self.start(audio, settings or ConversionSettings(), f0)
         return Audio(np.concatenate([np.zeros(0, np.float32), *self.converted_blocks(audio, run)]), self.sample_rate_hz)
 
     def convert_file(
@@ -250,31 +250,31 @@ class LoadedVoice(ABC):
         settings: ConversionSettings | None = None,
         *,
         name: str | None = None,
-        melody: F0Track | None = None,
+        f0: F0Track | None = None,
     ) -> Path:
-        """Convert a recording into `folder`, named as so-vits-svc names its results unless `name` is given.
+        """Convert a recording into `folder`, named as in so-vits-svc unless `name` is given.
 
-        The result is written chunk by chunk, so a long song needs no more memory than a short one, and
-        appears under its name only when complete.
+        The result is written chunk by chunk, so a long song needs no more memory than a short one, and has
+        its final name only when it is complete.
         """
         settings = settings or ConversionSettings()
         path, folder = Path(path), Path(folder)
         target = folder / (name or self.result_name(path, settings))
         with open_audio(path) as audio, told_when_memory_runs_out(str(path), SHORTER_CHUNKS):
-            run = self.start(audio, settings, melody)
+            run = self.start(audio, settings, f0)
             with AudioWriter(target, self.sample_rate_hz) as writer:
                 for block in self._shown(self.converted_blocks(audio, run), audio.duration_s):
                     writer.append(block)
         return target
 
-    def start(self, audio: Recording, settings: ConversionSettings, melody: F0Track | None = None) -> Run:
-        """What the chunks of a recording share, after everything was checked.
+    def start(self, audio: Recording, settings: ConversionSettings, f0: F0Track | None = None) -> Run:
+        """Check the settings and prepare what the chunks of a recording share.
 
         Raises:
             SvcError: as `check`.
         """
         self.check(settings)
-        return Run(settings, self.bind_encoder(audio), audio.duration_s, melody)
+        return Run(settings, self.bind_encoder(audio), audio.duration_s, f0)
 
     def converted_blocks(self, audio: Recording, run: Run) -> Iterator[np.ndarray]:
         """The result in order, float32 blocks at the voice's rate."""
@@ -284,7 +284,7 @@ class LoadedVoice(ABC):
         yield from splitter.finish()
 
     def split(self, audio: Recording, settings: ConversionSettings) -> Splitter:
-        """The recording in chunks on this voice's grid."""
+        """Splitter of the recording into chunks on this voice's frame grid."""
         return split_recording(audio, settings, sample_rate_hz=self.sample_rate_hz, hop_samples=self.hop_samples)
 
     def bind_encoder(self, audio: Recording) -> ContentEncoder:
@@ -293,10 +293,10 @@ class LoadedVoice(ABC):
         return self.encoder.for_recording(first.samples) if first.n_samples else self.encoder
 
     def chunk_f0(self, chunk: Chunk, run: Run) -> F0Track:
-        """f0 of a chunk as the settings want it: estimated or given, transposed, smoothed."""
+        """f0 contour of a chunk according to the settings: estimated or given, transposed, smoothed."""
         settings = run.settings
-        if run.melody is not None:
-            track = self._part_of(run.melody, chunk)
+        if run.f0 is not None:
+            track = self._slice_f0(run.f0, chunk)
         else:
             track = self.estimate_chunk_f0(chunk, settings)
         track = track.transposed(settings.transpose_semitones)
@@ -306,10 +306,10 @@ class LoadedVoice(ABC):
         return self.estimate_f0(chunk.audio, settings.f0_method, threshold=settings.f0_threshold)
 
     def resynthesise(self, audio: Audio, speaker: str | int | None = None) -> Audio:
-        """A recording of the speaker through posterior encoder and decoder only: as good as this decoder can sound.
+        """Copy synthesis by posterior encoder and decoder: the upper limit of the decoder's quality.
 
-        Cut into the same chunks as a conversion, so that the two can be compared. The posterior's latents are drawn, as
-        in training, not taken at their mean.
+        Uses the same chunks as a conversion, so that the two can be compared. The posterior's latents are
+        sampled, as in training, not taken at their mean.
 
         Returns:
             audio exactly as long as the input, at the voice's rate.
@@ -319,7 +319,7 @@ class LoadedVoice(ABC):
         """
         if not self.has_posterior:
             raise SvcError(f"voice {self.name} is {self.WITHOUT_POSTERIOR} without the posterior (enc_q): take the checkpoint "
-                           "that training wrote, or leave copies out")  # fmt: skip
+                           "that training wrote, or leave copy synthesis out")  # fmt: skip
         splitter, blocks, speaker_id = self.split(audio, ConversionSettings()), [], self.speaker_id(speaker)
         for chunk in splitter.chunks():
             blocks += splitter.join(chunk, self.decode_posterior(chunk, speaker_id))
@@ -327,7 +327,7 @@ class LoadedVoice(ABC):
 
     @abstractmethod
     def decode_posterior(self, chunk: Chunk, speaker_id: int) -> np.ndarray:
-        """A chunk through posterior encoder and decoder: float32 [N * hop_samples]."""
+        """Copy synthesis of a chunk by posterior encoder and decoder: float32 [N * hop_samples]."""
 
     def _shown(self, blocks: Iterator[np.ndarray], duration_s: float) -> Iterator[np.ndarray]:
         """The blocks, with a progress bar over the seconds of the recording."""
@@ -344,7 +344,7 @@ class LoadedVoice(ABC):
         return output_name(source.name, settings, speaker=speaker, f0_method=method, mode=self.mode_name(settings))
 
     def mode_name(self, settings: ConversionSettings) -> str:
-        """The family's word in the names of results."""
+        """The mode in the names of results."""
         return "sovits"
 
     def _warn_if_sung(self, audio: Audio, settings: ConversionSettings) -> None:
@@ -353,24 +353,24 @@ class LoadedVoice(ABC):
         tracks = [self.estimate_f0(part, settings.f0_method, threshold=settings.f0_threshold) for part in parts]
         if looks_sung(F0Track(np.concatenate([track.f0_hz for track in tracks]), self.hop_samples / self.sample_rate_hz)):
             warnings.warn(
-                "this recording sounds sung, and auto_predict_f0 (-a) is meant for speech: the voice will sing out of "
+                "this recording sounds sung, and auto_predict_f0 (-a) is for speech: the result will be out of "
                 "tune. Leave it off and choose the key with transpose_semitones (-t)",
                 stacklevel=4,
             )
 
-    def _part_of(self, melody: F0Track, chunk: Chunk) -> F0Track:
-        """The whole recording's melody on the frames of one chunk, unvoiced beyond its ends."""
+    def _slice_f0(self, f0: F0Track, chunk: Chunk) -> F0Track:
+        """The whole recording's f0 on the frames of one chunk, unvoiced beyond the recording's ends."""
         hop_s = self.hop_samples / self.sample_rate_hz
         first_s = chunk.start_s - chunk.n_pad_samples / chunk.sample_rate_hz
         times_s = first_s + hop_s * np.arange(len(chunk.samples) // self.hop_samples)
-        frames = np.rint(times_s / melody.hop_s).astype(int)
-        inside = (frames >= 0) & (frames < melody.n_frames)
-        padded = np.append(melody.f0_hz, 0.0)
-        return F0Track(padded[np.where(inside, frames, melody.n_frames)], hop_s)
+        frames = np.rint(times_s / f0.hop_s).astype(int)
+        inside = (frames >= 0) & (frames < f0.n_frames)
+        padded = np.append(f0.f0_hz, 0.0)
+        return F0Track(padded[np.where(inside, frames, f0.n_frames)], hop_s)
 
 
 def fingerprint(generator: nn.Module, files: Iterable[Path] = ()) -> str:
-    """Short name of exactly these weights: another one as soon as they were trained on, or a file was made anew."""
+    """Hash of these weights and files; it changes when the weights are trained or a file is written again."""
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())

@@ -113,7 +113,8 @@ def judge(held_out: Curve, training: Curve) -> Advice:
         "best_value": float(held_out.values[best]),
     }
     if len(held_out) < MIN_MEASUREMENTS:
-        text = f"Too early to judge: {len(held_out)} of at least {MIN_MEASUREMENTS} measurements on held-out clips."
+        text = (f"Too early to judge: {len(held_out)} of at least {MIN_MEASUREMENTS} measurements "
+                "on held-out clips.")  # fmt: skip
         return Advice("too_early", (text,), **found)
     noise = scatter(held_out.values)
     n_last = max(2, round(LAST_PART * len(held_out)))

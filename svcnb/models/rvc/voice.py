@@ -132,21 +132,21 @@ class Voice(LoadedVoice):
         return settings
 
     def convert(
-        self, audio: Audio, settings: ConversionSettings | None = None, *, melody: F0Track | None = None
+        self, audio: Audio, settings: ConversionSettings | None = None, *, f0: F0Track | None = None
     ) -> Audio:
         """Convert a recording: same words and melody, at the voice's rate or at settings.resample_hz."""
-        result = super().convert(audio, settings, melody=melody)
+        result = super().convert(audio, settings, f0=f0)
         rate_hz = getattr(settings, "resample_hz", 0)
         return resample(result, rate_hz) if rate_hz >= LOWEST_RATE_HZ else result
 
     def convert_file(
         self, path: Path | str, folder: Path | str, settings: ConversionSettings | None = None, *,
-        name: str | None = None, melody: F0Track | None = None,
+        name: str | None = None, f0: F0Track | None = None,
     ) -> Path:  # fmt: skip
         """Convert a recording into `folder`; with settings.resample_hz the whole result is held in memory."""
         if getattr(settings, "resample_hz", 0) < LOWEST_RATE_HZ:
-            return super().convert_file(path, folder, settings, name=name, melody=melody)
-        result = self.convert(read_audio(path), settings, melody=melody)
+            return super().convert_file(path, folder, settings, name=name, f0=f0)
+        result = self.convert(read_audio(path), settings, f0=f0)
         return write_audio(Path(folder) / (name or self.result_name(Path(path), settings)), result)
 
     def mode_name(self, settings: ConversionSettings) -> str:

@@ -140,8 +140,8 @@ class Voice(LoadedVoice):
         """so-vits-svc's name of the conversion mode."""
         return "diff" if settings.only_diffusion else "sovdiff" if settings.shallow_diffusion else "sovits"
 
-    def start(self, audio: Recording, settings: ConversionSettings, melody: F0Track | None = None) -> Run:
-        run = super().start(audio, settings, melody)
+    def start(self, audio: Recording, settings: ConversionSettings, f0: F0Track | None = None) -> Run:
+        run = super().start(audio, settings, f0)
         if settings.auto_predict_f0:
             self._warn_if_sung(audio.slice_s(0.0, STATISTICS_SECONDS), settings)
         return run

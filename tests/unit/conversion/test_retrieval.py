@@ -1,4 +1,4 @@
-"""Centres and index of a voice: made from its features, found beside it, and heard by the network as asked."""
+"""Cluster centers and index of a voice: made from its features, found beside it, blended into content."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DIO = {"f0_method": "dio", "speaker": "bob"}
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """features/, a voice/ with centres and an index of them, and a bare/ voice without."""
+    """features/, a voice/ with centers and an index of them, and a bare/ voice without."""
     folder = tmp_path_factory.mktemp("retrieval")
     write_features(folder / "features")
     write_voice(folder / "voice")
@@ -45,22 +45,22 @@ def voice(made: Path) -> sovits.Voice:
 
 @pytest.fixture(scope="module")
 def source() -> Audio:
-    """Half a second, 43 whole frames, of a tone that comes and goes, and some noise."""
+    """Half a second, 43 whole frames, of an amplitude-modulated tone with some noise."""
     time = np.arange(43 * 256) / 22050
     buzz = sum(np.sin(2 * np.pi * 140 * k * time) / k for k in range(1, 9)) * (1 + np.sin(2 * np.pi * 4 * time))
     return Audio((0.1 * buzz + 0.01 * np.random.default_rng(0).standard_normal(len(time))).astype(np.float32), 22050)
 
 
-def heard(voice: sovits.Voice, source: Audio, **settings: object) -> torch.Tensor:
-    """The content [N, D] that the network got."""
+def inputs_of(voice: sovits.Voice, source: Audio, **settings: object) -> torch.Tensor:
+    """The content [N, D] that the network was conditioned on."""
     given: list[torch.Tensor] = []
     infer = voice.generator.infer
 
-    def listen(content: torch.Tensor, *rest: object, **options: object) -> object:
+    def record(content: torch.Tensor, *rest: object, **options: object) -> object:
         given.append(content[0].T.clone())
         return infer(content, *rest, **options)
 
-    voice.generator.infer = listen
+    voice.generator.infer = record
     voice.convert(source, ConversionSettings(**DIO, **settings))
     voice.generator.infer = infer
     return torch.cat(given)
@@ -69,7 +69,7 @@ def heard(voice: sovits.Voice, source: Audio, **settings: object) -> torch.Tenso
 # Making --------------------------------------------------------------------------------------------
 
 
-def test_centres_are_written_for_every_speaker_and_fit_their_training_clips(made: Path) -> None:
+def test_centers_are_written_for_every_speaker_and_fit_their_training_clips(made: Path) -> None:
     report = sovits.fit_voice_centres(made / "features", made / "voice")
     centres = SpeakerCentres.read(report.path)
     store = FeatureStore.open(made / "features")
@@ -84,7 +84,7 @@ def test_centres_are_written_for_every_speaker_and_fit_their_training_clips(made
         assert part.mean_squared_distance < 0.7 * frames.var(axis=0).sum()
 
 
-def test_a_number_of_centres_that_is_not_so_vits_is_told_and_can_be_chosen(made: Path, tmp_path: Path) -> None:
+def test_a_number_of_centers_unlike_so_vits_is_reported_and_can_be_chosen(made: Path, tmp_path: Path) -> None:
     write_voice(tmp_path)
     automatic = sovits.fit_voice_centres(made / "features", tmp_path)
     assert "10000 centers; for 240 frames 24 were chosen" in str(automatic)
@@ -121,7 +121,7 @@ def test_clips_held_out_from_training_stay_out(made: Path, tmp_path: Path) -> No
     assert len(held_out) == 2 and [part.n_vectors for part in report.speakers] == [300, 300]
 
 
-def test_features_that_are_not_the_voices_are_refused(made: Path, tmp_path: Path) -> None:
+def test_features_of_another_voice_are_refused(made: Path, tmp_path: Path) -> None:
     other = write_features(tmp_path / "other", encoder="vec256l9")
     for make in (sovits.fit_voice_centres, sovits.build_voice_index):
         with pytest.raises(SvcError, match="vec256l9.*svcnb-units"):
@@ -144,30 +144,31 @@ def test_ratio_0_is_the_conversion_without_any_file(made: Path, voice: sovits.Vo
     bare = sovits.load_voice(made / "bare")
     without = bare.convert(source, ConversionSettings(**DIO)).samples
     np.testing.assert_array_equal(voice.convert(source, ConversionSettings(**DIO)).samples, without)
-    pulled = voice.convert(source, ConversionSettings(**DIO, cluster_ratio=0.5)).samples
-    assert np.abs(pulled - without).max() > 1e-4
+    blended = voice.convert(source, ConversionSettings(**DIO, cluster_ratio=0.5)).samples
+    assert np.abs(blended - without).max() > 1e-4
 
 
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
-def test_ratio_1_lets_the_network_hear_centres_only(mode: str, voice: sovits.Voice, source: Audio) -> None:
-    """With linear interpolation, too: the original blends after the content was stretched."""
+def test_ratio_1_conditions_on_centers_only(mode: str, voice: sovits.Voice, source: Audio) -> None:
+    """With linear interpolation, too: the original blends after the content is aligned."""
     voice.config.data.unit_interpolate_mode = mode
-    own, centres = heard(voice, source), heard(voice, source, cluster_ratio=1.0)
+    own, centres = inputs_of(voice, source), inputs_of(voice, source, cluster_ratio=1.0)
     known = voice.retrieval.centres(1).centres["bob"]
     distances = torch.cdist(own, known, compute_mode="donot_use_mm_for_euclid_dist")
     assert torch.equal(centres, known[distances.argmin(dim=1)])
-    torch.testing.assert_close(heard(voice, source, cluster_ratio=0.25), 0.25 * centres + 0.75 * own)
+    torch.testing.assert_close(inputs_of(voice, source, cluster_ratio=0.25), 0.25 * centres + 0.75 * own)
 
 
-def test_retrieval_lets_the_network_hear_the_mean_of_neighbours(voice: sovits.Voice, source: Audio) -> None:
-    own, found = heard(voice, source), heard(voice, source, cluster_ratio=1.0, feature_retrieval=True)
+def test_retrieval_conditions_on_the_mean_of_neighbors(voice: sovits.Voice, source: Audio) -> None:
+    own = inputs_of(voice, source)
+    found = inputs_of(voice, source, cluster_ratio=1.0, feature_retrieval=True)
     index = voice.retrieval.index(1)
     assert torch.equal(found, torch.from_numpy(index.neighbours(own, 1).mean()))
-    half = heard(voice, source, cluster_ratio=0.5, feature_retrieval=True)
+    half = inputs_of(voice, source, cluster_ratio=0.5, feature_retrieval=True)
     torch.testing.assert_close(half, 0.5 * found + 0.5 * own)
 
 
-def test_files_are_read_once_for_many_recordings_and_again_when_made_anew(
+def test_files_are_read_once_for_many_recordings_and_again_after_a_change(
     made: Path, tmp_path: Path, source: Audio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     voice, read, times = sovits.load_voice(shutil.copytree(made / "voice", tmp_path / "v")), SpeakerCentres.read, []
@@ -176,68 +177,69 @@ def test_files_are_read_once_for_many_recordings_and_again_when_made_anew(
         voice.convert(source, ConversionSettings(**DIO, cluster_ratio=0.5))
     assert len(times) == 1
     sovits.fit_voice_centres(made / "features", tmp_path / "v", ClusterSettings(n_centres=7))
-    assert len(torch.unique(heard(voice, source, cluster_ratio=1.0), dim=0)) <= 7 and len(times) == 2
+    assert len(torch.unique(inputs_of(voice, source, cluster_ratio=1.0), dim=0)) <= 7 and len(times) == 2
 
 
-def test_the_centres_written_last_are_taken(made: Path, tmp_path: Path) -> None:
+def test_the_newest_centers_are_used(made: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(made / "voice", tmp_path / "v")
     SpeakerCentres({"bob": torch.ones(3, WIDTH)}).write(folder / "kmeans_10000.pt")
     os.utime(folder / "kmeans_10000.pt", (1, 1))
     assert len(sovits.load_voice(folder).retrieval.centres(1).centres["bob"]) == 24
 
 
-@pytest.mark.parametrize(("fr", "told"), [
+@pytest.mark.parametrize(("fr", "message"), [
     (False, r"kmeans\*\.pt.*svcnb cluster FEATURES .*bare.*04_cluster.*-cm"),
     (True, r"feature_and_index\.pkl.*svcnb index FEATURES .*bare.*04_cluster.*-cm"),
 ])  # fmt: skip
-def test_missing_files_are_told_before_the_recording_is_looked_at(fr: bool, told: str, made: Path, tmp_path: Path) -> None:
+def test_missing_files_are_reported_first(fr: bool, message: str, made: Path, tmp_path: Path) -> None:
     bare = sovits.load_voice(made / "bare")
-    with pytest.raises(SvcError, match=told):
+    with pytest.raises(SvcError, match=message):
         bare.check(ConversionSettings(cluster_ratio=0.5, feature_retrieval=fr))
 
 
-def test_a_named_file_is_taken_by_its_content(made: Path, tmp_path: Path, source: Audio) -> None:
+def test_the_kind_of_a_named_file_is_detected(made: Path, tmp_path: Path, source: Audio) -> None:
     index = FeatureIndex.read(made / "voice" / "feature_and_index.pkl")
     FeatureIndex({0: index.indexes[1]}).write(tmp_path / "added.index")
     for name in (tmp_path / "added.index", made / "voice" / "feature_and_index.pkl"):
         voice = sovits.load_voice(made / "bare", cluster_model=name)
-        found, own = heard(voice, source, cluster_ratio=1.0, feature_retrieval=True), heard(voice, source)
+        own = inputs_of(voice, source)
+        found = inputs_of(voice, source, cluster_ratio=1.0, feature_retrieval=True)
         assert torch.equal(found, torch.from_numpy(index.neighbours(own, 1).mean()))
-        with pytest.raises(SvcError, match="holds an index, not centres.*-fr"):
+        with pytest.raises(SvcError, match="contains an index, not centers.*-fr"):
             voice.check(ConversionSettings(cluster_ratio=0.5))
     voice = sovits.load_voice(made / "bare", cluster_model=made / "voice" / "kmeans_24.pt")
-    assert len(torch.unique(heard(voice, source, cluster_ratio=1.0), dim=0)) <= 24
-    with pytest.raises(SvcError, match="holds centres, not an index.*-fr"):
+    assert len(torch.unique(inputs_of(voice, source, cluster_ratio=1.0), dim=0)) <= 24
+    with pytest.raises(SvcError, match="contains centers, not an index.*-fr"):
         voice.check(ConversionSettings(cluster_ratio=0.5, feature_retrieval=True))
     with pytest.raises(SvcError, match="gone.pt: no such file"):
         sovits.load_voice(made / "bare", cluster_model=tmp_path / "gone.pt")
 
 
-def test_files_without_the_speaker_or_of_another_width_are_told(made: Path, tmp_path: Path) -> None:
+def test_files_without_the_speaker_or_of_another_width_are_reported(made: Path, tmp_path: Path) -> None:
     SpeakerCentres({"ada": torch.ones(3, WIDTH), "eve": torch.ones(3, 256)}).write(tmp_path / "kmeans_3.pt")
-    narrow = SpeakerCentres({"bob": torch.ones(3, 256)}).write(tmp_path / "narrow.pt")
+    other_width = SpeakerCentres({"bob": torch.ones(3, 256)}).write(tmp_path / "other_width.pt")
     index = FeatureIndex.read(made / "voice" / "feature_and_index.pkl")
     FeatureIndex({0: index.indexes[0]}).write(tmp_path / "one.pkl")
     centres, retrieval = ConversionSettings(speaker="bob", cluster_ratio=1), {"cluster_ratio": 1, "feature_retrieval": True}
-    for path, settings, told in (
+    for path, settings, message in (
         (tmp_path / "kmeans_3.pt", centres, "nothing for speaker 'bob', only for ada, eve"),
-        (narrow, centres, f"256 values per frame, this voice hears {WIDTH}"),
+        (other_width, centres, f"256 values per frame, this voice expects {WIDTH}"),
         (tmp_path / "one.pkl", ConversionSettings(speaker="bob", **retrieval), "nothing for speaker 'bob', only for ada"),
     ):
-        with pytest.raises(SvcError, match=told):
+        with pytest.raises(SvcError, match=message):
             sovits.load_voice(made / "bare", cluster_model=path).check(settings)
 
 
-def test_retrieval_without_a_ratio_is_no_secret(voice: sovits.Voice) -> None:
+def test_retrieval_without_a_ratio_warns(voice: sovits.Voice) -> None:
     with pytest.warns(UserWarning, match="does nothing while cluster_ratio"):
         voice.check(ConversionSettings(feature_retrieval=True))
 
 
-def test_content_of_a_recording_is_what_conversion_hears(voice: sovits.Voice, source: Audio) -> None:
+def test_encode_gives_the_content_that_conversion_uses(voice: sovits.Voice, source: Audio) -> None:
     content = voice.encode(source)
     assert content.shape == (24, WIDTH)
-    stretched = align_to_frames(content.T, 43, mode=voice.config.data.unit_interpolate_mode).T
-    torch.testing.assert_close(heard(voice, source, pad_seconds=0.0), stretched)
+    aligned = align_to_frames(content.T, 43, mode=voice.config.data.unit_interpolate_mode).T
+    torch.testing.assert_close(inputs_of(voice, source, pad_seconds=0.0), aligned)
 
 
 # Which checkpoint ----------------------------------------------------------------------------------
@@ -249,7 +251,7 @@ def record(folder: Path, best: BestCheckpoint | None) -> None:
     RunRecord(step=20, epoch=1, batch=0, seconds=1.0, checkpoints=saved, best=best, **empty).save(folder)
 
 
-def test_the_best_checkpoint_is_taken_where_training_named_one(tmp_path: Path) -> None:
+def test_the_best_checkpoint_is_used_if_training_recorded_one(tmp_path: Path) -> None:
     folder = write_voice(tmp_path / "voice", steps=(8, 20))
     assert sovits.load_voice(folder).step == 20
     record(folder, None)

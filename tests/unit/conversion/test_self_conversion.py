@@ -1,4 +1,4 @@
-"""Content as another voice would give it: in its place, and of another voice."""
+"""Perturbed content: aligned to the recording's frames, and of a different voice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def samples() -> np.ndarray:
 
 
 class CentreOfFrames:
-    """Content that tells where its frame lies in the recording: the mean of |samples| around it."""
+    """Content that encodes the frame's position in the recording: the mean of |samples| around it."""
 
     name, width, hop_samples, network = "centres", 1, 320, None
 
@@ -38,18 +38,19 @@ class CentreOfFrames:
 
 
 @pytest.mark.parametrize("ratio", [0.8, 1.0, 1.2])
-def test_bent_content_has_the_recordings_frames_at_their_places(ratio: float) -> None:
+def test_perturbed_content_is_aligned_to_the_recordings_frames(ratio: float) -> None:
     ramp = (np.sin(0.5 * np.arange(3 * RATE_HZ + 100)) * np.linspace(0, 1, 3 * RATE_HZ + 100)).astype(np.float32)
-    plain, bent = CentreOfFrames().encode(ramp), BentEncoder(CentreOfFrames(), ratio).for_recording(ramp).encode(ramp)
-    assert bent.shape == plain.shape
-    torch.testing.assert_close(bent[2:-2], plain[2:-2], atol=0.012, rtol=0)
+    plain = CentreOfFrames().encode(ramp)
+    perturbed = BentEncoder(CentreOfFrames(), ratio).for_recording(ramp).encode(ramp)
+    assert perturbed.shape == plain.shape
+    torch.testing.assert_close(perturbed[2:-2], plain[2:-2], atol=0.012, rtol=0)
 
 
 def test_a_short_sound_has_one_frame() -> None:
     assert BentEncoder(CentreOfFrames(), 1.2).encode(np.zeros(200, np.float32)).shape == (1, 1)
 
 
-def test_content_moves_with_the_bend_but_less_than_to_another_sound(samples: np.ndarray) -> None:
+def test_a_perturbation_changes_content_less_than_another_sound_does(samples: np.ndarray) -> None:
     encoder = load_encoder("svcnb-units")
     plain = encoder.for_recording(samples).encode(samples)
     apart = [(BentEncoder(encoder, ratio).for_recording(samples).encode(samples) - plain).square().mean().item()
@@ -59,7 +60,7 @@ def test_content_moves_with_the_bend_but_less_than_to_another_sound(samples: np.
     assert 0.01 < min(apart[1:3]) and max(apart[1:3]) < apart[3] < 0.8 * another, (apart, another)
 
 
-def test_another_encoder_is_for_a_copy_of_the_voice_alone(tmp_path: Path) -> None:
+def test_with_encoder_changes_a_copy_of_the_voice_only(tmp_path: Path) -> None:
     voice = load_voice(save_small_voice(tmp_path))
     encoder = voice.encoder
     perturbed = voice.with_encoder(BentEncoder(encoder, 1.1))
@@ -67,7 +68,7 @@ def test_another_encoder_is_for_a_copy_of_the_voice_alone(tmp_path: Path) -> Non
     assert perturbed.generator is voice.generator and perturbed.name == voice.name
 
 
-def test_ratios_lie_evenly_on_both_sides_of_one() -> None:
+def test_ratios_are_log_uniform_around_one() -> None:
     rng = np.random.default_rng(1)
     logs = np.log([draw_ratio(rng) for _ in range(2000)]) / np.log(LARGEST_RATIO)
     assert abs(logs.mean()) < 0.05 and logs.min() > -1 and logs.max() < 1 and 0.45 < np.abs(logs).mean() < 0.55

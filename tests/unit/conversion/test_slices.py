@@ -1,4 +1,4 @@
-"""Conversion of long recordings with stand-ins for a voice: everything about time, nothing about sound."""
+"""Conversion of long recordings with stubs for a voice: all about timing, nothing about sound."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_cross_fade_in_seconds_is_equally_long_at_every_rate() -> None:
         counter = itertools.count()
         result = convert(
             Audio(np.full(4 * rate_hz, 0.1, np.float32), rate_hz),
-            lambda piece, counter=counter: np.full(len(piece.samples), next(counter), np.float32),
+            lambda chunk, counter=counter: np.full(len(chunk.samples), next(counter), np.float32),
             **settings,
         )
         lengths.append(int(((result.samples > 0) & (result.samples < 1)).sum()))
@@ -94,38 +94,38 @@ def test_blocks_can_be_streamed_into_a_file(tmp_path: Path) -> None:
     assert np.abs(read_audio(tmp_path / "result.wav").samples - audio.samples).max() <= 1e-6
 
 
-# ---------------------------------------------------------------------------------------------- pieces
+# ---------------------------------------------------------------------------------------------- chunks
 
 
 @pytest.mark.parametrize("clip_s, crossfade_s", [(0.0, 0.0), (1.0, 0.3), (100.0, 0.0)])
-def test_pieces_are_never_longer_than_the_cap_and_always_whole_frames(clip_s: float, crossfade_s: float) -> None:
+def test_chunks_are_within_the_limit_and_have_whole_frames(clip_s: float, crossfade_s: float) -> None:
     seen: list[Chunk] = []
 
-    def remember(piece: Chunk) -> np.ndarray:
-        seen.append(piece)
-        return piece.samples
+    def record(chunk: Chunk) -> np.ndarray:
+        seen.append(chunk)
+        return chunk.samples
 
     convert(
-        Audio(noise(21), RATE_HZ), remember, clip_seconds=clip_s, crossfade_seconds=crossfade_s, max_piece_s=4,
+        Audio(noise(21), RATE_HZ), record, clip_seconds=clip_s, crossfade_seconds=crossfade_s, max_piece_s=4,
         pad_seconds=0.5,
     )  # fmt: skip
     assert len(seen) > 4
-    for piece in seen:
-        assert len(piece.samples) <= (4 + 2 * 0.5) * RATE_HZ + HOP
-        assert len(piece.samples) % HOP == 0
-        assert piece.n_pad_samples == RATE_HZ // 2
-        assert piece.duration_s <= 4
+    for chunk in seen:
+        assert len(chunk.samples) <= (4 + 2 * 0.5) * RATE_HZ + HOP
+        assert len(chunk.samples) % HOP == 0
+        assert chunk.n_pad_samples == RATE_HZ // 2
+        assert chunk.duration_s <= 4
 
 
 def test_context_is_the_real_sound_inside_and_silence_at_the_ends() -> None:
     seen: list[Chunk] = []
 
-    def remember(piece: Chunk) -> np.ndarray:
-        seen.append(piece)
-        return piece.samples
+    def record(chunk: Chunk) -> np.ndarray:
+        seen.append(chunk)
+        return chunk.samples
 
     audio = Audio(noise(4), RATE_HZ)
-    convert(audio, remember, clip_seconds=2, pad_seconds=0.5)
+    convert(audio, record, clip_seconds=2, pad_seconds=0.5)
     pad = RATE_HZ // 2
     assert not seen[0].samples[:pad].any()
     assert np.array_equal(seen[0].samples[pad : pad + 2 * RATE_HZ + pad], audio.samples[: 2 * RATE_HZ + pad])
@@ -134,35 +134,37 @@ def test_context_is_the_real_sound_inside_and_silence_at_the_ends() -> None:
 
 
 def test_joins_of_a_voice_with_its_own_phase_do_not_click() -> None:
-    """Each piece comes out with another constant: the automatic cross-fade must ramp between them."""
+    """Each chunk is converted to another constant: the automatic cross-fade must ramp between them."""
     counter = itertools.count()
     result = convert(
-        Audio(noise(9), RATE_HZ), lambda piece: np.full(len(piece.samples), next(counter) / 10, np.float32), max_piece_s=2
+        Audio(noise(9), RATE_HZ),
+        lambda chunk: np.full(len(chunk.samples), next(counter) / 10, np.float32),
+        max_piece_s=2,
     )
     assert next(counter) > 4
     assert np.abs(np.diff(result.samples)).max() < 0.01
 
 
 @pytest.mark.parametrize("n_samples, length, overlap, even", [(100, 30, 7, True), (100, 30, 7, False), (5, 30, 7, True)])
-def test_forced_pieces_cover_everything_with_the_wanted_overlap(n_samples, length, overlap, even) -> None:
-    pieces = cut_evenly(n_samples, length, overlap, even=even)
-    assert pieces[0][0] == 0 and pieces[-1][1] == n_samples
-    for (_, end), (start, _) in itertools.pairwise(pieces):
+def test_forced_cuts_cover_everything_with_the_wanted_overlap(n_samples, length, overlap, even) -> None:
+    spans = cut_evenly(n_samples, length, overlap, even=even)
+    assert spans[0][0] == 0 and spans[-1][1] == n_samples
+    for (_, end), (start, _) in itertools.pairwise(spans):
         assert start == end - overlap
-    assert max(b - a for a, b in pieces) <= length + overlap
+    assert max(b - a for a, b in spans) <= length + overlap
 
 
 def test_a_voice_that_returns_too_little_is_an_error_with_both_numbers() -> None:
     with pytest.raises(ValueError, match="returned 100 samples"):
-        convert(Audio(noise(1), RATE_HZ), lambda piece: np.zeros(100, np.float32))
+        convert(Audio(noise(1), RATE_HZ), lambda chunk: np.zeros(100, np.float32))
 
 
 # ------------------------------------------------------------------------------------- silence, loudness
 
 
 def test_silence_stays_silence_and_is_not_converted() -> None:
-    def loud(piece: Chunk) -> np.ndarray:
-        return np.ones(len(piece.samples), np.float32)
+    def loud(chunk: Chunk) -> np.ndarray:
+        return np.ones(len(chunk.samples), np.float32)
 
     assert not convert(Audio(np.zeros(3 * RATE_HZ, np.float32), RATE_HZ), loud).samples.any()
     result = convert(song(), loud).samples
@@ -171,7 +173,7 @@ def test_silence_stays_silence_and_is_not_converted() -> None:
     assert result[: 6 * RATE_HZ].all()
 
 
-def test_a_threshold_above_the_whole_recording_is_said_aloud() -> None:
+def test_a_threshold_above_the_whole_recording_warns() -> None:
     with pytest.warns(UserWarning, match=r"louder than -10 dB.*slice_db \(-sd\)"):
         convert(Audio(noise(8, level=0.01), RATE_HZ), slice_db=-10)
 
@@ -179,8 +181,8 @@ def test_a_threshold_above_the_whole_recording_is_said_aloud() -> None:
 def test_loudness_ratio_0_gives_the_loudness_of_the_source() -> None:
     audio = Audio(np.concatenate([noise(3, level=0.02), noise(3, level=0.2)]), RATE_HZ)
 
-    def even(piece: Chunk) -> np.ndarray:
-        return noise(len(piece.samples) / RATE_HZ, level=0.1)[: len(piece.samples)]
+    def even(chunk: Chunk) -> np.ndarray:
+        return noise(len(chunk.samples) / RATE_HZ, level=0.1)[: len(chunk.samples)]
 
     followed = convert(audio, even, loudness_envelope_ratio=0.0, slice_db=-60.0).samples
     kept = convert(audio, even, slice_db=-60.0).samples
@@ -194,13 +196,13 @@ def test_loudness_ratio_0_gives_the_loudness_of_the_source() -> None:
 def test_like_original_rounds_to_16_bits_clips_and_drops_the_last_part_of_a_frame() -> None:
     audio = Audio(np.array([0.3, 1.5, -2.0] * 1000 + [0.25], np.float32), RATE_HZ)
 
-    def whole_frames(piece: Chunk) -> np.ndarray:
-        return piece.samples[: len(piece.samples) // HOP * HOP]
+    def whole_frames(chunk: Chunk) -> np.ndarray:
+        return chunk.samples[: len(chunk.samples) // HOP * HOP]
 
     result = convert(audio, whole_frames, like_original=True, pad_seconds=0.0625)
     assert result.n_samples == 3001
     missing = (3001 + 1000) % HOP
-    left = missing // 2  # a short result is centred between zeros, so it comes late by half of what is missing
+    left = missing // 2  # a short result is centered between zeros, so it is late by half of what is missing
     assert not result.samples[:left].any()
     assert result.samples[left] == pytest.approx(0.3, abs=1 / 32768) and result.samples[left] != np.float32(0.3)
     assert result.samples.max() <= 1.0
@@ -212,7 +214,7 @@ def test_like_original_counts_output_by_rounding_every_slice_up() -> None:
 
 
 @pytest.mark.parametrize("length, left, right", [(8, 1, 2), (9, 2, 2), (5, 0, 0), (3, 0, 0)])
-def test_centred_padding_puts_the_odd_zero_right(length: int, left: int, right: int) -> None:
+def test_centered_padding_puts_the_odd_zero_right(length: int, left: int, right: int) -> None:
     samples = np.arange(1, 6)
     assert pad_centered(samples, length).tolist() == [0] * left + samples.tolist() + [0] * right
 
@@ -262,7 +264,7 @@ def test_every_setting_is_an_option_with_a_flag_of_its_own() -> None:
         ({"transpose_semitones": 3, "cluster_ratio": 0.5}, "4.0", "song.wav_3key_ada_0.5.flac"),
     ],
 )
-def test_results_are_named_as_the_original_names_them(choices: dict, version: str, expected: str) -> None:
+def test_results_are_named_as_in_the_original(choices: dict, version: str, expected: str) -> None:
     settings = ConversionSettings(speaker="ada", f0_method="pm", **choices)
     assert output_name("song.wav", settings, version=version) == expected
 
@@ -272,7 +274,7 @@ def test_a_name_never_leaves_the_folder() -> None:
     assert name == "song.wav_0key_..-AC-DC_sovits_fcpe.flac"
 
 
-def test_two_sources_of_one_name_do_not_overwrite_each_other() -> None:
+def test_two_sources_with_one_name_do_not_overwrite_each_other() -> None:
     assert distinct_names(["x.flac", "y.flac", "X.flac", "x.flac"]) == ["x.flac", "y.flac", "X_2.flac", "x_3.flac"]
     assert distinct_names(["x.flac", "x.flac", "x_2.flac"]) == ["x.flac", "x_3.flac", "x_2.flac"]
 
@@ -280,7 +282,7 @@ def test_two_sources_of_one_name_do_not_overwrite_each_other() -> None:
 # --------------------------------------------------------------------------------------------------- sung
 
 
-def melody(*, vibrato_semitones: float, slide_semitones: float) -> F0Track:
+def f0_contour(*, vibrato_semitones: float, slide_semitones: float) -> F0Track:
     """Eight notes of half a second; each slides by `slide_semitones` while it sounds."""
     time_s = np.arange(0, 4, 0.0116)
     note = (time_s // 0.5) % 4 * 2
@@ -291,9 +293,9 @@ def melody(*, vibrato_semitones: float, slide_semitones: float) -> F0Track:
 
 
 def test_held_notes_with_vibrato_look_sung_and_slides_do_not() -> None:
-    assert looks_sung(melody(vibrato_semitones=0.4, slide_semitones=0.0))
-    assert not looks_sung(melody(vibrato_semitones=0.0, slide_semitones=7.0))
-    assert not looks_sung(F0Track(np.full(400, 50.0), 0.0116)), "mains hum is no song"
+    assert looks_sung(f0_contour(vibrato_semitones=0.4, slide_semitones=0.0))
+    assert not looks_sung(f0_contour(vibrato_semitones=0.0, slide_semitones=7.0))
+    assert not looks_sung(F0Track(np.full(400, 50.0), 0.0116)), "mains hum is not a song"
     assert sung_score(F0Track(np.zeros(0), 0.0116)) == 0.0
 
 
@@ -310,16 +312,16 @@ def test_real_singing_looks_sung_and_real_speech_does_not(voices_folder: Path, p
 
 
 def test_cuts_at_silence_are_cross_faded_and_runs_fade_into_silence() -> None:
-    """A voice that answers each piece with another constant shows every join."""
+    """With another constant for each chunk every join is visible."""
     levels = iter((0.2, 0.6, 0.4, 0.8, 0.5, 0.7))
 
-    def constant(piece: Chunk) -> np.ndarray:
-        return np.full(len(piece.samples), next(levels), np.float32)
+    def constant(chunk: Chunk) -> np.ndarray:
+        return np.full(len(chunk.samples), next(levels), np.float32)
 
     loud, pause, silence = noise(6), np.zeros(RATE_HZ // 2, np.float32), np.zeros(12 * RATE_HZ, np.float32)
     audio = Audio(np.concatenate([loud, pause, loud, silence, loud]), RATE_HZ)
     result = convert(audio, constant)
     steps = np.abs(np.diff(result.samples))
     assert result.n_samples == audio.n_samples
-    assert {0.2, 0.6, 0.4} <= set(np.round(result.samples.astype(float), 3).tolist()), "expected three pieces"
+    assert {0.2, 0.6, 0.4} <= set(np.round(result.samples.astype(float), 3).tolist()), "expected three chunks"
     assert steps.max() < 0.02

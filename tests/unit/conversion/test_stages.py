@@ -1,4 +1,4 @@
-"""What follows the generator: the stages' contract, and the loudness envelope."""
+"""After the generator: the loudness envelope."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.toys.splitting import convert_by
 RATE_HZ, HOP = 8000, 64
 
 
-def steady_voice(piece: Chunk) -> np.ndarray:
-    """Always as loud, whatever the source; the same sound at the same time in every piece."""
-    first = round(piece.start_s * RATE_HZ) - piece.n_pad_samples
-    return (0.1 * np.sin(np.arange(first, first + len(piece.samples)))).astype(np.float32)
+def steady_voice(chunk: Chunk) -> np.ndarray:
+    """Constant loudness, whatever the source; the same sound at the same time in every chunk."""
+    first = round(chunk.start_s * RATE_HZ) - chunk.n_pad_samples
+    return (0.1 * np.sin(np.arange(first, first + len(chunk.samples)))).astype(np.float32)
 
 
 def swelling_song(seconds: float = 12.0) -> Audio:
@@ -53,10 +53,10 @@ def test_ratio_half_takes_half_of_the_decibels() -> None:
     np.testing.assert_allclose(half, whole / 2, atol=0.05)
 
 
-def test_pieces_join_without_a_step_of_loudness() -> None:
+def test_chunks_join_without_a_step_in_loudness() -> None:
     song = swelling_song()
-    whole, pieces = adjusted(song, 0.0), adjusted(song, 0.0, max_piece_s=2.0)
-    steps_db = 20 * np.log10(loudness(pieces) / loudness(whole))
+    whole, chunks = adjusted(song, 0.0), adjusted(song, 0.0, max_piece_s=2.0)
+    steps_db = 20 * np.log10(loudness(chunks) / loudness(whole))
     assert np.abs(steps_db[5:-5]).max() < 0.1
 
 
@@ -66,20 +66,20 @@ def test_a_pause_of_the_source_is_silent_and_a_silent_voice_stays_silent() -> No
     source[2 * RATE_HZ : 4 * RATE_HZ] = 0
     noise = 0.1 * np.random.default_rng(0).standard_normal(len(source)).astype(np.float32)
     result = follow_loudness(source, noise, RATE_HZ, 0.0)
-    assert not result[round(2.51 * RATE_HZ) : round(3.49 * RATE_HZ)].any(), "nothing sings in the middle of the pause"
+    assert not result[round(2.51 * RATE_HZ) : round(3.49 * RATE_HZ)].any(), "sound in the middle of the pause"
     hardly = 1e-5 * noise
-    assert np.abs(follow_loudness(tone, hardly, RATE_HZ, 0.0)).max() < 0.01, "noise at -120 dB is not made a voice"
+    assert np.abs(follow_loudness(tone, hardly, RATE_HZ, 0.0)).max() < 0.01, "noise at -120 dB is amplified"
     assert np.abs(match_loudness_envelope(tone, RATE_HZ, hardly, RATE_HZ, 0.0)).max() > 0.1
 
 
-def test_like_original_has_the_originals_numbers() -> None:
+def test_like_original_gives_the_originals_values() -> None:
     """0.1 for a second, then 0.5, against a steady output: the known values of its half-second grid."""
     source = Audio(np.repeat(np.float32([0.1, 0.5]), 44100), 44100)
     settings = ConversionSettings(loudness_envelope_ratio=0.0, like_original=True, pad_seconds=0.0, slice_db=-60)
     result = convert_by(
-        source, lambda piece: np.full(88000, 0.2, np.float32), settings, output_hz=44100, hop_samples=512
+        source, lambda chunk: np.full(88000, 0.2, np.float32), settings, output_hz=44100, hop_samples=512
     ).samples
-    start = (88200 - 88000) // 2  # a short result is centred between zeros
+    start = (88200 - 88000) // 2  # a short result is centered between zeros
     found = result[start + np.array([0, 22050, 44100, 66150, 87999])]
     np.testing.assert_allclose(found, [0.1, 0.1085916, 0.3613514, 0.4626684, 0.3543578], atol=1 / 32768)
 

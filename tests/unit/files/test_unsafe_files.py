@@ -199,7 +199,7 @@ def test_a_timeline_of_speakers_in_python_is_read_and_not_run(folder: Path) -> N
     path.write_text(f"import os\nos.mkdir({str(trace)!r})\nspk_mix_map = {{0: [[0.0, 1.0, 1.0, 0.0]], 1: [[0.0, 1.0, 0.0, 1.0]]}}\n")
     assert len(read_mix(path)) == 2
     path.write_text(f"spk_mix_map = {{0: __import__('os').mkdir({str(trace)!r})}}\n")
-    with pytest.raises(SvcError, match="spkmix.py holds no mix of speakers"):
+    with pytest.raises(SvcError, match="spkmix.py contains no speaker mix"):
         read_mix(path)
     assert not trace.exists()
 

@@ -231,7 +231,7 @@ def test_adversarial_training_writes_both_networks_and_resumes(
 def test_an_edited_f0_is_used_instead_of_the_recordings(voice: sovits.Voice, tmp_path: Path) -> None:
     source = sung_tone(150, 1.5)
     curve = F0Track(np.full(voice.estimate_f0(source, "dio").n_frames, 300.0), 256 / RATE_HZ).to_csv(tmp_path / "curve.csv")
-    edited = voice.convert(source, ConversionSettings(f0_method="dio"), melody=F0Track.from_csv(curve))
+    edited = voice.convert(source, ConversionSettings(f0_method="dio"), f0=F0Track.from_csv(curve))
     own = voice.convert(source, ConversionSettings(f0_method="dio"))
     assert voice.estimate_f0(edited, "dio").median_hz() == pytest.approx(300, rel=0.02)
     assert voice.estimate_f0(own, "dio").median_hz() == pytest.approx(150, rel=0.02)
@@ -243,6 +243,6 @@ def test_a_given_f0_is_aligned_by_time_in_every_chunk(voice: sovits.Voice) -> No
     f0 = F0Track(np.arange(1.0, 401.0), 0.01)
     hop_s = voice.hop_samples / RATE_HZ
     chunk = Chunk(np.zeros(voice.hop_samples * 100, np.float32), RATE_HZ, 40 * voice.hop_samples, 0.3, 0.4)
-    part = voice._part_of(f0, chunk).f0_hz
+    part = voice._slice_f0(f0, chunk).f0_hz
     assert not part[: int((40 * hop_s - 0.3) / hop_s)].any(), "unvoiced before the start of the recording"
     assert part[40] == round(0.3 / 0.01) + 1

@@ -13,7 +13,7 @@ import torch
 from svcnb import SvcError
 from svcnb.audio.audio import Audio, read_audio
 from svcnb.cli.main import main
-from svcnb.conversion.self_conversion import LARGEST_RATIO, N_TAKES
+from svcnb.conversion.self_conversion import LARGEST_RATIO, N_VERSIONS
 from svcnb.models import vocoder
 from svcnb.models.vocoder import step as vocoder_step
 from svcnb.models.vocoder.config import VocoderConfig
@@ -167,7 +167,7 @@ def test_with_a_voice_the_vocoder_learns_to_refine_its_output(features: Path, tm
     report = vocoder.train(features, refining, settings, config=config, voice=voice)
     assert report.best.measure == "voice_mel" and set(report.last_validation) == {"mel", "voice_mel"}
     n_held_out = len(json.loads((features / "split.json").read_text())["validation"])
-    n_perturbed = N_TAKES * (N_CLIPS - n_held_out)
+    n_perturbed = N_VERSIONS * (N_CLIPS - n_held_out)
     assert len(list((refining / "spoken" / "ada").glob("*.flac"))) == n_held_out + n_perturbed
     perturbed = [ratio for ratio in voice.ratios if ratio != 1]
     assert len(set(perturbed)) == len(perturbed) == n_perturbed, "for training clips the content is perturbed"
