@@ -1,4 +1,4 @@
-"""All switches of conversion together, in pairs: the result is as long as the source, finite, and sings where it sings."""
+"""All pairs of conversion settings: the result has the source's length, is finite, and has no gaps."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from tests.toys.tiny_diffusion import write_model
 pytest.importorskip("pyworld")
 WIDTH = 96  # of svcnb-units, the bundled encoder
 VOICED_S, PAUSE_S = (1.2, 0.9), 11.2  # a pause that long is a slice of its own, and is not converted
-GAP_S, FRAME_S, SILENT = 0.05, 0.01, 0.01  # a gap is quieter than a hundredth of the usual for longer than that
-# Voice -> whether it hears loudness, and the sampler of its diffusion model.
+GAP_S, FRAME_S, SILENT = 0.05, 0.01, 0.01  # a gap: longer than that below 1 % of the median level
+# Voice -> whether it is conditioned on loudness, and the sampler of its diffusion model.
 VOICES = {
     "ddim": (False, "ddim"), "loudness dpm": (True, "dpm-solver++"), "pndm": (False, "pndm"), "loudness unipc": (True, "unipc"),
 }  # fmt: skip
@@ -68,7 +68,7 @@ CHOICES = {
 
 
 def allowed(row: Row) -> bool:
-    """A cross-fade takes at most half of a piece; anything else may be combined."""
+    """A cross-fade takes at most half of a chunk; everything else may be combined."""
     clip, longest = row["clip_seconds"], row["max_piece_s"]
     return 2 * row["crossfade_seconds"] <= (clip if 0 < clip <= longest else longest)
 
@@ -76,7 +76,7 @@ def allowed(row: Row) -> bool:
 ROWS = list(covering_rows(CHOICES, allowed=allowed))
 
 
-def test_the_rows_hold_every_pair_that_is_allowed_and_every_setting() -> None:
+def test_the_rows_contain_every_allowed_pair_and_every_setting() -> None:
     held, impossible = set().union(*map(pairs_of, ROWS)), set()
     for pair in all_pairs(CHOICES) - held:
         impossible.add(tuple(name for name, _ in pair))
@@ -87,17 +87,17 @@ def test_the_rows_hold_every_pair_that_is_allowed_and_every_setting() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The voices, never trained, each with centres, an index, a vocoder and a diffusion model."""
+    """Untrained voices, each with cluster centers, an index, a vocoder and a diffusion model."""
     pytest.importorskip("faiss")
     folder = tmp_path_factory.mktemp("voices")
-    for name, (hears_loudness, sampler) in VOICES.items():
-        write_voice(folder / name, hears_loudness=hears_loudness, sampler=sampler)
+    for name, (with_loudness, sampler) in VOICES.items():
+        write_voice(folder / name, with_loudness=with_loudness, sampler=sampler)
     return folder
 
 
-def write_voice(folder: Path, *, hears_loudness: bool, sampler: str) -> None:
+def write_voice(folder: Path, *, with_loudness: bool, sampler: str) -> None:
     config = tiny_config()
-    config.spk, config.model.n_speakers, config.model.vol_embedding = {"ada": 0, "bob": 1}, 2, hears_loudness
+    config.spk, config.model.n_speakers, config.model.vol_embedding = {"ada": 0, "bob": 1}, 2, with_loudness
     config.save(folder / "config.json")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -115,7 +115,7 @@ def write_voice(folder: Path, *, hears_loudness: bool, sampler: str) -> None:
 
 @cache
 def song(input_hz: int) -> Audio:
-    """Two pieces of real speech, and a long pause between them."""
+    """Two excerpts of speech with a long pause between them."""
     speech = read_audio(next(iter(sorted((DEMO_VOICES / "raw").rglob("*.flac")))))
     first, second = speech.slice_s(0.3, 0.3 + VOICED_S[0]), speech.slice_s(3.0, 3.0 + VOICED_S[1])
     pause = np.zeros(round(PAUSE_S * speech.sample_rate_hz), np.float32)
@@ -129,7 +129,7 @@ def loaded(folder: Path) -> sovits.Voice:
 
 @cache
 def voiced_frames(input_hz: int) -> np.ndarray:
-    """Whether each hundredth of a second of the song is voiced, away from its pieces' very ends."""
+    """Whether each frame of 10 ms of the song is voiced, without the ends of voiced segments."""
     audio = resample(song(input_hz), 22050)
     track = PitchEstimator("harvest", sample_rate_hz=22050, hop_samples=220)(audio.samples)
     inner = np.convolve(track.f0_hz > 0, np.ones(5), mode="same") == 5
@@ -147,14 +147,16 @@ def longest_gap_s(result: Audio, voiced: np.ndarray) -> float:
     return max(map(len, runs), default=0) * FRAME_S
 
 
-def test_a_gap_is_seen() -> None:
+def test_a_gap_is_detected() -> None:
     voiced, samples = np.ones(100, bool), np.random.default_rng(0).standard_normal(22050).astype(np.float32)
     assert longest_gap_s(Audio(samples, 22050), voiced) == 0
     samples[6000:8000] = 0
     assert longest_gap_s(Audio(samples, 22050), voiced) == pytest.approx(0.08, abs=0.011)
 
 
-@pytest.mark.filterwarnings("ignore:.*(does nothing while|takes the enhancer|cannot be used while|meant for speech|left out)")
+@pytest.mark.filterwarnings(
+    "ignore:.*(does nothing while|replaces the enhancer|cannot be used while|meant for speech|left out)"
+)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: json.dumps(list(row.values())))
 def test_every_pair_of_options_converts_the_whole_song(row: Row, folder: Path, tmp_path: Path) -> None:
     choices = dict(row)
@@ -166,5 +168,5 @@ def test_every_pair_of_options_converts_the_whole_song(row: Row, folder: Path, t
     if choices["like_original"] and choices["clip_seconds"] and choices["crossfade_seconds"]:
         return  # it counts overlaps at the input's rate, which changes lengths and times: see test_long_audio
     wanted = round(source.n_samples * result.sample_rate_hz / input_hz)
-    assert abs(result.n_samples - wanted) <= (50 if choices["like_original"] else 0)  # it rounds every piece up
+    assert abs(result.n_samples - wanted) <= (50 if choices["like_original"] else 0)  # rounds chunks up
     assert longest_gap_s(result, voiced_frames(input_hz)) <= GAP_S

@@ -1,7 +1,7 @@
-"""05_convert as a person meets it: JupyterLab in a browser, the form is filled and clicked.
+"""05_convert in a browser: JupyterLab, the form is filled and the button is clicked.
 
 Needs jupyterlab, ipywidgets, playwright (`pip install playwright`, the package alone) and an installed chromium;
-skipped, and said so, where one of them is missing. No voice is trained: the weights are random, the click is tested.
+skipped with a message if one of them is missing. No voice is trained: the weights are random.
 """
 
 from __future__ import annotations
@@ -81,9 +81,10 @@ def lab(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         f"--LabApp.workspaces_dir={own / 'workspaces'}",
     ]  # fmt: skip
     with (own / "log.txt").open("w") as log:
-        places = {"JUPYTER_CONFIG_DIR": str(own / "config"), "JUPYTER_RUNTIME_DIR": str(own / "runtime")}
+        folders = {"JUPYTER_CONFIG_DIR": str(own / "config"), "JUPYTER_RUNTIME_DIR": str(own / "runtime")}
         server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *options], env=os.environ | places, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "jupyterlab", *options],
+            env=os.environ | folders, stdout=log, stderr=subprocess.STDOUT,
         )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -165,12 +166,12 @@ def test_the_filled_form_converts_on_a_click(page: Page, workspace: Path) -> Non
     (result,) = (workspace / "data" / "converted").glob("a song.flac_5key_*.flac")
     assert result.name in status and re.search(r"in \d+\.\d s", status)
     assert abs(soundfile.info(result).duration - 3) < 1e-3
-    heard = page.locator(".jp-OutputArea-output .widget-output, .jupyter-widgets.widget-output").last
-    playwright.expect(heard.locator("audio")).to_have_count(2)
-    playwright.expect(heard.locator("img")).to_have_count(1)
+    output = page.locator(".jp-OutputArea-output .widget-output, .jupyter-widgets.widget-output").last
+    playwright.expect(output.locator("audio")).to_have_count(2)
+    playwright.expect(output.locator("img")).to_have_count(1)
 
 
-def test_the_form_tells_what_is_missing_and_can_be_used_again(page: Page, workspace: Path) -> None:
+def test_the_form_shows_what_is_missing_and_can_be_used_again(page: Page, workspace: Path) -> None:
     before = sorted((workspace / "data" / "converted").iterdir())
     (workspace / "data" / "raw" / "a song.flac").rename(workspace / "data" / "raw" / "moved.flac")
     assert "a song.flac is neither in" in press_convert(page)

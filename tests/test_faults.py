@@ -1,4 +1,4 @@
-"""Bad input loses nothing: the message names the file and the fix, the rest is done, nothing is half-written."""
+"""Bad input: the message names the file and the fix, the rest is processed, no incomplete file is written."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def write_tone(path: Path, seconds: float = 1.6, **choices) -> Path:
 
 
 def files_below(folder: Path) -> set[str]:
-    """Every file, hidden ones too: leftovers of writing would show."""
+    """Every file, hidden ones included, to detect leftovers of writing."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
 
 
@@ -150,9 +150,10 @@ def test_a_second_extraction_tries_only_the_bad_clips_again(mixed: Path, prepare
 def test_converting_many_writes_the_good_ones_and_lists_the_others(mixed: Path, voice: Path, tmp_path: Path, capsys) -> None:
     sources = sorted((mixed / "ada").iterdir())
     code = cli.main(["convert", str(voice), *map(str, sources), "-f0p", "dio", "-wf", "wav", "-o", str(tmp_path / "out")])
-    told = capsys.readouterr().err
-    assert code == cli.EXIT_USER_ERROR and f"{len(BROKEN)} of {len(sources)} conversions failed" in told
-    assert all(any(name in line and words in line for line in told.splitlines()) for name, words in BROKEN.items())
+    message = capsys.readouterr().err
+    assert code == cli.EXIT_USER_ERROR and f"{len(BROKEN)} of {len(sources)} conversions failed" in message
+    lines = message.splitlines()
+    assert all(any(name in line and words in line for line in lines) for name, words in BROKEN.items())
     results = {f"{name}_0key_ada_sovits_dio.wav" for name in GOOD | set(TOO_SHORT)}
     assert files_below(tmp_path / "out") == results
 
@@ -212,7 +213,7 @@ def test_any_speaker_name_goes_from_the_folder_into_the_voice(named: Path) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_name_converts_into_a_file_that_bears_it(name: str, named: Path, tmp_path: Path) -> None:
+def test_any_name_converts_into_a_file_with_that_name(name: str, named: Path, tmp_path: Path) -> None:
     voice = sovits.load_voice(named / "voice")
     settings = DIO.model_copy(update={"speaker": name})
     path = voice.convert_file(named / "raw" / name / f"{name}.wav", tmp_path / "out", settings)
@@ -243,8 +244,8 @@ def test_a_name_with_a_leading_dash_is_taken_after_two_dashes(voice: Path, tmp_p
     assert files_below(tmp_path / "out") == {"-rf.wav_0key_ada_sovits_dio.flac"}
 
 
-def test_names_that_are_no_text_are_skipped_with_what_to_do(tmp_path: Path) -> None:
-    """Such names come out of old zip files; they cannot stand in a JSON file."""
+def test_names_that_are_not_utf8_are_skipped_with_a_fix(tmp_path: Path) -> None:
+    """Such names come from old zip files; they cannot be stored in a JSON file."""
     bad = os.fsdecode(b"caf\xe9")
     try:
         (tmp_path / bad).mkdir()
@@ -270,12 +271,12 @@ def duet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_small_voice(tmp_path_factory.mktemp("voices") / "duet", speakers=("ada", "bob"))
 
 
-def test_a_voice_of_two_speakers_tells_which_one_it_takes(duet: Path, tmp_path: Path, capsys) -> None:
+def test_a_voice_of_two_speakers_reports_which_one_it_uses(duet: Path, tmp_path: Path, capsys) -> None:
     song = write_tone(tmp_path / "song.wav", 0.3)
     arguments = ["convert", str(duet), str(song), "-f0p", "dio", "-o", str(tmp_path / "out")]
     assert cli.main(arguments) == 0
-    told = capsys.readouterr().err
-    assert "ada" in told and "bob" in told and "-s" in told
+    message = capsys.readouterr().err
+    assert "ada" in message and "bob" in message and "-s" in message
     assert files_below(tmp_path / "out") == {"song.wav_0key_ada_sovits_dio.flac"}
     assert cli.main([*arguments, "-s", "bob"]) == 0
     assert "-s" not in capsys.readouterr().err
@@ -283,7 +284,7 @@ def test_a_voice_of_two_speakers_tells_which_one_it_takes(duet: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("wanted", ["carla", "2", "ADA", "-1"])
-def test_a_speaker_that_the_voice_lacks_is_answered_with_those_it_has(wanted: str, duet: Path, tmp_path: Path) -> None:
+def test_an_unknown_speaker_raises_with_the_known_ones(wanted: str, duet: Path, tmp_path: Path) -> None:
     voice = sovits.load_voice(duet)
     song = write_tone(tmp_path / "song.wav", 0.3)
     with pytest.raises(SvcError) as caught:
@@ -344,7 +345,7 @@ def test_features_made_with_other_settings_are_refused_by_name_and_kept(other: s
 
 
 @pytest.mark.parametrize(
-    ("section", "key", "value", "told"),
+    ("section", "key", "value", "message"),
     [
         ("data", "sampling_rate", 16000, "sampling_rate is 16000"),
         ("data", "hop_length", 128, "hop_length is 128"),
@@ -352,18 +353,20 @@ def test_features_made_with_other_settings_are_refused_by_name_and_kept(other: s
         ("model", "vol_embedding", True, "vol_embedding is True"),
     ],
 )
-def test_training_refuses_a_config_that_the_features_were_not_made_for(section, key, value, told, copied: Path) -> None:
+def test_training_refuses_a_config_that_the_features_were_not_made_for(
+    section, key, value, message, copied: Path
+) -> None:
     path = copied / "features/config.json"
     stored = json.loads(path.read_text())
     stored[section][key] = value
     path.write_text(json.dumps(stored))
     with pytest.raises(SvcError) as caught:
         sovits.train(copied / "features", copied / "new", TrainSettings(max_steps=1, device="cpu"))
-    assert told in one_line(caught) and "features" in str(caught.value)
+    assert message in one_line(caught) and "features" in str(caught.value)
     assert not files_below(copied / "new")
 
 
-def test_a_run_is_not_resumed_with_features_made_otherwise(copied: Path) -> None:
+def test_a_run_is_not_resumed_with_features_of_other_settings(copied: Path) -> None:
     settings = PrepareSettings(f0_method="dio", with_volume=True, overwrite=True)
     sovits.prepare(tiny_config(), copied / "clips", copied / "features", settings)
     before = files_below(copied / "voice")
@@ -372,7 +375,7 @@ def test_a_run_is_not_resumed_with_features_made_otherwise(copied: Path) -> None
     assert files_below(copied / "voice") == before
 
 
-def test_a_batch_larger_than_the_data_trains_on_what_there_is(copied: Path, caplog) -> None:
+def test_a_batch_size_above_the_number_of_clips_is_reduced(copied: Path, caplog) -> None:
     with caplog.at_level(logging.WARNING):
         report = sovits.train(
             copied / "features", copied / "new", TrainSettings(max_steps=1, device="cpu"), batch_size=50
@@ -389,21 +392,21 @@ def cut_file(path: Path, keep_ratio: float) -> None:
 
 
 @pytest.mark.parametrize("keep_ratio", [0.0, 0.0001, 0.01, 0.5, 0.99, 0.99999])
-def test_weights_cut_at_any_length_are_named_and_nothing_is_written(keep_ratio: float, copied: Path, capsys) -> None:
+def test_truncated_weights_are_named_and_nothing_is_written(keep_ratio: float, copied: Path, capsys) -> None:
     cut_file(copied / "voice/G_2.pth", keep_ratio)
     song = write_tone(copied / "song.wav", 0.3)
     before = files_below(copied / "voice")
     for command in (["convert", copied / "voice", song, "--checkpoint", "newest", "-o", copied / "out"],
                     ["train", copied / "features", copied / "voice", "--max_steps", 3, "--resume", "-d", "cpu"]):  # fmt: skip
         assert cli.main([str(word) for word in command]) == cli.EXIT_USER_ERROR
-        told = capsys.readouterr().err.strip().splitlines()[-1]
-        assert "G_2.pth" in told and told.endswith(("copy it again.", "Get it again."))
+        message = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "G_2.pth" in message and message.endswith(("copy it again.", "Get it again."))
     assert files_below(copied / "voice") == before and not files_below(copied / "out")
     assert sovits.load_voice(copied / "voice/G_1.pth").speakers == {"ada": 0}
 
 
 @pytest.mark.parametrize("keep_ratio", [0.0, 0.5, 0.99])
-def test_cut_centres_are_named_and_nothing_is_written(keep_ratio: float, copied: Path, capsys) -> None:
+def test_truncated_centers_are_named_and_nothing_is_written(keep_ratio: float, copied: Path, capsys) -> None:
     pytest.importorskip("faiss")
     sovits.fit_voice_centres(copied / "features", copied / "voice", ClusterSettings(n_centres=4))
     (centres,) = (copied / "voice").glob("kmeans_*.pt")
@@ -411,13 +414,13 @@ def test_cut_centres_are_named_and_nothing_is_written(keep_ratio: float, copied:
     song = write_tone(copied / "song.wav", 0.3)
     command = ["convert", copied / "voice", song, "-cr", 0.5, "-f0p", "dio", "-o", copied / "out"]
     assert cli.main([str(word) for word in command]) == cli.EXIT_USER_ERROR
-    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert centres.name in told
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert centres.name in message
     assert not files_below(copied / "out")
 
 
 @pytest.mark.parametrize("keep_ratio", [0.0, 0.3, 0.99])
-def test_a_cut_config_is_named(keep_ratio: float, copied: Path) -> None:
+def test_a_truncated_config_is_named(keep_ratio: float, copied: Path) -> None:
     for folder in ("voice", "features"):
         cut_file(copied / folder / "config.json", keep_ratio)
     with pytest.raises(SvcError, match=r"voice.config.json is not a JSON config"):
@@ -429,7 +432,9 @@ def test_a_cut_config_is_named(keep_ratio: float, copied: Path) -> None:
 
 @pytest.mark.parametrize("name", ["settings.json", "index.json", "features_000"])
 @pytest.mark.parametrize("keep_ratio", [0.0, 0.5, 0.98])
-def test_a_cut_file_of_the_features_is_named_with_the_fix_and_overwriting_mends_it(name, keep_ratio, copied) -> None:
+def test_a_truncated_feature_file_is_named_with_the_fix_and_overwriting_repairs_it(
+    name, keep_ratio, copied
+) -> None:
     (path,) = (copied / "features").glob(f"{name}*")
     cut_file(path, keep_ratio)
     with pytest.raises(SvcError) as caught:
@@ -441,7 +446,7 @@ def test_a_cut_file_of_the_features_is_named_with_the_fix_and_overwriting_mends_
     assert sovits.train(copied / "features", copied / "new", TrainSettings(max_steps=1, device="cpu")).step == 1
 
 
-def test_a_cut_part_of_an_unfinished_extraction_is_named(copied: Path) -> None:
+def test_a_truncated_part_of_an_unfinished_extraction_is_named(copied: Path) -> None:
     (shard,) = (copied / "features").glob("features_*.safetensors")
     (copied / "features/part_00000.safetensors").write_bytes(shard.read_bytes()[:100])
     with pytest.raises(SvcError, match="part_00000.safetensors is broken .*delete it and extract again"):
@@ -449,7 +454,9 @@ def test_a_cut_part_of_an_unfinished_extraction_is_named(copied: Path) -> None:
 
 
 @pytest.mark.parametrize("keep_ratio", [0.0, 0.5, 0.99])
-def test_a_cut_training_state_is_named_and_the_checkpoints_stay(keep_ratio: float, copied: Path) -> None:
+def test_a_truncated_training_state_is_named_and_the_checkpoints_are_kept(
+    keep_ratio: float, copied: Path
+) -> None:
     cut_file(copied / "voice/state.json", keep_ratio)
     with pytest.raises(SvcError, match="state.json is not a training state"):
         sovits.train(copied / "features", copied / "voice", TrainSettings(max_steps=3, device="cpu"))
@@ -457,7 +464,7 @@ def test_a_cut_training_state_is_named_and_the_checkpoints_stay(keep_ratio: floa
     assert sovits.load_voice(copied / "voice", checkpoint="newest").step == 2
 
 
-def test_half_a_line_of_history_is_dropped_and_training_goes_on(copied: Path) -> None:
+def test_an_incomplete_line_of_history_is_dropped_and_training_resumes(copied: Path) -> None:
     history = copied / "voice/history.jsonl"
     lines = history.read_text().splitlines()
     history.write_text("\n".join(lines) + '\n{"step": 2, "epo')
@@ -467,7 +474,7 @@ def test_half_a_line_of_history_is_dropped_and_training_goes_on(copied: Path) ->
     assert steps == sorted(steps) and steps[-1] == 3 and steps[: len(lines)] == [json.loads(line)["step"] for line in lines]
 
 
-def test_a_cut_list_of_clips_is_named_and_deleting_it_mends_it(tmp_path: Path) -> None:
+def test_a_truncated_list_of_clips_is_named_and_deleting_it_repairs_it(tmp_path: Path) -> None:
     write_tone(tmp_path / "raw/ada/a.wav")
     cut_folder(tmp_path / "raw", tmp_path / "clips", CUT)
     for keep_ratio in (0.5, 0.0):

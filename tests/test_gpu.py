@@ -1,4 +1,4 @@
-"""The same notebooks on a GPU: training in fp16 and conversion; skipped, and said so, where there is none."""
+"""The notebooks on a GPU: training in fp16 and conversion; skipped with a message if there is none."""
 
 from __future__ import annotations
 

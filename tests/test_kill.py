@@ -1,4 +1,4 @@
-"""kill -9 at any point, then the same command again: finished work is kept, and the end is that of an unbroken run."""
+"""kill -9 at any point, then the same command again: the result equals that of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
 
 
 def run(*words: object) -> str:
-    """The command to its end; what it printed."""
+    """Run the command to its end; returns what it printed."""
     done = subprocess.run(command_line(*words, slow=False), cwd=PROJECT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
 
 def kill_when(reached: Callable[[], bool], *words: object) -> None:
-    """Start the command and kill it, as a power cut would, in the moment `reached` tells."""
+    """Start the command and kill it with SIGKILL as soon as `reached` returns True."""
     command = command_line(*words, slow=True)
     with subprocess.Popen(command, cwd=PROJECT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + PATIENCE_S
@@ -88,7 +88,7 @@ def noise(seconds: float, seed: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two speakers with eight recordings of two clips each, and in `clips` what an unbroken run makes of them."""
+    """Two speakers with eight recordings of two clips each; in `clips` the result of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("slicing")
     pause = np.zeros(RATE_HZ, np.float32)
     for number in range(16):
@@ -106,7 +106,7 @@ SLICING_MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", SLICING_MOMENTS)
-def test_slicing_goes_on_where_it_was_killed(moment: str, recordings: Path, tmp_path: Path) -> None:
+def test_slicing_resumes_where_it_was_killed(moment: str, recordings: Path, tmp_path: Path) -> None:
     clips = tmp_path / "clips"
     command = ("slice", recordings / "raw", clips, "--sample_rate_hz", RATE_HZ)
     kill_when(lambda: SLICING_MOMENTS[moment](clips), *command)
@@ -118,7 +118,7 @@ def test_slicing_goes_on_where_it_was_killed(moment: str, recordings: Path, tmp_
 
 
 def finished_clips(clips: Path) -> dict[Path, int]:
-    """Clips that a list names, and when they were written."""
+    """Clips in a list, and the times when they were written."""
     found = {}
     for path in clips.glob("*/cuts.json"):
         for entry in json.loads(path.read_text())["sources"].values():
@@ -131,7 +131,7 @@ def finished_clips(clips: Path) -> dict[Path, int]:
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Short clips of two speakers, a tiny config, and in `features` what an unbroken run extracts."""
+    """Short clips of two speakers, a tiny config; in `features` the result of an uninterrupted extraction."""
     folder = tmp_path_factory.mktemp("extraction")
     t = np.arange(round(0.6 * RATE_HZ)) / RATE_HZ
     for number in range(N_CLIPS):
@@ -158,7 +158,7 @@ EXTRACTION_MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", EXTRACTION_MOMENTS)
-def test_extraction_goes_on_where_it_was_killed(moment: str, clips: Path, tmp_path: Path) -> None:
+def test_extraction_resumes_where_it_was_killed(moment: str, clips: Path, tmp_path: Path) -> None:
     features = tmp_path / "features"
     kill_when(lambda: EXTRACTION_MOMENTS[moment](features), *extraction(clips, features))
     n_extracted, n_kept = map(int, re.search(r"(\d+) clips extracted, (\d+) kept", run(*extraction(clips, features))).groups())
@@ -176,8 +176,8 @@ def training(clips: Path, voice: Path) -> tuple[object, ...]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(clips: Path) -> Path:
-    """A voice trained without a break; the split of the clips is drawn beside the features with it."""
+def uninterrupted(clips: Path) -> Path:
+    """A voice of an uninterrupted training, which also draws the split of the clips beside the features."""
     run(*training(clips, clips / "voice"))
     return clips / "voice"
 
@@ -200,7 +200,9 @@ TRAINING_MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", TRAINING_MOMENTS)
-def test_training_goes_on_where_it_was_killed(moment: str, clips: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_training_resumes_where_it_was_killed(
+    moment: str, clips: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
     voice = tmp_path / "voice"
     kill_when(lambda: TRAINING_MOMENTS[moment](voice), *training(clips, voice))
     started_at = saved_step(voice)
@@ -208,11 +210,11 @@ def test_training_goes_on_where_it_was_killed(moment: str, clips: Path, unbroken
     assert started_at == (0 if moment == "before the first checkpoint" else 4)
     assert f"{N_STEPS - started_at} steps in" in printed
     assert saved_step(voice) == N_STEPS
-    assert_equal_voices(voice, unbroken)
+    assert_equal_voices(voice, uninterrupted)
 
 
 def assert_equal_voices(voice: Path, expected: Path) -> None:
-    """The same files, weights and optimisers to 1e-6, and the same history but for its times."""
+    """The same files, weights and optimisers to 1e-6, and the same history except for times."""
     assert {path for path in contents(voice)} == {path for path in contents(expected)}
     for path in expected.glob("*.pth"):
         ours, theirs = read_sovits_checkpoint(voice / path.name), read_sovits_checkpoint(path)

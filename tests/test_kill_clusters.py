@@ -1,4 +1,4 @@
-"""Clustering killed with SIGKILL, then called again: it goes on where it was, and ends with the same bytes."""
+"""Clustering killed with SIGKILL, then called again: it resumes, and its result has the same bytes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kill_when(reached: Callable[[], bool], program: str, *arguments: Path) -> None:
-    """Start the program in a process of its own and kill it, without warning, at that point."""
+    """Start the program in its own process and kill it with SIGKILL at that point."""
     process = subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], cwd=PROJECT, stderr=subprocess.PIPE)
     try:
         until = time.monotonic() + 120
@@ -61,13 +61,13 @@ def kill_when(reached: Callable[[], bool], program: str, *arguments: Path) -> No
 
 
 def kept_steps(folder: Path) -> dict[str, int]:
-    """Steps done by speakers whose progress is kept; in the order in which they were begun."""
+    """Finished steps of speakers with stored progress, in the order of their start."""
     kept = sorted(folder.glob(".centres_*"), key=lambda path: path.stat().st_ctime_ns)
     return {path.name: int(read_safetensors(path)[1]["step"]) for path in kept}
 
 
 def count_work(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by one entry for each step of a fit in this process; no speaker skips any."""
+    """A list that gets one entry for each step of a fit in this process; no speaker skips any."""
     steps, lloyd = [], clustering._lloyd
     monkeypatch.setattr(clustering, "SETTLED_RATIO", -1)
     monkeypatch.setattr(clustering, "_lloyd", lambda *arguments: steps.append(1) or lloyd(*arguments))
@@ -75,7 +75,7 @@ def count_work(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("point", ["within the first speaker", "within the second speaker"])
-def test_centres_killed_go_on_and_end_with_the_same_bytes(
+def test_a_killed_fit_of_centers_resumes_and_ends_with_the_same_bytes(
     point: str, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unbroken, broken = write_voice(tmp_path / "unbroken", steps=()), write_voice(tmp_path / "broken", steps=())
@@ -98,7 +98,7 @@ def test_centres_killed_go_on_and_end_with_the_same_bytes(
 
 
 @pytest.mark.parametrize("point", ["while an hour is reduced", "between speakers"])
-def test_an_index_killed_goes_on_and_ends_with_the_same_bytes(
+def test_a_killed_index_build_resumes_and_ends_with_the_same_bytes(
     point: str, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sovits_clusters, "MAX_INDEX_FRAMES", MOST_FRAMES)
@@ -117,7 +117,9 @@ def test_an_index_killed_goes_on_and_ends_with_the_same_bytes(
     assert not list(broken.glob(".*"))
 
 
-def test_progress_of_other_settings_is_not_taken(features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_of_other_settings_is_not_used(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken = write_voice(tmp_path / "broken", steps=())
     kill_when(lambda: bool(kept_steps(broken)), CENTRES, features, broken)
     done = count_work(monkeypatch)

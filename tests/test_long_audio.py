@@ -32,7 +32,7 @@ RATE_HZ = 44100
 
 
 def write_song(path: Path, minutes: float, *, rate_hz: int = RATE_HZ, n_channels: int = 1, **format) -> Path:
-    """Ten-second verses, each a tone with vibrato in a little noise and half a second of silence."""
+    """Verses of ten seconds, each a tone with vibrato and some noise, then half a second of silence."""
     rng = np.random.default_rng(0)
     times_s = np.arange(10 * rate_hz) / rate_hz
     tone = 0.2 * np.sin(2 * np.pi * 180 * times_s + 2 * np.sin(2 * np.pi * 5 * times_s))
@@ -61,7 +61,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def peak_kb(*arguments: object) -> int:
-    """Peak memory of a process of its own that loads a voice and converts one file."""
+    """Peak memory of a process that loads a voice and converts one file."""
     command = [sys.executable, "-W", "ignore", "-c", CONVERSION, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=170)
@@ -81,7 +81,7 @@ def test_ten_minutes_convert_with_the_memory_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kB on Linux only")
-def test_judging_whether_a_song_is_sung_takes_no_more_memory_either(tmp_path: Path) -> None:
+def test_detecting_singing_needs_no_more_memory_either(tmp_path: Path) -> None:
     pytest.importorskip("pyworld")
     voice = save_small_voice(tmp_path / "voice")
     sources = {minutes: write_song(tmp_path / f"{minutes}.flac", minutes, rate_hz=22050) for minutes in (1, 2)}
@@ -98,7 +98,7 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_cutting_a_song_at_silence_keeps_a_few_megabytes(name: str, tmp_path: Path) -> None:
+def test_cutting_a_song_at_silence_needs_a_few_megabytes(name: str, tmp_path: Path) -> None:
     path = write_song(tmp_path / name, 5, rate_hz=22050, **FORMATS[name])  # 26 MB as numbers
     tracemalloc.start()
     try:
@@ -179,7 +179,7 @@ def test_reading_in_parts_has_the_errors_of_reading_at_once(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits on file sizes are POSIX")
-def test_no_room_for_the_temporary_copy_is_told_with_its_folder_and_what_to_set(tmp_path: Path) -> None:
+def test_no_disk_space_for_the_temporary_copy_raises_with_its_folder_and_the_variable(tmp_path: Path) -> None:
     path = write_song(tmp_path / "song.flac", 1 / 2)
     script = (
         "import resource, sys; from svcnb.audio.recording import open_audio; from svcnb import SvcError\n"
@@ -224,13 +224,13 @@ ROWS = list(covering_rows(CHOICES))
 
 
 def long_pauses(rate_hz: int, odd_samples: int) -> Audio:
-    """Sound, a short pause, sound, a pause long enough to be a slice of its own, sound."""
+    """Tone, short pause, tone, a pause long enough to be its own slice, tone."""
     noise = 0.1 * np.random.default_rng(1).standard_normal(6 * rate_hz).astype(np.float32)
     parts = [noise, np.zeros(rate_hz // 2), noise[: rate_hz // 3], np.zeros(11 * rate_hz + odd_samples), noise[:rate_hz]]
     return Audio(np.concatenate(parts), rate_hz)
 
 
-def test_the_rows_hold_every_pair_of_choices() -> None:
+def test_the_rows_contain_every_pair_of_choices() -> None:
     assert set().union(*map(pairs_of, ROWS)) == all_pairs(CHOICES)
     assert len(ROWS) < 80
 
@@ -238,16 +238,16 @@ def test_the_rows_hold_every_pair_of_choices() -> None:
 @pytest.mark.filterwarnings("ignore:nothing in this recording")
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: json.dumps(list(row.values())))
 def test_every_pair_of_choices_gives_exactly_the_inputs_length(row: dict) -> None:
-    """The exception is `like_original`: it has the original's length, rounding errors and all."""
+    """The exception is `like_original`: it has the original's length, including its rounding errors."""
     row = dict(row)
     input_hz, output_hz, hop = (row.pop(name) for name in ("input_hz", "output_hz", "hop_samples"))
     audio = long_pauses(input_hz, row.pop("odd_samples"))
     result = convert_by(audio, same, ConversionSettings(**row), output_hz=output_hz, hop_samples=hop)
     assert np.isfinite(result.samples).all()
     if row["like_original"]:
-        if input_hz <= output_hz or not row["crossfade_seconds"]:  # else its overlaps can be longer than its pieces
+        if input_hz <= output_hz or not row["crossfade_seconds"]:  # else overlaps can exceed chunks
             lengths = lengths_of_the_original(audio, output_hz, ConversionSettings(**row))
-            # Context rounded at one rate and cut off at another leaves up to three samples on a piece.
+            # Context rounded at one rate and removed at another leaves up to three samples per chunk.
             longest = sum(lengths) + (0 if input_hz == output_hz else 3 * len(lengths))
             assert sum(lengths) <= result.n_samples <= longest
     else:
@@ -255,7 +255,7 @@ def test_every_pair_of_choices_gives_exactly_the_inputs_length(row: dict) -> Non
 
 
 def lengths_of_the_original(audio: Audio, output_hz: int, settings: ConversionSettings) -> list[int]:
-    """Every slice and every forced piece is rounded up; their overlaps count samples of the input's rate."""
+    """Every slice and every chunk is rounded up; overlaps are counted in samples of the input's rate."""
     lengths, rate_hz = [], audio.sample_rate_hz
     per, overlap = int(settings.clip_seconds * rate_hz), int(settings.crossfade_seconds * rate_hz)
     for part in find_slices(audio.samples, rate_hz, SliceSettings(threshold_db=settings.slice_db)):

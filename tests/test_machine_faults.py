@@ -1,4 +1,4 @@
-"""A full or read-only disk, too little memory, ctrl-C: told in one line, and nothing that was finished is lost."""
+"""A full or read-only disk, too little memory, ctrl-C: one line of error, and no finished work is lost."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def run_python(script: str, *arguments: object, **options) -> subprocess.Complet
 
 
 class SmallDisk:
-    """A file system of its own with a few kilobytes; `grow` is what freeing space looks like."""
+    """A file system of a few kilobytes; `grow` acts like freed space."""
 
     def __init__(self, folder: Path, kilobytes: int) -> None:
         self.folder = folder
@@ -102,7 +102,9 @@ def told_full(folder: Path) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------- full disk
 
 
-def test_cutting_onto_a_full_disk_keeps_whole_clips_and_goes_on_when_there_is_room(small_disk, tmp_path) -> None:
+def test_cutting_onto_a_full_disk_keeps_complete_clips_and_resumes_with_free_space(
+    small_disk, tmp_path
+) -> None:
     for number in range(8):
         write_audio(tmp_path / f"raw/ada/{number}.wav", noise(3, number))
     cut_folder(tmp_path / "raw", tmp_path / "expected", CUT)
@@ -119,7 +121,7 @@ def test_cutting_onto_a_full_disk_keeps_whole_clips_and_goes_on_when_there_is_ro
         assert (clips / name).read_bytes() == (tmp_path / "expected" / name).read_bytes(), name
 
 
-def test_extracting_onto_a_full_disk_keeps_what_is_finished_and_goes_on_when_there_is_room(
+def test_extracting_onto_a_full_disk_keeps_finished_clips_and_resumes_with_free_space(
     small_disk, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr("svcnb.data.extraction.FLUSH_CLIPS", 4)
@@ -158,15 +160,17 @@ def test_a_full_disk_while_a_checkpoint_is_saved_keeps_the_one_before(small_disk
     assert steps == sorted(steps) and set(steps) == {1, 2, 3, 4} | {0} & set(steps)
 
 
-def test_converting_onto_a_full_disk_leaves_nothing_and_the_same_command_works_later(small_disk, tmp_path, capsys) -> None:
+def test_converting_onto_a_full_disk_leaves_no_file_and_the_same_command_works_later(
+    small_disk, tmp_path, capsys
+) -> None:
     pytest.importorskip("pyworld")
     voice = save_small_voice(tmp_path / "voice")
     song = write_audio(tmp_path / "song.wav", noise(6))
     room = small_disk(100)
     arguments = ["convert", str(voice), str(song), "-f0p", "dio", "-wf", "wav", "-o", str(room.folder / "out")]
     assert cli.main(arguments) == cli.EXIT_USER_ERROR
-    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert str(room.folder / "out") in told and told.endswith(FULL)
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert str(room.folder / "out") in message and message.endswith(FULL)
     assert not files_below(room.folder)
     room.grow()
     assert cli.main(arguments) == 0
@@ -198,8 +202,10 @@ print(json.dumps([outcomes, sorted(path.name for path in folder.iterdir())]))
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits on file sizes are POSIX")
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
-def test_a_disk_that_gets_full_in_the_last_bytes_gives_the_whole_file_or_none(suffix: str, tmp_path: Path) -> None:
-    """libsndfile closes such a file without a word: half a recording would pass for a whole one."""
+def test_a_disk_that_is_full_in_the_last_bytes_gives_a_complete_file_or_none(
+    suffix: str, tmp_path: Path
+) -> None:
+    """libsndfile closes such a file without an error: an incomplete recording would look complete."""
     done = run_python(LIMITED_WRITES, tmp_path, suffix)
     assert done.returncode == 0, done.stderr[-2000:]
     outcomes, names = json.loads(done.stdout)
@@ -228,7 +234,7 @@ for limit in (100, size // 2, size - 500, size - 1):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits on file sizes are POSIX")
-def test_a_checkpoint_that_cannot_be_written_whole_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_written_completely_leaves_the_previous_one(tmp_path: Path) -> None:
     done = run_python(LIMITED_CHECKPOINT, tmp_path / "G_1.pth")
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(done.stdout.splitlines()) == 4
@@ -262,7 +268,7 @@ for name, door in doors.items():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits on file sizes are POSIX")
-def test_cutting_and_extracting_leave_nothing_half_written_and_go_on_later(tmp_path: Path) -> None:
+def test_cutting_and_extracting_leave_no_incomplete_file_and_resume_later(tmp_path: Path) -> None:
     write_audio(tmp_path / "raw/ada/a.wav", noise(3))
     write_clips(tmp_path / "toys", 12)
     done = run_python(LIMITED_DOORS, tmp_path)
@@ -273,14 +279,14 @@ def test_cutting_and_extracting_leave_nothing_half_written_and_go_on_later(tmp_p
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_the_reason_of_the_disk_is_told_and_not_the_librarys(tmp_path: Path) -> None:
+def test_the_disks_error_is_raised_and_not_the_librarys(tmp_path: Path) -> None:
     with WatchedFile("/dev/full") as file:
         assert file.write(b"abc") == 0 and file.write(b"abc") == 0
         with pytest.raises(OSError, match="No space left"):
             file.check()
 
 
-def test_what_a_killed_run_left_is_replaced_by_the_next(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_run_are_replaced_by_the_next(tmp_path: Path) -> None:
     for path in (tmp_path / "song.flac", tmp_path / "state.json"):
         disk.temporary_beside(path).write_bytes(b"half of it")
     write_audio(tmp_path / "song.flac", noise(1))
@@ -289,7 +295,9 @@ def test_what_a_killed_run_left_is_replaced_by_the_next(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
-def test_no_room_to_decode_a_film_is_not_told_as_a_broken_film(small_disk, tmp_path: Path, monkeypatch) -> None:
+def test_no_disk_space_to_decode_a_film_is_not_reported_as_a_broken_film(
+    small_disk, tmp_path: Path, monkeypatch
+) -> None:
     write_audio(tmp_path / "song.wav", noise(5))
     subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "song.wav", tmp_path / "film.m4a"], check=True)
     room = small_disk(100)
@@ -302,7 +310,7 @@ def test_no_room_to_decode_a_film_is_not_told_as_a_broken_film(small_disk, tmp_p
 # ---------------------------------------------------------------------------- read-only, wrong kind of place
 
 
-def test_a_read_only_folder_is_named_at_every_door(small_disk, tmp_path: Path, capsys) -> None:
+def test_a_read_only_folder_is_named_by_every_command(small_disk, tmp_path: Path, capsys) -> None:
     room = small_disk(300)
     room.lock()
     voice = save_small_voice(tmp_path / "voice")
@@ -312,8 +320,8 @@ def test_a_read_only_folder_is_named_at_every_door(small_disk, tmp_path: Path, c
                     ["features", song.parents[1], room.folder / "features", "--f0_predictor", "dio"],
                     ["convert", voice, song, "-f0p", "dio", "-o", room.folder]):  # fmt: skip
         assert cli.main([str(word) for word in command]) == cli.EXIT_USER_ERROR
-        (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-        assert str(room.folder) in told and "read-only" in told and "choose another" in told
+        (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+        assert str(room.folder) in message and "read-only" in message and "choose another" in message
 
 
 def test_a_folder_in_place_of_a_file_and_a_file_in_place_of_a_folder_are_named(tmp_path: Path) -> None:
@@ -355,19 +363,20 @@ print(voice.convert_file(sys.argv[4], Path(sys.argv[3]) / "later", settings, f0=
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits on memory are kept on Linux only")
-def test_too_little_memory_is_told_with_the_setting_that_needs_less(tmp_path: Path) -> None:
+def test_too_little_memory_raises_with_the_setting_that_needs_less(tmp_path: Path) -> None:
     voice = save_small_voice(tmp_path / "voice")
     short, long = (write_audio(tmp_path / f"{seconds}.wav", noise(seconds)) for seconds in (1, 28))
     done = run_python(LITTLE_MEMORY, voice, short, tmp_path / "results", long)
     assert done.returncode == 0, done.stderr[-2000:]
-    told, later = done.stdout.splitlines()
-    assert told.startswith("OutOfMemory") and "28.wav: memory ran out; set max_piece_s (--max_piece_s)" in told
+    message, later = done.stdout.splitlines()
+    assert message.startswith("OutOfMemory")
+    assert "28.wav: memory ran out; set max_piece_s (--max_piece_s)" in message
     assert later == "28.wav_0key_ada_sovits_fcpe.wav"
     assert files_below(tmp_path / "results") == {"warm/1.wav_0key_ada_sovits_fcpe.wav", f"later/{later}"}
 
 
 class Greedy(ToyExtractor):
-    """Needs more memory for one clip than there is."""
+    """An extractor that needs more memory for one clip than there is."""
 
     def __call__(self, clip):
         if "take 3" in clip.name:
@@ -388,7 +397,7 @@ def test_a_clip_that_needs_too_much_memory_is_skipped_and_listed(tmp_path: Path)
 
 
 class Doomed(ToyExtractor):
-    """Is killed at one clip, as the system kills a process that takes too much memory."""
+    """An extractor whose process is killed at one clip, as by the system when memory runs out."""
 
     def __call__(self, clip):
         if "take 20" in clip.name:
@@ -402,7 +411,7 @@ def make_doomed(settings):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
-def test_a_killed_worker_process_is_told_and_what_was_finished_is_kept(tmp_path: Path) -> None:
+def test_a_killed_worker_process_is_reported_and_finished_work_is_kept(tmp_path: Path) -> None:
     clips = write_clips(tmp_path / "clips", 21)
     with pytest.raises(SvcError, match=r"one of 2 processes was killed.*fewer \(--num_processes\)"):
         extract(clips, tmp_path / "store", SETTINGS, make_extractor=make_doomed, n_jobs=2)
@@ -412,7 +421,7 @@ def test_a_killed_worker_process_is_told_and_what_was_finished_is_kept(tmp_path:
     assert len(report.reused) == n_kept and len(report.done) == 21 - n_kept
 
 
-def test_training_tells_what_to_make_smaller_when_no_batch_fits(tmp_path: Path, monkeypatch) -> None:
+def test_training_reports_what_to_reduce_when_no_batch_fits(tmp_path: Path, monkeypatch) -> None:
     def exhausted(*_arguments):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
@@ -425,7 +434,7 @@ def test_training_tells_what_to_make_smaller_when_no_batch_fits(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
-def test_the_command_line_tells_missing_memory_in_one_line(error, monkeypatch, capsys, tmp_path) -> None:
+def test_the_command_line_reports_missing_memory_in_one_line(error, monkeypatch, capsys, tmp_path) -> None:
     def exhausted(*_arguments, **_options):
         raise error
 
@@ -457,8 +466,8 @@ def test_ctrl_c_during_a_conversion_leaves_no_part_of_a_file(tmp_path: Path) -> 
             time.sleep(0.01)
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
-        told = process.communicate(timeout=60)[1]
-    assert process.returncode == cli.EXIT_INTERRUPTED and told.splitlines()[-1] == "interrupted"
+        message = process.communicate(timeout=60)[1]
+    assert process.returncode == cli.EXIT_INTERRUPTED and message.splitlines()[-1] == "interrupted"
     assert not files_below(tmp_path / "out")
 
 

@@ -1,4 +1,4 @@
-"""The tables in README for people who come from so-vits-svc: every row names something that exists and does what it says."""
+"""The tables in README for users of so-vits-svc: every row names something that works as described."""
 
 from __future__ import annotations
 
@@ -106,10 +106,10 @@ def test_defaults_in_the_table_are_the_programs_and_the_forms() -> None:
 
 
 def test_conversion_flags_are_the_settings_own() -> None:
-    told = {flag for option in options_of(ConversionSettings).values() for flag in option.original}
+    flags = {flag for option in options_of(ConversionSettings).values() for flag in option.original}
     outside = set("-m --model_path -c --config_path -n --clean_names -cm --cluster_model_path -dm --diffusion_model_path "
                   "-dc --diffusion_config_path -d --device".split())  # fmt: skip
-    assert set(THEIR_FLAGS) <= told | outside
+    assert set(THEIR_FLAGS) <= flags | outside
 
 
 def test_every_script_and_every_form_field_of_theirs_has_a_row() -> None:
@@ -120,7 +120,7 @@ def test_every_script_and_every_form_field_of_theirs_has_a_row() -> None:
 
 
 def test_the_web_page_has_no_field_that_conversion_lacks() -> None:
-    """What webUI.py offers, by the settings that serve it."""
+    """The fields of webUI.py, with our settings for them."""
     served = (
         "auto_predict_f0 f0_method transpose_semitones cluster_ratio slice_db audio_format noise_scale k_step pad_seconds "
         "clip_seconds crossfade_seconds crossfade_keep_ratio enhancer_adaptive_key f0_threshold loudness_envelope_ratio "
@@ -134,7 +134,7 @@ def test_the_web_page_has_no_field_that_conversion_lacks() -> None:
 
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder laid out as so-vits-svc wants it, in which every command of the scripts' table was run, in order."""
+    """A folder in so-vits-svc's layout, in which every command of the scripts' table was run, in order."""
     from tests.toys.small_voice import tiny_config
     from tests.toys.tiny_diffusion import write_vocoder
 

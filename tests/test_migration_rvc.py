@@ -1,4 +1,4 @@
-"""The tables in README for people who come from RVC: every row names something that exists and does what it says."""
+"""The tables in README for users of RVC: every row names something that works as described."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_table_of_conversion_is_whole_and_names_our_options_fields_and_defau
     assert n_compared >= 8
 
 
-def test_files_lie_where_the_table_says() -> None:
+def test_files_are_where_the_table_says() -> None:
     theirs = " ".join(row[0] for row in rows(FILES))
     for name in (GT_FOLDER, WAV16_FOLDER, *DERIVED_FOLDERS, FILELIST):
         assert f"{name}`" in theirs

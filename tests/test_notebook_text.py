@@ -1,4 +1,4 @@
-"""What holds for the text of every notebook, without running it: forms, order of names, size, cleanliness."""
+"""Checks of the text of every notebook, without running it: forms, order of names, size, no outputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOUR, TOUR_WORDS = "10_how_it_works", range(700, 2200)  # read as much as it is 
 LONG_CELLS = ("setup", "parameters")  # the form, and the one cell that may call git and pip
 MAIN_LINE = ["00_setup", "01_slice", "02_features", "03_train", "04_cluster", "05_convert"]
 FORM = re.compile(r"^(?P<name>\w+) = (?P<default>.+?)  #@param (?P<form>.+)$")
-COLAB_ROOT = "/con" + "tent"  # in two pieces: no file of the project names a machine's folders
+COLAB_ROOT = "/con" + "tent"  # in two parts: no file of the project names a machine's folders
 PLACEHOLDER = re.compile(r"your|placeholder|xxx|todo|example\.com|<.*>", re.I)
 
 NO_OPTIONS = {"00_setup": ["speaker"]}  # names of options for something else: a folder to be made
@@ -209,7 +209,7 @@ def check_form(name: str, default: object, form: str) -> None:
 
 
 def offered_by(name: str, field: str) -> list:
-    """What a notebook's form offers for a field."""
+    """The choices in a notebook's form for a field."""
     (cell,) = tagged(PROJECT / "notebooks" / f"{name}.ipynb", "parameters")
     (form,) = [m["form"] for line in source(cell).splitlines() if (m := FORM.match(line)) and m["name"] == field]
     return json.JSONDecoder().raw_decode(form)[0]
@@ -224,7 +224,7 @@ def test_fields_that_are_options_are_made_from_them_basic_ones_first(path: Path)
     marks = builder.form_marks(source_path)
     assert marks, "no field of this form is an option of the package"
     advanced = [option.advanced for _, option in marks]
-    assert advanced == sorted(advanced), "an advanced field stands above a basic one"
+    assert advanced == sorted(advanced), "an advanced field is above a basic one"
     for mark, option in marks:
         written = FORM.match(form_line(path, mark["field"]))
         assert form_line(path, mark["field"], above=True).startswith("#@markdown " + option.sentence.removesuffix("."))
@@ -249,8 +249,8 @@ def test_a_closed_dropdown_is_an_option_of_the_package(path: Path) -> None:
 def form_line(path: Path, field: str, *, above: bool = False) -> str:
     """The line of a field in a notebook's form, or the help above it."""
     lines = source(tagged(path, "parameters")[0]).splitlines()
-    (place,) = [i for i, line in enumerate(lines) if line.startswith(f"{field} = ")]
-    return lines[place - above]
+    (number,) = [i for i, line in enumerate(lines) if line.startswith(f"{field} = ")]
+    return lines[number - above]
 
 
 def test_base_models_on_the_form_are_in_the_table_and_those_of_so_vits_are_all_there() -> None:

@@ -1,7 +1,8 @@
-"""Every notebook is executed, in order, on real recordings, and what it leaves behind is measured.
+"""Every notebook is executed, in order, on real recordings, and its output files are checked.
 
-Training happens once for the whole file; sizes are small, so numbers show that the path works, not how good a voice
-gets. The defaults of the forms are tested by `make demo`'s recordings, here only the named parameters differ.
+Training runs once for all tests; sizes are small, so numbers show that everything works, not how good a voice
+becomes. The defaults of the forms are tested by `make demo`'s recordings, here only the named parameters
+differ.
 """
 
 from __future__ import annotations
@@ -96,8 +97,8 @@ def run(voices_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run.execute("04_cluster", features_folder="data/features/me", voice_folder="data/models/me", wav=run.song.name, device="cpu")
     converting = {"wav": run.song.name, "model": "data/models/me", "device": "cpu", "trans": 2, "wav_format": "wav"}
     run.execute("05_convert", cluster_infer_ratio=0.5, **converting)
-    places = {"target": "data/raw/me", "sources": run.song.name, "songs": "", "evaluation_folder": "data/evaluation/me"}
-    run.execute("06_evaluate", model="data/models/me", device="cpu", **places)
+    paths = {"target": "data/raw/me", "sources": run.song.name, "evaluation_folder": "data/evaluation/me"}
+    run.execute("06_evaluate", model="data/models/me", device="cpu", songs="", **paths)
     shallow = {"vocoder_minutes": 0.0, "vocoder_steps": 20, "max_minutes": 0.0, "batch_size": 4, "k_step": 40}
     run.execute("20_shallow_diffusion", features_folder="data/features/me", voice_folder="data/models/me", wav=run.song.name,
                 make_vocoder=True, max_steps=N_DIFFUSION_STEPS, device="cpu", **shallow)  # fmt: skip
@@ -125,7 +126,7 @@ def test_executed_notebooks_stay_small_enough_to_open(run: Run, name: str) -> No
     assert len(json.dumps(run.executed[name])) < 6e6
 
 
-def test_setup_makes_a_place_for_recordings_and_describes_the_machine(run: Run) -> None:
+def test_setup_makes_a_folder_for_recordings_and_describes_the_machine(run: Run) -> None:
     assert (run.workspace / "data" / "raw" / "me").is_dir()
     page = " ".join(run.outputs("00_setup", "text/html"))
     assert "torch" in page and "free disk" in page and "<audio" in page
@@ -159,7 +160,7 @@ def read_history(run: Run) -> list[dict]:
     return [json.loads(line) for line in lines if "losses" in json.loads(line)]
 
 
-def test_training_writes_a_voice_and_gets_better(run: Run) -> None:
+def test_training_writes_a_voice_and_lowers_the_losses(run: Run) -> None:
     folder = run.workspace / "data" / "models" / "me"
     assert (folder / "config.json").is_file() and list(folder.glob("G_*.pth"))
     losses = [entry["losses"] for entry in read_history(run)]
@@ -168,7 +169,7 @@ def test_training_writes_a_voice_and_gets_better(run: Run) -> None:
     assert len(run.outputs("03_train", "image/png")) == 2
 
 
-def test_training_again_goes_on_instead_of_starting_over(run: Run) -> None:
+def test_training_again_resumes_instead_of_starting_over(run: Run) -> None:
     steps = [entry["step"] for entry in read_history(run)]
     assert steps == sorted(set(steps))
     assert steps[-1] == N_STEPS + 10
@@ -176,7 +177,7 @@ def test_training_again_goes_on_instead_of_starting_over(run: Run) -> None:
     assert f">{N_STEPS + 10}<" in page
 
 
-def test_clustering_writes_centres_and_an_index_of_the_training_clips(run: Run) -> None:
+def test_clustering_writes_centers_and_an_index_of_the_training_clips(run: Run) -> None:
     from svcnb.data.dataset import load_split
     from svcnb.data.feature_store import FeatureStore
     from svcnb.features.content.retrieval import FeatureIndex, SpeakerCentres
@@ -190,15 +191,15 @@ def test_clustering_writes_centres_and_an_index_of_the_training_clips(run: Run) 
     index = FeatureIndex.read(folder / "feature_and_index.pkl").indexes[0]
     np.testing.assert_array_equal(index.reconstruct_n(0, len(content)), content)
     gaps = np.concatenate([np.square(block[:, None] - centres).sum(axis=2).min(axis=1) for block in np.array_split(content, 20)])
-    assert gaps.mean() < 0.3 * content.var(axis=0).sum(), "the centres are no better than a few points"
+    assert gaps.mean() < 0.3 * content.var(axis=0).sum(), "the centers are no better than a few points"
     assert not list(folder.glob(".*"))
 
 
 def test_clustering_can_be_seen_and_heard(run: Run) -> None:
     assert len(run.outputs("04_cluster", "image/png")) == 3
     assert sum("<audio" in page for page in run.outputs("04_cluster", "text/html")) == 6
-    told = json.dumps(run.executed["04_cluster"])
-    assert "mean squared distance" in told and "so-vits-svc takes 10000 centres" in told
+    text = json.dumps(run.executed["04_cluster"])
+    assert "mean squared distance" in text and "so-vits-svc uses 10000 centers" in text
 
 
 def converted(run: Run, voice: str = "me") -> Path:
@@ -225,7 +226,7 @@ def check_melody(song: Path, result: Path, *, semitones: float) -> None:
     assert abs(12 * np.log2(after.median_hz() / before.median_hz()) - semitones) < 0.7
 
 
-def test_conversion_keeps_the_melody_two_semitones_up(run: Run) -> None:
+def test_conversion_keeps_f0_two_semitones_up(run: Run) -> None:
     check_melody(run.song, converted(run), semitones=2)
 
 
@@ -236,48 +237,48 @@ def test_conversion_can_be_seen_and_heard(run: Run) -> None:
     assert run.outputs("05_convert", "application/vnd.jupyter.widget-view+json"), "the panel was not shown"
 
 
-@pytest.mark.parametrize(("values", "told"), [
+@pytest.mark.parametrize(("values", "message"), [
     ({"wav": "nowhere.wav"}, "nowhere.wav is neither in"),
     ({"speaker": "nobody"}, "nobody"),
     ({"model": "data/models/tour-me", "enhance": True}, "nsf_hifigan_20221211.zip"),
     ({"cluster_infer_ratio": 0.5, "cluster_model": "data/models/me/config.json"}, "config.json"),
 ])  # fmt: skip
-def test_wrong_form_values_are_told_in_the_notebook(run: Run, values: dict, told: str) -> None:
+def test_wrong_form_values_raise_in_the_notebook(run: Run, values: dict, message: str) -> None:
     from papermill import PapermillExecutionError
 
     given = {"wav": run.song.name, "model": "data/models/me", "device": "cpu", "panel": False} | values
     before = sorted((run.workspace / "data" / "converted").iterdir())
     with pytest.raises(PapermillExecutionError) as failed:
         run.execute("05_convert", "-wrong", **given)
-    assert told in str(failed.value) and "Error" in failed.value.ename
+    assert message in str(failed.value) and "Error" in failed.value.ename
     assert sorted((run.workspace / "data" / "converted").iterdir()) == before
 
 
 # --- the tour -----------------------------------------------------------------------------------------------------
 
 
-def told_by_the_tour(run: Run, pattern: str) -> list[tuple[float, ...]]:
-    """The numbers that the tour printed or listed at this pattern, one tuple per place."""
+def printed_by_the_tour(run: Run, pattern: str) -> list[tuple[float, ...]]:
+    """Numbers in the output of the tour that match the pattern, one tuple per match."""
     outputs = [output for cell in run.executed["10_how_it_works"]["cells"] for output in cell.get("outputs", [])]
     text = "\n".join("".join(o.get("text", o.get("data", {}).get("text/plain", ""))) for o in outputs)
     return [tuple(map(float, found if isinstance(found, tuple) else (found,))) for found in re.findall(pattern, text)]
 
 
 def test_what_the_tour_does_by_hand_is_what_the_package_does(run: Run) -> None:
-    differences = [number for (number,) in told_by_the_tour(run, r"differs? by at most (\S+)")]
+    differences = [number for (number,) in printed_by_the_tour(run, r"differs? by at most (\S+)")]
     assert len(differences) == 7 and max(differences) < 1e-3
-    pairs = told_by_the_tour(run, r"(-?[\d.]+)(?: cents)? by hand, (-?[\d.]+) by the package")
+    pairs = printed_by_the_tour(run, r"(-?[\d.]+)(?: cents)? by hand, (-?[\d.]+) by the package")
     assert len(pairs) == 3 and all(by_hand == package for by_hand, package in pairs)
     printed = json.dumps(run.executed["10_how_it_works"])
     assert printed.count("by hand and package equal: True") == 2 and "equal: False" not in printed
 
 
-def test_the_tour_shows_what_content_keeps_and_that_steps_go_downhill(run: Run) -> None:
-    (by_content,), (by_mel,) = told_by_the_tour(run, r"moments found again by \w+ +(\d+) %")
+def test_the_tour_shows_the_information_in_content_and_falling_losses(run: Run) -> None:
+    (by_content,), (by_mel,) = printed_by_the_tour(run, r"moments found again by \w+ +(\d+) %")
     assert by_content > by_mel + 10
-    steps = [loss for _, loss in told_by_the_tour(run, r"after (\d) steps: mel ([\d.]+)")]
+    steps = [loss for _, loss in printed_by_the_tour(run, r"after (\d) steps: mel ([\d.]+)")]
     assert len(steps) == 5 and steps == sorted(steps, reverse=True) and steps[-1] < steps[0] - 0.05
-    ((moved,),) = told_by_the_tour(run, r"the flow moves the latents by up to ([\d.]+)")
+    ((moved,),) = printed_by_the_tour(run, r"the flow moves the latents by up to ([\d.]+)")
     assert moved > 0
 
 
@@ -287,7 +288,7 @@ def test_the_tour_can_be_seen_and_heard(run: Run) -> None:
     assert len(players) == 12 and all("data:audio/mpeg;base64," in page for page in players)
 
 
-def test_the_tour_leaves_a_voice_of_its_own_and_what_it_converted(run: Run) -> None:
+def test_the_tour_writes_a_voice_and_a_conversion(run: Run) -> None:
     from svcnb.training.checkpoints import read_progress
 
     assert read_progress(run.workspace / "data" / "models" / "tour-me").step == N_TOUR_STEPS
@@ -300,7 +301,7 @@ def test_the_tour_leaves_a_voice_of_its_own_and_what_it_converted(run: Run) -> N
 # --- 20_shallow_diffusion ------------------------------------------------------------------------------------------
 
 
-def test_shallow_diffusion_leaves_a_model_that_converts(run: Run) -> None:
+def test_shallow_diffusion_writes_a_model_that_converts(run: Run) -> None:
     from svcnb.audio.audio import read_audio
     from svcnb.conversion.settings import ConversionSettings
     from svcnb.models.diffusion.config import DiffusionConfig
@@ -358,7 +359,7 @@ def test_mixes_can_be_seen_and_heard_and_the_export_is_checked(run: Run) -> None
 # --- 30_rvc_train, 31_rvc_convert ----------------------------------------------------------------------------------
 
 
-def test_rvc_training_leaves_a_voice_with_its_index_and_learns(run: Run) -> None:
+def test_rvc_training_writes_a_voice_with_its_index_and_lowers_the_losses(run: Run) -> None:
     from svcnb.models.rvc.index import find_index
     from svcnb.models.rvc.train import count_steps
     from svcnb.training.checkpoints import read_progress
@@ -374,7 +375,7 @@ def test_rvc_training_leaves_a_voice_with_its_index_and_learns(run: Run) -> None
     assert all(f">{n * count_steps(voice)}<" in table for n in (20, 100, 200))
 
 
-def test_rvc_conversion_keeps_length_and_melody(run: Run) -> None:
+def test_rvc_conversion_keeps_length_and_f0(run: Run) -> None:
     from svcnb.audio.audio import read_audio
 
     result = converted(run, "my rvc")
@@ -387,7 +388,7 @@ def test_rvc_conversion_keeps_length_and_melody(run: Run) -> None:
 # --- 06_evaluate --------------------------------------------------------------------------------------------------
 
 
-def test_evaluation_measures_the_source_and_a_copy_of_the_target(run: Run) -> None:
+def test_evaluation_measures_the_source_and_copy_synthesis_of_the_target(run: Run) -> None:
     from svcnb.evaluation.results import VoiceEvaluation
 
     found = VoiceEvaluation.load(run.workspace / "data" / "evaluation" / "me")
@@ -396,11 +397,12 @@ def test_evaluation_measures_the_source_and_a_copy_of_the_target(run: Run) -> No
     assert found.target.n_recordings == N_RECORDINGS and 0.8 < found.target.ceiling <= 1
     assert source.similarity_source < found.target.ceiling and copy.similarity > 0.8
     assert source.pitch.correlation > 0.8 and copy.copy.pitch.correlation > 0.8
-    figures = [copy.copy.distance.mean_db, copy.conversion.distance.mean_db, source.pitch.rmse_after_shift_cents]
-    assert np.isfinite(figures).all() and min(figures) > 1
+    distances_db = [copy.copy.distance.mean_db, copy.conversion.distance.mean_db]
+    metrics = [*distances_db, source.pitch.rmse_after_shift_cents]
+    assert np.isfinite(metrics).all() and min(metrics) > 1
 
 
-def test_evaluation_leaves_a_page_a_table_and_sounds(run: Run) -> None:
+def test_evaluation_writes_a_page_a_table_and_audio(run: Run) -> None:
     folder = run.workspace / "data" / "evaluation" / "me"
     made = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert {"evaluation.html", "evaluation.csv", "evaluation.json"} <= made
@@ -456,7 +458,7 @@ def test_panel_converts_with_an_rvc_voice_too(panel) -> None:
     assert "Error" not in panel.status.value and "my rvc" in panel.result_path.name
 
 
-def test_panel_tells_what_went_wrong_and_stays_usable(panel) -> None:
+def test_panel_shows_errors_and_stays_usable(panel) -> None:
     panel.fields["recording"].value = "data/raw/a song.flac"
     (panel.workspace.root / "data" / "raw" / "a song.flac").unlink()
     panel.button.click()

@@ -27,13 +27,13 @@ SETS = places.reference_sets()
 
 @pytest.fixture(scope="module")
 def reports() -> dict[Path, str]:
-    """What the runner told of each set: a process of its own, as its arithmetic is chosen before torch loads."""
+    """The runner's report on each set; in its own process, as torch's arithmetic is set before it loads."""
     folders = [folder for folder in SETS if not is_later(folder)]
     command = [sys.executable, str(places.PROJECT / "tests" / "parity.py"), "--quiet", *map(str, folders)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    told = re.split(r"\n(?! )", ran.stdout)
-    assert len(told) > len(folders), ran.stdout + ran.stderr
-    return dict(zip(folders, told, strict=False))
+    printed = re.split(r"\n(?! )", ran.stdout)
+    assert len(printed) > len(folders), ran.stdout + ran.stderr
+    return dict(zip(folders, printed, strict=False))
 
 
 def is_later(folder: Path) -> bool:
@@ -49,7 +49,7 @@ def test_agrees_with_the_original(reports: dict[Path, str], folder: Path) -> Non
 
 
 def test_there_are_sets_to_compare_with() -> None:
-    """The bundled ones at least; the full reference is optional and its absence is said."""
+    """At least the bundled ones; the full reference is optional, and a missing one is reported."""
     assert places.reference_sets()
     if places.reference_folder() is None:
         pytest.skip("only the bundled sets ran: set SVCNB_REFERENCE to the folder with all of them")
@@ -80,8 +80,9 @@ def rewrite(folder: Path, **changes) -> None:
 
 def test_runner_accepts_an_agreeing_set_and_names_deliberate_deviations(toy_set: Path, capsys) -> None:
     assert parity.main([str(toy_set)]) == 0
-    told = capsys.readouterr().out
-    assert "double" in told and "1 of 1 sets agree" in told and "extra/pipeline_y  not compared" in told
+    printed = capsys.readouterr().out
+    assert "double" in printed and "1 of 1 sets agree" in printed
+    assert "extra/pipeline_y  not compared" in printed
 
 
 def test_runner_searches_parent_folders(toy_set: Path, capsys) -> None:
@@ -109,7 +110,7 @@ def test_runner_fails_on_arrays_that_nobody_compares(toy_set: Path, capsys) -> N
     assert "surprise: compared by no check" in capsys.readouterr().out
 
 
-def test_runner_tells_unknown_kinds_and_empty_folders(toy_set: Path, tmp_path: Path, capsys) -> None:
+def test_runner_reports_unknown_kinds_and_empty_folders(toy_set: Path, tmp_path: Path, capsys) -> None:
     (toy_set / "set.json").write_text(json.dumps({"kind": "unheard-of"}))
     assert parity.main([str(toy_set)]) == 1
     assert "unknown kind 'unheard-of'" in capsys.readouterr().out
@@ -118,7 +119,7 @@ def test_runner_tells_unknown_kinds_and_empty_folders(toy_set: Path, tmp_path: P
     assert "no set.json" in capsys.readouterr().out
 
 
-def test_runner_tells_why_a_check_could_not_run(toy_set: Path, monkeypatch, capsys) -> None:
+def test_runner_reports_why_a_check_could_not_run(toy_set: Path, monkeypatch, capsys) -> None:
     def check_broken(reference: ReferenceSet):
         yield Row("first", 0.0, 1.0)
         raise ImportError("no module named parselmouth")
@@ -139,7 +140,7 @@ def test_deliberate_deviations_match_by_pattern_or_word() -> None:
 
 @pytest.fixture
 def kinked(tmp_path: Path) -> tuple[ReferenceSet, torch.nn.Module, torch.Tensor]:
-    """A rectifier whose input is 0 but for rounding, recorded on the other side of its kink."""
+    """A leaky ReLU whose input is 0 up to rounding, recorded on the other side of its kink."""
     layer = torch.nn.Linear(1, 1)
     with torch.no_grad():
         layer.weight.fill_(1.0)
@@ -157,7 +158,7 @@ def slope(layer: torch.nn.Module, x: torch.Tensor, times: float = 1.0) -> torch.
     return times * torch.nn.functional.leaky_relu(layer(x), 0.1).sum()
 
 
-def test_gradients_may_lie_on_the_other_side_of_a_kink(kinked) -> None:
+def test_gradients_may_be_on_the_other_side_of_a_kink(kinked) -> None:
     reference, layer, x = kinked
     before = {name: p.detach().clone() for name, p in layer.named_parameters()}
     assert gradient_norms(layer, slope(layer, x))["bias"] == 1.0

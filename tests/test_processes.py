@@ -1,4 +1,4 @@
-"""Promises of a training that several processes share."""
+"""Training with several processes."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ SETTINGS = TrainSettings(max_steps=4, save_every_steps=3, log_every_steps=1, dev
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven clips to train on, one held out; trained without a discriminator, to be quick."""
+    """Seven clips to train on, one held out; trained without a discriminator, which is faster."""
     return write_features(tmp_path_factory.mktemp("tiny"), tiny_config(c_adversarial=0.0))
 
 
 @pytest.fixture(scope="module")
 def voice_of_two(features: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainReport]:
-    """What two processes train, by the call that everybody makes."""
+    """A voice trained by two processes through the public call."""
     voice = tmp_path_factory.mktemp("two") / "voice"
     return voice, sovits.train(features, voice, SETTINGS)
 
@@ -81,12 +81,12 @@ def assert_alike(name: str, one: torch.Tensor, two: torch.Tensor, *, rtol: float
 
 
 def assert_trained_alike(one: Path, two: Path, *, step: int, rtol: float) -> None:
-    """Adam's moments, which are the gradients, by `rtol`, tensor by tensor; losses at 1e-4; weights by their way.
+    """Adam's moments (the gradients) agree within `rtol` per tensor, losses within 1e-4, weights within 5e-5.
 
-    Adam divides a gradient by its own size: where a gradient is little more than rounding, a whole step (1e-3) is,
-    and how many weights that concerns depends on the processor. A tensor may be apart by a twentieth of a step.
-    A moment that is next to nothing is compared to 2e-8: attention does not change when all keys move alike, so
-    the gradient of their bias is rounding and nothing else, about 1e-8.
+    Adam divides a gradient by its own size: if a gradient is hardly more than rounding, so is a whole step
+    (1e-3), and how many weights are affected depends on the processor. A tensor may differ by 5 % of a step.
+    Moments near zero are compared with 2e-8: attention does not change if all keys shift equally, so the
+    gradient of their bias is only rounding, about 1e-8.
     """
     for letter in "GD":
         ours, theirs = (read_sovits_checkpoint(voice / f"{letter}_{step}.pth") for voice in (one, two))
@@ -102,11 +102,11 @@ def assert_trained_alike(one: Path, two: Path, *, step: int, rtol: float) -> Non
 
 
 def test_two_processes_train_as_one_with_the_same_whole_batch(features: Path, tmp_path: Path) -> None:
-    """Five steps of 4 and 3 clips; and one of all 7 with a listener and the spectral loss at several resolutions.
+    """Five steps of 4 and 3 clips; and one of all 7 with perceptual loss and multi-resolution spectral loss.
 
-    These losses are left out of the many steps because they cannot be followed far: the logarithm of an almost silent
-    bin turns rounding into a gradient. A change of 1e-7 in the weights grows to 0.1 within five steps of one process;
-    within one step, gradients come out up to 1e-3 apart (AVX2 code; 1e-4 with AVX-512).
+    These losses are excluded from the five steps, because differences grow too fast: the logarithm of an
+    almost silent bin turns rounding into a gradient. A change of 1e-7 in the weights grows to 0.1 within five
+    steps of one process; within one step, gradients differ by up to 1e-3 (AVX2 code; 1e-4 with AVX-512).
     """
     long = with_losses(features, tmp_path / "long", c_stft=0.0, c_hear=0.0)
     short = with_losses(features, tmp_path / "short")
@@ -115,7 +115,8 @@ def test_two_processes_train_as_one_with_the_same_whole_batch(features: Path, tm
     run_in_processes(partial(train_steadily, together), 2)
     alone = [(long, tmp_path / "long1", five, 4), (short, tmp_path / "short1", once, 7)]
     with one_thread():  # as each of the two has, where there are two cores: threads change how sums are rounded
-        train_steadily([(*places, settings.model_copy(update={"n_processes": 1}), size) for *places, settings, size in alone])
+        one = {"n_processes": 1}
+        train_steadily([(*folders, chosen.model_copy(update=one), size) for *folders, chosen, size in alone])
     assert_trained_alike(tmp_path / "long1", tmp_path / "long2", step=5, rtol=1e-4)
     assert_trained_alike(tmp_path / "short1", tmp_path / "short2", step=1, rtol=5e-3)
 
@@ -129,7 +130,9 @@ def test_the_report_comes_back_and_the_files_are_those_of_one_process(voice_of_t
     assert read_progress(voice).n_processes == 2 and not (voice / ".saving").exists()
 
 
-def test_a_resumed_run_of_two_processes_equals_the_unbroken_one(features: Path, tmp_path: Path, voice_of_two) -> None:
+def test_a_resumed_run_of_two_processes_equals_an_uninterrupted_one(
+    features: Path, tmp_path: Path, voice_of_two
+) -> None:
     run_in_processes(partial(train_in_parts, features, tmp_path / "voice", SETTINGS, stops=(1, 3, 4)), 2)
     assert_equal_weights(tmp_path / "voice" / "G_4.pth", voice_of_two[0] / "G_4.pth")
     assert losses_of(tmp_path / "voice") == losses_of(voice_of_two[0])
@@ -183,11 +186,11 @@ def test_all_processes_save_and_stop_together(features: Path, tmp_path: Path, en
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as starter:  # fmt: skip
         wait_until(lambda: starter.poll() is not None or has_losses(tmp_path / "voice"))
         if end == "ctrl-C":
-            os.killpg(starter.pid, signal.SIGINT)  # a terminal tells the whole group, not the starter alone
+            os.killpg(starter.pid, signal.SIGINT)  # a terminal signals the whole group, not only the starter
         else:
             starter.kill()
-        told, _ = starter.communicate(timeout=60)
-    assert end != "ctrl-C" or (starter.returncode == 0 and "stopped by interrupted" in told), told
+        printed, _ = starter.communicate(timeout=60)
+    assert end != "ctrl-C" or (starter.returncode == 0 and "stopped by interrupted" in printed), printed
     wait_until(lambda: read_progress(tmp_path / "voice") is not None)
     assert read_progress(tmp_path / "voice").step == len(losses_of(tmp_path / "voice"))
     wait_until(lambda: not group_is_alive(starter.pid))

@@ -1,4 +1,4 @@
-"""What holds for the text of the project, whatever it computes: layers, budgets, packaging, README."""
+"""Static checks of the project: layers, size limits, packaging, README."""
 
 from __future__ import annotations
 
@@ -307,8 +307,9 @@ def test_all_is_every_extra_but_gpu() -> None:
 
 
 def test_files_name_no_machine_and_no_package_host() -> None:
-    # Written in pieces, so that this file does not find itself.
-    places = ["/ro" + "ot/", "/ho" + "me/", "/t" + "mp/", "/wo" + "rk/", "/con" + "tent/", "/con" + 'tent"', "C:" + "\\\\"]
+    # Written in parts, so that this file does not find itself.
+    folders = ["/ro" + "ot/", "/ho" + "me/", "/t" + "mp/", "/wo" + "rk/", "/con" + "tent/", "/con" + 'tent"']
+    folders += ["C:" + "\\\\"]
     hosts = ["pypi" + ".org", "python" + "hosted", "download." + "pytorch", "ana" + "conda.org"]
     found = []
     for path in project_files():
@@ -318,7 +319,7 @@ def test_files_name_no_machine_and_no_package_host() -> None:
             continue
         for number, line in enumerate(text.splitlines(), 1):
             hits = [word for word in hosts if word in line]
-            hits += [place for place in places if re.search(r"(?<![\w.\-/}])" + re.escape(place), line)]
+            hits += [folder for folder in folders if re.search(r"(?<![\w.\-/}])" + re.escape(folder), line)]
             found += [f"{path.relative_to(PROJECT)}:{number}: {hit}" for hit in hits]
     assert not found, "\n".join(found)
 
