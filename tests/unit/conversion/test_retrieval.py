@@ -133,7 +133,7 @@ def test_features_of_another_voice_are_refused(made: Path, tmp_path: Path) -> No
     config = sovits.Config.load(made / "voice" / "config.json")
     config.spk = {"ada": 0, "eve": 1}
     config.save(tmp_path / "config.json")
-    with pytest.raises(SvcError, match="no speaker bob, it knows ada, eve"):
+    with pytest.raises(SvcError, match="no speaker bob, only ada, eve"):
         sovits.fit_voice_centres(made / "features", tmp_path)
 
 
