@@ -1,7 +1,7 @@
-"""RVC's conversion of one recording as the original does it, to compare with: 16 kHz in, segments cut at quiet places.
+"""Reference for RVC's conversion of one recording: 16 kHz input, segments cut at quiet positions.
 
-`Voice` uses the same steps (svcnb.models.rvc.pipeline) chunk by chunk; the order of steps, the cuts and the f0 here are the
-original's.
+`Voice` uses the same steps (svcnb.models.rvc.pipeline) per chunk; the order of steps, the cuts and the f0 here
+are the original's.
 
 Source: RVC 20240604, vc/pipeline.py.
 """
@@ -31,13 +31,13 @@ WORLD_METHODS = ("dio", "harvest")
 
 @dataclass(frozen=True)
 class Windows:
-    """How a recording is cut, in seconds; the defaults are the original's in full precision.
+    """Cutting of a recording, in seconds; the defaults are those of the original in full precision.
 
     Attributes:
-        pad_s: reflected sound around the recording and around every segment.
-        query_s: how far a cut may lie from its place.
-        centre_s: distance of these places.
-        longest_s: recordings up to here are not cut.
+        pad_s: reflection padding around the recording and around every segment.
+        query_s: largest distance of a cut from its regular position.
+        center_s: distance of the regular positions.
+        longest_s: recordings up to this length are not cut.
     """
 
     pad_s: float = 1.0
@@ -48,11 +48,11 @@ class Windows:
 
 @dataclass(frozen=True)
 class PipelineSettings:
-    """How to convert.
+    """Settings of a conversion.
 
     Attributes:
-        transpose_semitones: moves the melody.
-        protect: 0..0.5; unvoiced frames keep 1 - protect of what the index has not touched; 0.5 switches it off.
+        transpose_semitones: transposition of f0.
+        protect: 0..0.5; weight of the retrieved features in unvoiced frames; 0.5 switches the protection off.
         filter_radius: above 2 a median over three frames smooths the f0 of harvest.
         rms_mix_rate: 1 keeps the voice's own loudness over time, 0 takes the recording's.
     """
@@ -65,7 +65,7 @@ class PipelineSettings:
 
 
 def find_cuts(samples_16k: np.ndarray, windows: Windows) -> list[int]:
-    """Samples at which a recording is cut: multiples of 160, at the quietest place near every centre."""
+    """Samples at which a recording is cut: multiples of 160, at the quietest position near every center."""
     n_samples, query, centre = len(samples_16k), round(windows.query_s * RATE_HZ), round(windows.centre_s * RATE_HZ)
     if n_samples + HOP_SAMPLES <= windows.longest_s * RATE_HZ:
         return []
@@ -73,13 +73,13 @@ def find_cuts(samples_16k: np.ndarray, windows: Windows) -> list[int]:
     sums = np.concatenate([[0.0], padded.cumsum()])
     loudness = sums[HOP_SAMPLES : HOP_SAMPLES + n_samples] - sums[:n_samples]  # of the 10 ms around every sample
     cuts = []
-    for place in range(centre, n_samples, centre):
-        first = place - query
-        cuts.append((first + int(loudness[first : place + query].argmin())) // HOP_SAMPLES * HOP_SAMPLES)
+    for position in range(centre, n_samples, centre):
+        first = position - query
+        cuts.append((first + int(loudness[first : position + query].argmin())) // HOP_SAMPLES * HOP_SAMPLES)
     return cuts
 
 
-def melody(padded_16k: np.ndarray, pitch: RvcPitch, settings: PipelineSettings) -> np.ndarray:
+def transposed_f0(padded_16k: np.ndarray, pitch: RvcPitch, settings: PipelineSettings) -> np.ndarray:
     """f0 of a padded recording, transposed: float64 [T // 160] in Hz, 0 = unvoiced."""
     n_frames = len(padded_16k) // HOP_SAMPLES
     f0_hz = smoothed(pitch(padded_16k), pitch.method, settings.filter_radius) * 2 ** (settings.transpose_semitones / 12)
@@ -89,17 +89,17 @@ def melody(padded_16k: np.ndarray, pitch: RvcPitch, settings: PipelineSettings) 
 def convert_segments(
     samples_16k: np.ndarray, parts: PipelineParts, settings: PipelineSettings
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Each segment with its padding, and how many samples of it belong to the recording (after the padding in front)."""
+    """Each segment with its padding, and its number of samples without padding."""
     n_pad = round(settings.windows.pad_s * RATE_HZ)
     padded = np.pad(samples_16k, n_pad, mode="reflect")
-    f0_hz = None if parts.pitch is None else melody(padded, parts.pitch, settings)
+    f0_hz = None if parts.pitch is None else transposed_f0(padded, parts.pitch, settings)
     cuts = [0, *find_cuts(samples_16k, settings.windows), len(samples_16k)]
     for start, end in pairwise(cuts):
         is_last = end == len(samples_16k)
-        sound = padded[start:] if is_last else padded[start : end + 2 * n_pad + HOP_SAMPLES]
-        n_frames = len(sound) // HOP_SAMPLES
+        segment = padded[start:] if is_last else padded[start : end + 2 * n_pad + HOP_SAMPLES]
+        n_frames = len(segment) // HOP_SAMPLES
         own_f0 = None if f0_hz is None else f0_hz[start // HOP_SAMPLES :][:n_frames]
-        content = parts.encode(sound.astype(np.float32))
+        content = parts.encode(segment.astype(np.float32))
         content = guided_content(content, own_f0, n_frames=n_frames, blend=parts.blend, protect=settings.protect)
         own_f0 = None if own_f0 is None else own_f0[: len(content)]
         n_samples = round(end * parts.output_hz / RATE_HZ) - round(start * parts.output_hz / RATE_HZ)
@@ -109,35 +109,36 @@ def convert_segments(
 def convert_recording(
     samples_16k: np.ndarray, parts: PipelineParts, settings: PipelineSettings, *, like_original: bool = False
 ) -> np.ndarray:
-    """A whole recording: float32 [T * output_hz / 16000] in -1..1.
+    """Convert a whole recording: float32 [T * output_hz / 16000] in -1..1.
 
     Args:
-        like_original: end segments where the original does, up to some 20 ms early each, so that what follows a
-            join comes early too. Otherwise every sample is at its place.
+        like_original: end segments where the original does, each up to about 20 ms early, so that everything
+            after a join is early too. Otherwise the timing is exact.
     """
     samples = without_rumble(samples_16k)
     n_pad = round(settings.windows.pad_s * parts.output_hz)
-    pieces = []
-    for sound, n_samples in convert_segments(samples, parts, settings):
-        whole = np.pad(sound, (0, max(0, n_pad + n_samples - len(sound))))
-        pieces.append(sound[n_pad : len(sound) - n_pad] if like_original else whole[n_pad : n_pad + n_samples])
-    result = np.concatenate(pieces)
+    segments = []
+    for audio, n_samples in convert_segments(samples, parts, settings):
+        whole = np.pad(audio, (0, max(0, n_pad + n_samples - len(audio))))
+        exact = whole[n_pad : n_pad + n_samples]
+        segments.append(audio[n_pad : len(audio) - n_pad] if like_original else exact)
+    result = np.concatenate(segments)
     if settings.rms_mix_rate < 1:
         result = match_loudness_envelope(samples, RATE_HZ, result, parts.output_hz, settings.rms_mix_rate)
     return result / max(1.0, float(np.abs(result).max(initial=0.0)) / HEADROOM)
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:
-    """Cut off behind the point, as the original does."""
+    """int16 samples, truncated towards zero as in the original."""
     return (samples * FULL_SCALE).astype(np.int16)
 
 
 class RvcPitch:
-    """Estimates f0 as RVC 20240604 does.
+    """f0 estimation as in RVC 20240604.
 
     Args:
         method: pm, harvest, dio, rmvpe, crepe or fcpe.
-        pretrain_folder: where rmvpe.pt is looked for.
+        pretrain_folder: folder of rmvpe.pt.
 
     Source: RVC 20240604, step 2b. WORLD is not rounded to 0.1 Hz and not resampled, as so-vits-svc does.
     """
@@ -172,7 +173,7 @@ class RvcPitch:
 
 @dataclass(frozen=True)
 class PipelineParts:
-    """The networks: content encoder, pull towards the voice (None: no index), synthesizer, pitch (None: no guidance).
+    """The networks: content encoder, feature retrieval (None: no index), synthesizer, f0 (None: no guidance).
 
     The synthesizer gives output_hz / 100 samples for each frame.
     """

@@ -162,6 +162,9 @@ class QuietVoice:
     def __init__(self) -> None:
         self.encoder = SimpleNamespace(name="plain", width=1, hop_samples=320, network=None)
 
+    def with_encoder(self, encoder) -> QuietVoice:
+        return self
+
     def convert(self, audio: Audio, settings: ConversionSettings) -> Audio:
         return Audio(0.5 * audio.samples, audio.sample_rate_hz)
 

@@ -1,4 +1,4 @@
-"""Steps of RVC's conversion: what has no pitch is protected, harvest is smoothed, rumble is taken out."""
+"""Steps of RVC's conversion: protection of unvoiced frames, smoothing of harvest's f0, high-pass."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from svcnb.models.rvc.pipeline import guided_content, smoothed, without_rumble
 
 
-def test_frames_without_pitch_keep_their_own_sound() -> None:
+def test_unvoiced_frames_keep_their_own_content() -> None:
     content, f0_hz = torch.zeros(4, 2), np.array([100.0, 100.0, 0, 0, 100.0, 100.0, 0, 0])
     protected = guided_content(content, f0_hz, n_frames=8, blend=lambda x: x + 1, protect=0.33)
     torch.testing.assert_close(protected[:, 0], torch.tensor([1, 1, 0.33, 0.33, 1, 1, 0.33, 0.33]))
@@ -25,7 +25,7 @@ def test_a_median_smooths_harvest_only() -> None:
 
 
 @pytest.mark.parametrize("n_samples", [1, 20, 700, 16000])
-def test_the_high_pass_keeps_the_length_and_takes_out_what_is_below_the_voice(n_samples: int) -> None:
+def test_the_high_pass_keeps_the_length_and_removes_low_frequencies(n_samples: int) -> None:
     times_s = np.arange(n_samples) / 16000
     tone = 0.3 * np.sin(2 * np.pi * 220 * times_s)
     filtered = without_rumble(tone + 0.3 * np.sin(2 * np.pi * 10 * times_s) + 0.2)

@@ -152,6 +152,11 @@ class NoisyVoice:
     def __init__(self) -> None:
         self.encoder, self.ratios = PlainEncoder(), []
 
+    def with_encoder(self, encoder) -> NoisyVoice:
+        other = copy.copy(self)  # shares the list of ratios
+        other.encoder = encoder
+        return other
+
     def convert(self, audio: Audio, settings) -> Audio:
         assert settings.speaker == "ada"
         self.ratios.append(getattr(self.encoder, "ratio", 1.0))
