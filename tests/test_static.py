@@ -255,6 +255,36 @@ def test_help_answers_without_loading_torch() -> None:
     assert finished.stdout.strip() == "False", finished.stderr
 
 
+# Words of the project's own that a practitioner would have to translate, and the terms to take instead.
+PRIVATE_WORDS = {
+    r"middle[ _]pitch\w*": "median f0",
+    r"likeness": "speaker similarity",
+    r"hearing": "conditioned on, perceptual loss",
+    r"mend(s|ed|ing)?": "refine",
+    r"bent": "perturbed",
+    r"drawn[ _]back": "weight interpolation",
+    r"told[ _]plainly": "reports",
+    r"rungs?": "reconstruction stage",
+}
+# Names of files and fields on disk, and flags that go on working, keep their words.
+NAMES_ON_DISK = ("middle_pitch.json", '"middle_pitch_hz"', '"--mend"')
+
+
+@pytest.mark.parametrize("word, term", PRIVATE_WORDS.items())
+def test_the_fields_own_words_are_used(word: str, term: str) -> None:
+    folders = ("svcnb", "notebooks", "pretrain")
+    texts = [PROJECT / "README.md"]
+    texts += [p for p in project_files() if p.suffix in (".py", ".md", ".ipynb") and p.relative_to(PROJECT).parts[0] in folders]
+    found = []
+    for path in texts:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            for name in NAMES_ON_DISK:
+                line = line.replace(name, "")
+            if re.search(rf"(?<![A-Za-z]){word}(?![A-Za-z])", line, re.IGNORECASE):
+                found.append(f"{path.relative_to(PROJECT)}:{number}: {line.strip()[:80]}")
+    assert not found, f"say {term}:\n" + "\n".join(found)
+
+
 # --- packaging ---------------------------------------------------------------------------------------------------
 
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -158,7 +158,7 @@ def _ipywidgets() -> Any:
 
 
 def _look() -> dict[str, Any]:
-    return {"style": {"description_width": "15em"}, "layout": _ipywidgets().Layout(width="36em")}
+    return {"style": {"description_width": "17em"}, "layout": _ipywidgets().Layout(width="38em")}
 
 
 def _dropdown(label: str, choices: list[Any]) -> Any:
