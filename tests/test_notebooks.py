@@ -285,7 +285,7 @@ def test_the_tour_shows_the_information_in_content_and_falling_losses(run: Run) 
 def test_the_tour_can_be_seen_and_heard(run: Run) -> None:
     assert len(run.outputs("10_how_it_works", "image/png")) == 16
     players = [page for page in run.outputs("10_how_it_works", "text/html") if "<audio" in page]
-    assert len(players) == 12 and all("data:audio/mpeg;base64," in page for page in players)
+    assert len(players) == 13 and all("data:audio/mpeg;base64," in page for page in players)
 
 
 def test_the_tour_writes_a_voice_and_a_conversion(run: Run) -> None:
