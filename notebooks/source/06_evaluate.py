@@ -102,8 +102,8 @@ from svcnb.evaluation.plots import plot_distance, plot_melodies, plot_overview, 
 plot_similarity(evaluation)
 
 # %% [markdown] overview-text
-# ## Melody, hoarseness, words
-# `melody correlation` is 1 when every turn is followed, and `melody error` is how far off the pitch typically is: 20
+# ## f0, hoarseness, words
+# `f0 correlation` is 1 when the contour is followed exactly, and `f0 error` is the median error of the f0: 20
 # cents are hardly audible. `voicing differs` is heard as hoarseness above 10 %. `words wrong` comes from a recogniser that
 # also errs in perfect recordings, so only the difference counts.
 

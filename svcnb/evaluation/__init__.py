@@ -1,1 +1,1 @@
-"""How good a voice is: metrics, a run over sources, advice, plots and a page."""
+"""Evaluation of a voice: metrics, a run over recordings, advice, plots and a web page."""

@@ -1,4 +1,4 @@
-"""The web page of an evaluation: advice first, then players, pictures, the table and what each number means."""
+"""The web page of an evaluation: advice, metrics with plots and explanations, audio players, and a table."""
 
 from __future__ import annotations
 
@@ -14,30 +14,32 @@ from svcnb.features.pitch.track import F0Track
 from svcnb.plots.page import Page
 
 PAGE_NAME = "evaluation.html"
-MOST_PLAYED = 3  # recordings with players: the best, the worst, one between; mp3 adds 0.5 MB per minute
+MOST_PLAYED = 3  # recordings with players: the best, the worst, one between; 0.5 MB of mp3 per minute
 MAX_PLAYED_S = 60.0
-KINDS = {"fault": "To mend", "note": "To know", "good": "Good"}
+DIGITS = {"similarity": 2, "f0_correlation": 3, "f0_median_error_cents": 0, "mel_cepstral_distance_db": 1}
+KINDS = {"fault": "To fix", "note": "To know", "good": "Good"}
 EXPLANATIONS = (
-    ("similarity", "how much two recordings sound like one person to a network that was trained to tell voices apart "
-     "(Resemblyzer): the same voice 0.88 to 0.97, a similar one 0.6 to 0.75, a very different one 0.4 to 0.6"),
-    ("of the way", "0 % is the source's own voice, 100 % what the target's own recordings reach among each other"),
-    ("melody correlation", "1 = every turn of the wanted melody is followed; usual are 0.95 and more"),
-    ("melody error", "typical distance from the wanted pitch; 100 cents are a semitone, 20 are hardly heard"),
-    ("voicing differs", "share of the time in which one is voiced and the other is not; 2 to 5 % are usual"),
-    ("distance", "mel-cepstral distance in dB, level and silence left out: 0.8 after mp3, 2.2 after a good vocoder, "
-     "4 to 5 after half an hour of training on a processor, 8 and more from networks that have learnt nothing yet"),
-    ("words wrong", "word error rate of an old offline recogniser (English, speech); compare before and after only. "
-     "Here 22 % in clean sentences of a reader, 31 to 33 % in the bundled synthetic voices"),
+    ("similarity", "speaker similarity: cosine of the embeddings of a speaker verification network "
+     "(Resemblyzer): 0.88 to 0.97 for the same speaker, 0.6 to 0.75 for a similar one, 0.4 to 0.6 "
+     "for a very different one"),
+    ("relative similarity", "0 % is the source's own voice, 100 % the mean of the target's own recordings"),
+    ("f0 correlation", "correlation of log f0 with the wanted f0; usually 0.95 or more"),
+    ("f0 error", "median distance from the wanted f0; 100 cents are a semitone, 20 are hardly audible"),
+    ("voicing differs", "ratio of frames in which one is voiced and the other is not; 2 to 5 % are usual"),
+    ("distance", "mel-cepstral distance in dB, without level and silence: 0.8 after mp3, 2.2 after a good "
+     "vocoder, 4 to 5 after half an hour of training on a CPU, 8 and more from untrained networks"),
+    ("words wrong", "word error rate of an old offline recognizer (English, speech); compare only before and "
+     "after. Here 22 % in clean sentences of a reader, 31 to 33 % in the bundled synthetic voices"),
 )  # fmt: skip
 
 
 def write_page(
     evaluation: VoiceEvaluation, folder: Path | str, *, estimate_f0: Callable[[Audio], F0Track] | None = None
 ) -> Path:
-    """Write evaluation.html into the evaluation's folder: one file that can be mailed.
+    """Write evaluation.html into the evaluation's folder: a single self-contained file.
 
     Args:
-        estimate_f0: the voice's; melodies are drawn where it is given.
+        estimate_f0: the voice's f0 estimator; if given, f0 is plotted.
     """
     folder = Path(folder)
     after = f" after {evaluation.step} steps" if evaluation.step else ""
@@ -45,7 +47,7 @@ def write_page(
     for item in advise(evaluation):
         page.paragraph(f"{KINDS[item.kind]}: {item.text}")
     page.paragraph(LAST_WORD)
-    _add_figures(page, evaluation)
+    _add_metrics(page, evaluation)
     _add_sources(page, evaluation, folder, estimate_f0)
     _add_copies(page, evaluation, folder)
     page.heading("Every recording")
@@ -54,23 +56,24 @@ def write_page(
     return page.write(folder / PAGE_NAME)
 
 
-def _add_figures(page: Page, evaluation: VoiceEvaluation) -> None:
+def _add_metrics(page: Page, evaluation: VoiceEvaluation) -> None:
     if not (evaluation.sources or evaluation.copies):
         return
-    page.heading("Figures")
+    page.heading("Metrics")
     headings, rows = evaluation.table()
     page.table([*headings, ""], [[*map(str, row), ""] for row in rows])
     page.picture(
         plot_similarity(evaluation),
-        "Each arrow leads from a source's voice to the result's. The green band is where the target's own recordings lie: "
-        "no conversion can be expected beyond it.",
+        "Each arrow leads from a source's similarity to the result's. The green band is the range of the "
+        "target's own recordings: no conversion can be expected beyond it.",
     )
-    page.picture(plot_overview(evaluation), "All measures: a point per recording, the mean as a line, green where good voices lie.")
+    caption = "All metrics: a point per recording, the mean as a line, the range of good voices in green."
+    page.picture(plot_overview(evaluation), caption)
     page.table(["", "", "what it means"], [[name, "", text] for name, text in EXPLANATIONS])
 
 
 def choose_examples(sources: Sequence[SourceResult]) -> list[SourceResult]:
-    """The nearest to the target, the farthest, and those between, at most three."""
+    """The most similar to the target, the least similar, and one between: at most three."""
     ranked = sorted(sources, key=lambda source: -source.similarity_result)
     if len(ranked) <= MOST_PLAYED:
         return ranked
@@ -82,19 +85,21 @@ def _add_sources(
 ) -> None:
     examples = choose_examples(evaluation.sources)
     for number, source in enumerate(examples):
-        page.heading(f"{source.group}: {source.name}" + (", the nearest" if number == 0 and len(examples) > 1 else ""))
-        before, after = _listen(source.recording), _listen(folder / source.file)
+        remark = ", the most similar" if number == 0 and len(examples) > 1 else ""
+        page.heading(f"{source.group}: {source.name}{remark}")
+        before, after = _read(source.recording), _read(folder / source.file)
         if before is None or after is None:
-            page.paragraph("The recording or its result is no longer where it was: evaluate again to hear it.")
+            page.paragraph("The recording or its result is missing: evaluate again to hear it.")
             continue
-        shift = f"moved by {source.transpose_semitones:+g} semitones" if source.transpose_semitones else "key as it was"
+        shift = source.transpose_semitones
+        moved = f"transposed by {shift:+g} semitones" if shift else "not transposed"
         page.players([
             ("Source", f"similarity {shown(source.similarity_source)}", before),
-            ("Result", f"similarity {shown(source.similarity_result)}, {shift}", after),
+            ("Result", f"similarity {shown(source.similarity_result)}, {moved}", after),
         ])  # fmt: skip
         if estimate_f0 is not None:
-            wanted = estimate_f0(before).transposed(source.transpose_semitones)
-            page.picture(plot_melodies(wanted, estimate_f0(after)), "The melody that was wanted, and the one that is sung.")
+            wanted = estimate_f0(before).transposed(shift)
+            page.picture(plot_melodies(wanted, estimate_f0(after)), "The wanted f0 and the result's.")
 
 
 def _add_copies(page: Page, evaluation: VoiceEvaluation, folder: Path) -> None:
@@ -102,29 +107,32 @@ def _add_copies(page: Page, evaluation: VoiceEvaluation, folder: Path) -> None:
         return
     page.heading("The target's own recordings")
     page.paragraph(
-        "The copy passes the decoder only, the conversion the whole way. What is bad in the copy already is a matter of "
-        "training and of the recordings; what is bad in the conversion only, of the content encoder and the settings."
+        "Copy synthesis uses posterior encoder and decoder only, the conversion all stages. Errors in copy "
+        "synthesis come from training and recordings; errors in the conversion only, from content encoder "
+        "and settings."
     )
     for copy in evaluation.copies[:MOST_PLAYED]:
         _add_ladder(page, copy, folder)
 
 
 def _add_ladder(page: Page, copy: CopyResult, folder: Path) -> None:
-    recording = _listen(copy.recording)
-    rungs = [(name, rung, _listen(folder / rung.file))
-             for name, rung in (("copy", copy.copy), ("conversion", copy.conversion)) if rung]  # fmt: skip
+    recording = _read(copy.recording)
+    both = ("copy synthesis", copy.copy), ("conversion", copy.conversion)
+    rungs = [(name, rung, _read(folder / rung.file)) for name, rung in both if rung]
     remade = [(name, audio) for name, _, audio in rungs if audio is not None]
     if recording is None or len(remade) < len(rungs):
-        page.paragraph(f"{copy.name}: its sounds are no longer where they were: evaluate again to hear them.")
+        page.paragraph(f"{copy.name}: its audio files are missing: evaluate again to hear them.")
         return
-    told = [(name.capitalize(), f"similarity {shown(rung.similarity)}, {rung.distance.mean_db:.1f} dB away", audio)
-            for name, rung, audio in rungs]  # fmt: skip
-    page.players([(f"Recording {copy.name}", f"similarity {shown(copy.similarity)}", recording), *told])
-    page.picture(plot_distance(recording, remade), "Where copy and conversion differ from the recording.")
+    players = [
+        (name.capitalize(), f"similarity {shown(rung.similarity)}, MCD {rung.distance.mean_db:.1f} dB", audio)
+        for name, rung, audio in rungs
+    ]
+    page.players([(f"Recording {copy.name}", f"similarity {shown(copy.similarity)}", recording), *players])
+    page.picture(plot_distance(recording, remade), "Distance of copy synthesis and conversion.")
 
 
-def _listen(path: Path | str) -> Audio | None:
-    """The beginning of a recording; None where the file is gone."""
+def _read(path: Path | str) -> Audio | None:
+    """The start of a recording; None if the file is gone."""
     try:
         with open_audio(path) as recording:
             return recording.slice_s(0.0, MAX_PLAYED_S)
@@ -133,14 +141,14 @@ def _listen(path: Path | str) -> Audio | None:
 
 
 def _all_rows(evaluation: VoiceEvaluation) -> tuple[list[str], list[list[str]]]:
-    headings = ["recording", "similarity", "correlation", "error (cents)", "distance (dB)", "words wrong", "version"]
+    headings = ["recording", "similarity", "f0 correlation", "f0 error (cents)", "distance (dB)"]
+    headings += ["words wrong", "version"]
     rows = []
     for row in flat_rows(evaluation):
-        figures = [_cell(row, "similarity", 2), _cell(row, "f0_correlation", 3), _cell(row, "f0_median_error_cents", 0),
-                   _cell(row, "mel_cepstral_distance_db", 1)]  # fmt: skip
+        metrics = [_cell(row, name, digits) for name, digits in DIGITS.items()]
         rate = row.get("word_error_rate")
         words = "-" if rate is None else f"{100 * rate:.0f} % of {row['n_words']}"
-        rows.append([f"{row['group']}: {row['recording']}", *figures, words, str(row["version"])])
+        rows.append([f"{row['group']}: {row['recording']}", *metrics, words, str(row["version"])])
     return headings, rows
 
 
@@ -152,9 +160,10 @@ def _cell(row: dict, name: str, digits: int) -> str:
 def _add_remarks(page: Page, evaluation: VoiceEvaluation) -> None:
     target = evaluation.target
     page.heading("How it was measured")
-    own = f", resembling each other at {shown(target.ceiling)}" if target.similarities else ""
+    own = f" with a mean similarity of {shown(target.ceiling)}" if target.similarities else ""
     page.paragraph(
-        f"Compared with {target.n_recordings} recordings of the target{own}, middle pitch {target.middle_pitch_hz:.0f} Hz."
+        f"Compared with {target.n_recordings} recordings of the target{own}, median f0 "
+        f"{target.middle_pitch_hz:.0f} Hz."
     )
     for note in evaluation.notes:
         page.paragraph(f"{note[0].upper()}{note[1:]}.")

@@ -1,4 +1,4 @@
-"""What an evaluation found: data classes with units, and the files and tables made of them."""
+"""Results of an evaluation: data classes with units, and the files and tables made from them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Any
 
 from svcnb import SvcError
 from svcnb.evaluation.mel_cepstral import SpectralDistance
-from svcnb.evaluation.metrics import Figure, PitchComparison
+from svcnb.evaluation.metrics import MetricValue, PitchComparison
 from svcnb.evaluation.words import WordErrors, total_errors
 from svcnb.files.disk import write_text
 
 VERSION = 1
-LEAST_CLIMB = 0.1  # below this difference of ceiling and source there is no way to speak of
+LEAST_CLIMB = 0.1  # below this difference of ceiling and source the relative similarity is undefined
 MISSING = "-"
 
 
 @dataclass(frozen=True)
 class Target:
-    """The voice that is aimed at, as its own recordings show it.
+    """Statistics of the target speaker's own recordings.
 
     Attributes:
-        similarities: of each recording to the mean of the others, -1..1: the ceiling for any conversion. Empty where
-            there is one recording only.
+        similarities: speaker similarity of each recording to the mean of the others, -1..1: the ceiling for
+            any conversion. Empty if there is one recording only.
         middle_pitch_hz: median over the voiced frames of all of them.
     """
 
@@ -38,18 +38,18 @@ class Target:
 
     @property
     def ceiling(self) -> float:
-        """What the target's own recordings reach on average; NaN where it is not known."""
+        """Mean speaker similarity of the target's own recordings; NaN if it is unknown."""
         return statistics.fmean(self.similarities) if self.similarities else math.nan
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One recording of the target made again in one way, compared with the recording.
+    """One reconstruction of a recording of the target, compared with the recording.
 
     Attributes:
-        file: the sound, relative to the evaluation's folder.
+        file: the audio file, relative to the evaluation's folder.
         similarity: to the target's other recordings, -1..1.
-        distance: mel-cepstral, frame by frame; None where the recording is silent.
+        distance: mel-cepstral, frame by frame; None if the recording is silent.
     """
 
     file: str
@@ -61,19 +61,20 @@ class Rung:
 
 @dataclass(frozen=True)
 class CopyResult:
-    """Three rungs for one recording of the target: itself, its copy, its conversion into its own voice.
+    """Reconstructions of one recording of the target: copy synthesis, and the conversion to its own voice.
 
-    The copy passes posterior and decoder only, the conversion the whole way (content, f0, prior, flow, decoder).
+    Copy synthesis uses posterior and decoder only, the conversion all stages (content, f0, prior, flow,
+    decoder).
 
     Attributes:
-        similarity: of the recording itself to the target's others; NaN where there are none.
-        copy: None where the voice cannot make copies.
+        similarity: of the recording itself to the target's others; NaN if there are none.
+        copy: copy synthesis; None if the voice has no posterior encoder.
     """
 
     key: str
     name: str
     recording: str
-    similarity: Figure
+    similarity: MetricValue
     conversion: Rung
     copy: Rung | None = None
     words: WordErrors | None = None
@@ -81,16 +82,17 @@ class CopyResult:
 
 @dataclass(frozen=True)
 class SourceResult:
-    """One recording of somebody else, before and after.
+    """One recording of another speaker, before and after conversion.
 
     Attributes:
-        key: of everything the figures depend on; equal keys are not measured again.
-        group: the folder it came from.
+        key: hash of everything the metrics depend on; equal keys are not measured again.
+        group: name of its folder.
         file: the result, relative to the evaluation's folder.
-        transpose_semitones: how far the melody was moved.
+        transpose_semitones: transposition of f0.
         similarity_source, similarity_result: to the target's recordings, -1..1.
-        pitch: the result's melody against what was asked for, the source's moved by transpose_semitones.
-        distance_source, distance_result: mel-cepstral, to the target's own reading of the same words, where there is one.
+        pitch: the result's f0 compared with the source's, transposed by transpose_semitones.
+        distance_source, distance_result: mel-cepstral, to the target's own reading of the same words, if
+            there is one.
     """
 
     key: str
@@ -110,12 +112,12 @@ class SourceResult:
     distance_result: SpectralDistance | None = None
 
     def reach_ratio(self, ceiling: float) -> float:
-        """Where between the source (0) and the target's own recordings (1) the result lies; NaN for near voices."""
+        """Similarity of the result between the source's (0) and the ceiling (1); NaN if both are close."""
         return reach_ratio(self.similarity_source, self.similarity_result, ceiling)
 
 
 def reach_ratio(source: float, result: float, ceiling: float) -> float:
-    """(result - source) / (ceiling - source); NaN where the source is as near as the ceiling or that is not known."""
+    """(result - source) / (ceiling - source); NaN if the source is close to the ceiling or it is unknown."""
     if math.isnan(ceiling) or ceiling - source < LEAST_CLIMB:
         return math.nan
     return (result - source) / (ceiling - source)
@@ -131,15 +133,15 @@ class Skipped:
 
 @dataclass(frozen=True)
 class VoiceEvaluation:
-    """How good a voice is.
+    """Results of the evaluation of a voice.
 
     Attributes:
-        voice, speaker: names; step: training steps, where known.
+        voice, speaker: names; step: training steps, if known.
         copies: the target's own recordings, see CopyResult.
-        sources: recordings of others.
-        skipped: what could not be measured.
+        sources: recordings of other speakers.
+        skipped: recordings that could not be measured.
         notes: what was left out, and why.
-        seconds: the evaluation took, in this call.
+        seconds: duration of this call.
     """
 
     voice: str
@@ -154,21 +156,21 @@ class VoiceEvaluation:
     version: int = field(default=VERSION, kw_only=True)
 
     def groups(self) -> dict[str, list[SourceResult]]:
-        """The sources by the folder they came from."""
+        """The sources by folder."""
         found: dict[str, list[SourceResult]] = {}
         for source in self.sources:
             found.setdefault(source.group, []).append(source)
         return found
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-        """Headings and rows for people: means of each folder of sources, then the target's own recordings."""
+        """Headings and rows to display: means of each folder of sources, then the target's own recordings."""
         rows = [_group_row(name, members, self.target.ceiling) for name, members in self.groups().items()]
         if len(rows) > 1:
             rows.append(_group_row("all", self.sources, self.target.ceiling))
         return TABLE_HEADINGS, rows + _rung_rows(self)
 
     def save(self, folder: Path | str) -> Path:
-        """Write evaluation.json and evaluation.csv; each appears whole or not at all."""
+        """Write evaluation.json and evaluation.csv, each atomically."""
         folder = Path(folder)
         write_text(folder / "evaluation.csv", _as_csv(flat_rows(self)))
         return write_text(folder / "evaluation.json", _adapter().dump_json(self, indent=1).decode() + "\n")
@@ -178,7 +180,7 @@ class VoiceEvaluation:
         """Read evaluation.json.
 
         Raises:
-            SvcError: not there, or not of this version.
+            SvcError: no such file, or not of this version.
         """
         from pydantic import ValidationError
 
@@ -203,8 +205,8 @@ def _adapter() -> Any:
     return TypeAdapter(VoiceEvaluation)
 
 
-def mean(values: Iterable[Figure]) -> float:
-    """Mean of what there is; NaN where there is nothing."""
+def mean(values: Iterable[MetricValue]) -> float:
+    """Mean without NaN values; NaN if there are no others."""
     present = [value for value in values if not math.isnan(value)]
     return statistics.fmean(present) if present else math.nan
 
@@ -212,8 +214,8 @@ def mean(values: Iterable[Figure]) -> float:
 # ----------------------------------------------------------------------------------------------- tables
 
 TABLE_HEADINGS = (
-    "recordings", "n", "similarity before", "after", "of the way (%)", "melody correlation", "melody error (cents)",
-    "voicing differs (%)", "distance (dB)", "words wrong before", "after",
+    "recordings", "n", "similarity before", "after", "relative similarity (%)", "f0 correlation",
+    "f0 error (cents)", "voicing differs (%)", "distance (dB)", "words wrong before", "after",
 )  # fmt: skip
 
 
@@ -237,7 +239,7 @@ def _rung_rows(evaluation: VoiceEvaluation) -> list[tuple[Any, ...]]:
     own = mean(c.similarity for c in copies)
     rows = []
     for title, rungs in (
-        ("target's own, copied", [c.copy for c in copies if c.copy]),
+        ("target's own, copy synthesis", [c.copy for c in copies if c.copy]),
         ("target's own, converted", [c.conversion for c in copies]),
     ):
         if rungs:
@@ -259,7 +261,7 @@ def _pitch_cells(pitches: Sequence[PitchComparison]) -> tuple[Any, ...]:
 
 
 def shown(value: float, digits: int = 2) -> str:
-    """A figure for people; a dash where it does not exist."""
+    """A value as text; a dash if it is undefined."""
     return MISSING if math.isnan(value) else f"{value:.{digits}f}"
 
 
@@ -269,7 +271,7 @@ def shown_words(words: WordErrors | None) -> str:
 
 
 def flat_rows(evaluation: VoiceEvaluation) -> list[dict[str, Any]]:
-    """One row per recording and version of it, for the CSV; None where a figure does not exist."""
+    """One row per recording and version of it, for the CSV; None for undefined values."""
     rows = []
     for s in evaluation.sources:
         shared = {"group": s.group, "recording": s.name, "seconds": s.seconds}

@@ -1,10 +1,10 @@
-"""How good is a voice? Converts recordings, measures the results, and says what to do next.
+"""Evaluation of a voice: converts recordings, measures the results, and gives advice.
 
     evaluation = evaluate_voice(voice, "recordings/target", ["recordings/others"], "data/evaluation/mine")
     evaluation.table(); advise(evaluation)
 
-Works for any object that is an `EvaluatedVoice`. What was measured with the same voice and settings is
-not measured again. Everything works offline.
+Works for any `EvaluatedVoice`. Recordings already measured with the same voice and settings are not measured
+again. Everything works offline.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ MAX_SHIFT_SEMITONES = 24
 
 
 class EvaluatedVoice(Protocol):
-    """What a voice must be able to do, whatever its recipe."""
+    """The interface of a voice, of any model family."""
 
     name: str
-    step: int | None  # of the training, where known
-    has_posterior: bool  # whether resynthesise works; False leaves the copies out
+    step: int | None  # of the training, if known
+    has_posterior: bool  # whether resynthesise works; False: no copy synthesis
 
     def fingerprint(self) -> str:
-        """Changes whenever the weights, or other files that conversions depend on, change."""
+        """A hash that changes with the weights and other files that conversions depend on."""
 
     def speaker_name(self, speaker: str | int | None) -> str: ...
 
@@ -71,16 +71,16 @@ def evaluate_voice(
     voice: EvaluatedVoice, target: Path | str | Sequence[Path], sources: Sequence[Path | str], folder: Path | str,
     settings: EvaluationSettings | None = None, *, overwrite: bool = False,
 ) -> VoiceEvaluation:  # fmt: skip
-    """Measure a voice on recordings of others and on the target's own; continues where an earlier call stopped.
+    """Measure a voice on recordings of others and on the target's own; resumes an interrupted call.
 
     Args:
-        target: recordings of the target voice (a folder or a list), best ones that it was not trained on.
+        target: recordings of the target speaker (a folder or a list), preferably not used in training.
         sources: recordings to convert, or folders of them; a folder becomes a row of the table.
         folder: gets converted/, copies/, evaluation.json and evaluation.csv (see evaluation_page for the web page).
-        overwrite: measure again what is there already.
+        overwrite: measure everything again.
 
     Returns:
-        the figures; recordings that failed are listed in `skipped`.
+        the metrics; recordings that failed are listed in `skipped`.
 
     Raises:
         MissingExtra: Resemblyzer, or with transcripts pocketsphinx and jiwer, are not installed.
@@ -91,7 +91,7 @@ def evaluate_voice(
     found = [(Path(source).stem, path) if Path(source).is_file() else (Path(source).name, path)
              for source in sources for path in _recordings(source)[: settings.most]]  # fmt: skip
     if not found and not settings.n_copies:
-        raise SvcError("nothing to measure: name recordings to convert, or allow copies of the target's own")
+        raise SvcError("nothing to measure: name recordings to convert, or set n_copies above 0")
     bench = _Bench(voice, settings, folder, _references(target, settings))
     known = {} if overwrite else _known_results(folder)
     if settings.words and any(find_transcript(path) for path in [*bench.references, *(path for _, path in found)]):
@@ -112,11 +112,11 @@ def _finish(evaluation: VoiceEvaluation, folder: Path, seconds: float) -> VoiceE
 
 
 def _add(evaluation: VoiceEvaluation, job: _Job, known: dict[str, Any]) -> VoiceEvaluation:
-    """The evaluation with one more recording, known, measured or skipped."""
+    """The evaluation with one more recording: known, measured or skipped."""
     try:
         result = known[job.key] if job.key in known else job.measure()
     except WriteError:
-        raise  # a full disk would end every other recording in the same way
+        raise  # a full disk would fail for every other recording too
     except SvcError as error:
         return replace(evaluation, skipped=(*evaluation.skipped, Skipped(job.name, str(error))))
     if isinstance(result, SourceResult):
@@ -125,7 +125,7 @@ def _add(evaluation: VoiceEvaluation, job: _Job, known: dict[str, Any]) -> Voice
 
 
 def _known_results(folder: Path) -> dict[str, Any]:
-    """Results of an earlier call by key, where their sounds are still there."""
+    """Results of an earlier call by key, if their audio files still exist."""
     if not (folder / "evaluation.json").is_file():
         return {}
     earlier = VoiceEvaluation.load(folder)
@@ -134,29 +134,29 @@ def _known_results(folder: Path) -> dict[str, Any]:
     return {result.key: result for result, names in files if all((folder / name).is_file() for name in names)}
 
 
-def _recordings(place: Path | str) -> list[Path]:
-    place = Path(place)
-    if place.is_file():
-        return [place]
-    found = find_audio_files(place)
+def _recordings(path: Path | str) -> list[Path]:
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    found = find_audio_files(path)
     if not found:
-        raise AudioError(f"{place}: no recordings in this folder")
+        raise AudioError(f"{path}: no recordings in this folder")
     return found
 
 
 def _references(target: Path | str | Sequence[Path], settings: EvaluationSettings) -> list[Path]:
     paths = _recordings(target) if isinstance(target, Path | str) else [Path(path) for path in target]
     if not paths:
-        raise SvcError("no recordings of the target to compare with: name at least one, better five")
+        raise SvcError("no recordings of the target to compare with: name at least one, preferably five")
     return paths[-settings.n_references :]
 
 
 def held_out_clips(features: Path | str, folder: Path | str, *, speaker: str | None = None) -> list[Path]:
-    """The clips a voice was not trained on, as FLAC files in `folder`, ready to be the target of evaluate_voice.
+    """Write the held-out clips of a voice as FLAC files into `folder`, as the target for evaluate_voice.
 
     Args:
-        features: the feature folder that the voice was trained from; its split says what was held out.
-        speaker: of whom; None takes everybody's.
+        features: the feature folder of the voice's training; its split gives the held-out clips.
+        speaker: name; None takes all speakers.
 
     Raises:
         SvcError: no features, or no clip of this speaker is held out.
@@ -164,8 +164,9 @@ def held_out_clips(features: Path | str, folder: Path | str, *, speaker: str | N
     store, folder = FeatureStore.open(features), Path(folder)
     names = [name for name in load_split(store).validation if speaker in (None, store.record(name).speaker)]
     if not names:
-        whom = f"of {speaker} " if speaker else ""
-        raise SvcError(f"no clip {whom}in {features} is held out: name a folder with recordings of the target instead")
+        of_speaker = f"of {speaker} " if speaker else ""
+        raise SvcError(f"no clip {of_speaker}in {features} is held out: "
+                       "name a folder with recordings of the target instead")  # fmt: skip
     paths = [folder / Path(name).with_suffix(".flac").as_posix().replace("/", "_") for name in names]
     for name, path in zip(names, paths, strict=True):
         if not path.is_file():
@@ -175,13 +176,13 @@ def held_out_clips(features: Path | str, folder: Path | str, *, speaker: str | N
 
 
 def choose_transposition(suggested: int | None, *, sung: bool) -> float:
-    """Semitones to move: what is suggested, but whole octaves for songs, which keep their key."""
+    """Transposition in semitones: the suggested one, rounded to octaves for songs, which keep their key."""
     step = 12 if sung else 1
     return float(np.clip(step * round((suggested or 0) / step), -MAX_SHIFT_SEMITONES, MAX_SHIFT_SEMITONES))
 
 
 class _Bench:
-    """The voice, the target's recordings and the measuring instruments, each loaded once."""
+    """The voice, the target's recordings and the networks that measure, each loaded once."""
 
     def __init__(self, voice: EvaluatedVoice, settings: EvaluationSettings, folder: Path, references: list[Path]) -> None:
         self.voice, self.settings, self.folder = voice, settings, folder
@@ -191,14 +192,14 @@ class _Bench:
         self.embeddings: dict[Path, np.ndarray] = {}
         self.pitches: list[np.ndarray] = []
         for path in tqdm(references, desc="target", unit="recording", mininterval=0.5, leave=False):
-            self._listen(path)
+            self._add_reference(path)
         if not self.embeddings:
             reasons = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in self.skipped[:3])
             raise SvcError(f"none of the target's {len(references)} recordings can be used. {reasons}")
         self.references = list(self.embeddings)
         self.mean = self._mean_without(None)
 
-    def _listen(self, path: Path) -> None:
+    def _add_reference(self, path: Path) -> None:
         try:
             audio = self.read(path)
             self.embeddings[path] = self.similarity.embed(audio)
@@ -209,7 +210,7 @@ class _Bench:
         self.pitches.append(track.f0_hz[track.voiced])
 
     def _mean_without(self, left_out: Path | None) -> np.ndarray:
-        """Unit vector of the target's voice, one recording left out where there are others."""
+        """Mean speaker embedding of the target (unit vector), without one recording if there are others."""
         others = [vector for path, vector in self.embeddings.items() if path != left_out]
         mean = np.mean(others or list(self.embeddings.values()), axis=0)
         return mean / np.linalg.norm(mean)
@@ -224,14 +225,15 @@ class _Bench:
     def notes(self) -> tuple[str, ...]:
         found = []
         if self.recogniser is not None:
-            found.append("words were counted in English speech with a transcript; songs are not understood")
+            found.append("word errors were counted in English speech with a transcript, not in songs")
         else:
             reason = "no transcripts were found" if self.settings.words else "not asked for"
-            found.append(f"words were not counted: {reason}")
+            found.append(f"word errors were not counted: {reason}")
         if self.settings.n_copies and not self.voice.has_posterior:
-            found.append("copies were left out: this is a release file, without the posterior that makes them")
+            found.append("copy synthesis was left out: this is a release file, without the posterior encoder")
         if len(self.references) == 1:
-            found.append("one recording of the target only: its own spread, the ceiling for any conversion, is not known")
+            found.append("one recording of the target only: the similarity of the target's own recordings, "
+                         "the ceiling for any conversion, is unknown")  # fmt: skip
         return tuple(found)
 
     def read(self, path: Path) -> Audio:
@@ -257,7 +259,7 @@ class _Bench:
         return _Job(key, name, lambda: measure(key))
 
     def _key(self, path: Path, name: str) -> str:
-        """Equal for equal voice, settings, recording, transcript and references; file contents by size and time."""
+        """Hash of voice, settings, recording, transcript and references; files count by size and time."""
         relevant = self.settings.model_dump(mode="json", exclude={"most", "n_copies"})
         stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in [path, *self.references]]
         content = [self._fingerprint, relevant, stats, name, self.voice.has_posterior, self.recogniser and find_transcript(path)]
@@ -271,11 +273,11 @@ class _Bench:
 
     def measure_source(self, key: str, group: str, path: Path, *, file: str) -> SourceResult:
         source = self.read(path)
-        melody = self.voice.estimate_f0(source, self.settings.conversion.f0_method)
-        shift, sung = self._choose_shift(melody), looks_sung(melody)
+        source_f0 = self.voice.estimate_f0(source, self.settings.conversion.f0_method)
+        shift, sung = self._choose_shift(source_f0), looks_sung(source_f0)
         result = self.voice.convert(source, self.settings.conversion.model_copy(update={"transpose_semitones": shift}))
         write_audio(self.folder / "converted" / file, result)
-        sung_melody = self.voice.estimate_f0(result, self.settings.conversion.f0_method)
+        result_f0 = self.voice.estimate_f0(result, self.settings.conversion.f0_method)
         return SourceResult(
             key=key,
             name=path.name,
@@ -287,7 +289,7 @@ class _Bench:
             transpose_semitones=shift,
             similarity_source=float(self.similarity.embed(source) @ self.mean),
             similarity_result=float(self.similarity.embed(result) @ self.mean),
-            pitch=compare_pitch(melody.transposed(shift), sung_melody),
+            pitch=compare_pitch(source_f0.transposed(shift), result_f0),
             words_source=None if sung else self._words(path, source),
             words_result=None if sung else self._words(path, result),
             distance_source=self._parallel_distance(path, source),
@@ -299,7 +301,8 @@ class _Bench:
         settings = self.settings.conversion.model_copy(update={"transpose_semitones": 0.0})
         copied = None
         if self.voice.has_posterior:
-            copied = self._rung(path, recording, self.voice.resynthesise(recording, settings.speaker), f"copies/copy_{file}")
+            remade = self.voice.resynthesise(recording, settings.speaker)
+            copied = self._rung(path, recording, remade, f"copies/copy_{file}")
         converted = self._rung(path, recording, self.voice.convert(recording, settings), f"copies/converted_{file}")
         alone = len(self.references) == 1
         similarity = float("nan") if alone else float(self.embeddings[path] @ self._mean_without(path))
@@ -315,16 +318,16 @@ class _Bench:
             words=self._words(path, remade),
         )
 
-    def _choose_shift(self, melody: F0Track) -> float:
-        base, way = self.settings.conversion.transpose_semitones, self.settings.transposition
-        target_hz, source_hz = self.target.middle_pitch_hz, melody.median_hz()
-        if way == "none" or not (target_hz > 0 and source_hz > 0):
+    def _choose_shift(self, f0: F0Track) -> float:
+        base, mode = self.settings.conversion.transpose_semitones, self.settings.transposition
+        target_hz, source_hz = self.target.middle_pitch_hz, f0.median_hz()
+        if mode == "none" or not (target_hz > 0 and source_hz > 0):
             return base
-        octaves = way == "octaves" or (way == "auto" and looks_sung(melody))
+        octaves = mode == "octaves" or (mode == "auto" and looks_sung(f0))
         return base + choose_transposition(round(12 * np.log2(target_hz / source_hz)), sung=octaves)
 
     def _words(self, path: Path, audio: Audio) -> WordErrors | None:
-        """Word errors; None without a transcript, or where only the recording's beginning is evaluated."""
+        """Word errors; None without a transcript, or if only the start of the recording is evaluated."""
         if self.recogniser is None or audio.duration_s > self.settings.max_seconds - 0.05:
             return None
         transcript = find_transcript(path)

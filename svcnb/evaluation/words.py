@@ -1,7 +1,7 @@
-"""Are the words still there? Word error rate by an offline recogniser, and the transcripts to compare with.
+"""Intelligibility: word error rate by an offline speech recognizer, and the transcripts to compare with.
 
-English only: pocketsphinx brings one language. It is an old recogniser, so read a result's rate beside the rate of
-the recording it was made from, never alone.
+English only, the one language of pocketsphinx. It is an old recognizer, so compare a result's rate with that
+of its source recording, never read it alone.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 @dataclass(frozen=True)
 class WordErrors:
-    """How many words a recogniser got wrong.
+    """Word errors of a recording.
 
     Attributes:
-        n_errors: words replaced, left out and added.
+        n_errors: substitutions, deletions and insertions.
         n_words: words of the transcript.
-        heard: what the recogniser understood.
+        heard: the recognized text.
 
-    How to read `rate`, measured: sentences of LJ Speech 0.22, the bundled synthetic voices 0.31 and 0.33, singing 0.9
-    (the recogniser does not know it); 1 and more = nothing understood. Below 50 words it is a rough guess.
+    Typical values of `rate`, measured: 0.22 for sentences of LJ Speech, 0.31 and 0.33 for the bundled
+    synthetic voices, 0.9 for singing (the recognizer is not trained on it); from 1 on nothing is recognized.
+    Below 50 words it is a rough estimate.
     """
 
     n_errors: int
@@ -46,7 +47,7 @@ class WordErrors:
 
     @property
     def rate(self) -> float:
-        """Errors per word of the transcript; above 1 where many words were added."""
+        """Word error rate: errors per word of the transcript; above 1 with many insertions."""
         return self.n_errors / self.n_words
 
 
@@ -59,28 +60,29 @@ class WordRecogniser:
             import pocketsphinx
         except ImportError as error:
             raise MissingExtra('word errors need pocketsphinx and jiwer: pip install "svcnb[evaluate]"') from error
-        # The limit halves the time for unclear speech (0.4 s per second of it) and changes no error rate noticeably.
+        # maxhmmpf halves the time for unclear speech (0.4 s per second of audio) without a noticeable change
+        # of error rates.
         self._decoder = pocketsphinx.Decoder(loglevel="FATAL", maxhmmpf=3000)
 
     def recognise(self, audio: Audio) -> str:
-        """The words heard, lower case; empty where there are none."""
+        """The recognized words, lower case; empty if there are none."""
         samples = resample_samples(audio.samples, audio.sample_rate_hz, RATE_HZ)
         pcm = (np.clip(samples, -1, 1) * 32767).astype(np.int16)
-        self._decoder.reinit_feat()  # forget the levels of the recording before: the order must not matter
+        self._decoder.reinit_feat()  # reset the level estimate: the order of recordings must not matter
         self._decoder.start_utt()
-        # As a whole: in parts the decoder would take its levels from what came before, and err 1.7 times as often.
+        # The whole recording at once: in parts the level estimate lags behind, with 1.7 times as many errors.
         self._decoder.process_raw(pcm.tobytes(), full_utt=True)
         self._decoder.end_utt()
         hypothesis = self._decoder.hyp()
         return hypothesis.hypstr if hypothesis else ""
 
     def count_errors(self, audio: Audio, transcript: str) -> WordErrors:
-        """Recognise a recording and compare with what was said."""
+        """Recognize a recording and compare with its transcript."""
         return word_errors(transcript, self.recognise(audio))
 
 
-def word_errors(transcript: str, heard: str) -> WordErrors:
-    """Word errors between two texts, after both were normalised.
+def word_errors(transcript: str, recognized: str) -> WordErrors:
+    """Word errors between two texts, after both are normalized.
 
     Raises:
         SvcError: no word in the transcript.
@@ -89,18 +91,19 @@ def word_errors(transcript: str, heard: str) -> WordErrors:
         import jiwer
     except ImportError as error:
         raise MissingExtra('word errors need jiwer: pip install "svcnb[evaluate]"') from error
-    said, heard = normalise_text(transcript), normalise_text(heard)
-    if not said:
+    reference, recognized = normalise_text(transcript), normalise_text(recognized)
+    if not reference:
         raise SvcError(f"the transcript {transcript[:40]!r} has no words: write what is said, or remove it")
-    if not heard:
-        return WordErrors(len(said.split()), len(said.split()))
-    counted = jiwer.process_words(said, heard)
+    n_words = len(reference.split())
+    if not recognized:
+        return WordErrors(n_words, n_words)
+    counted = jiwer.process_words(reference, recognized)
     n_errors = counted.substitutions + counted.deletions + counted.insertions
-    return WordErrors(n_errors, len(said.split()), heard)
+    return WordErrors(n_errors, n_words, recognized)
 
 
 def total_errors(results: Sequence[WordErrors | None]) -> WordErrors | None:
-    """All recordings as one text: long ones weigh more; None where no recording has a transcript."""
+    """Sum over all recordings, so long ones weigh more; None if no recording has a transcript."""
     present = [result for result in results if result is not None]
     if not present:
         return None
@@ -108,7 +111,7 @@ def total_errors(results: Sequence[WordErrors | None]) -> WordErrors | None:
 
 
 def normalise_text(text: str) -> str:
-    """Lower-case words with single spaces; no punctuation, whole numbers below a million spelt out."""
+    """Lower-case words with single spaces, without punctuation; integers below a million spelled out."""
     text = text.casefold().replace("\u2019", "'").replace("&", " and ")
     text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
     text = re.sub(r"\d+", lambda found: f" {spell_number(int(found[0]))} ", text)
@@ -117,7 +120,7 @@ def normalise_text(text: str) -> str:
 
 
 def spell_number(number: int) -> str:
-    """English words of a whole number; digits one by one from a million on."""
+    """English words of an integer; digits one by one from a million on."""
     if number < 20:
         return SMALL_NUMBERS[number]
     if number < 100:
@@ -131,11 +134,12 @@ def spell_number(number: int) -> str:
 
 
 def find_transcript(recording: Path | str) -> str | None:
-    """What is said in a recording, where that is written down; else None.
+    """Transcript of a recording, or None if there is none.
 
-    Looked for in this order: `<name>.txt` beside it; a LibriSpeech `*.trans.txt` beside it (`id words ...`); a table
-    transcripts.csv or metadata.csv beside it or up to two folders above (`id|text`, or with commas; a third column, as
-    in LJ Speech, is the text with numbers spelt out). An id is a file name, with or without suffix and folders.
+    Search order: `<name>.txt` beside it; a LibriSpeech `*.trans.txt` beside it (`id words ...`); a table
+    transcripts.csv or metadata.csv beside it or up to two folders above (`id|text`, or with commas; a third
+    column, as in LJ Speech, is the text with numbers spelled out). An id is a file name, with or without
+    suffix and folders.
     """
     path = Path(recording)
     beside = path.with_suffix(".txt")

@@ -1,4 +1,4 @@
-"""Plots of every step; each function returns a figure."""
+"""Plots for every step; each function returns a matplotlib figure."""
 
 from svcnb.plots.audio import (
     plot_clip_lengths,

@@ -1,7 +1,7 @@
-"""Pictures of every step. Each function returns a figure; nothing is shown, no global state is touched.
+"""Plots of audio: spectrograms with f0, waveforms, cuts, speaker weights. Functions return figures.
 
 A figure displays itself as the last expression of a notebook cell and is saved with `save(figure, path)`.
-Colours are the Okabe-Ito set, which colour-blind readers can tell apart, and lines differ in style as well.
+Colors are the Okabe-Ito set, suitable for color-blind readers, and lines differ in style as well.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from svcnb.features.pitch.track import F0Track
 
-OVER_SPECTROGRAM = (("#FFFFFF", "-"), ("#F0E442", "--"), ("#56B4E9", ":"))  # bright: they lie on dark magma
+OVER_SPECTROGRAM = (("#FFFFFF", "-"), ("#F0E442", "--"), ("#56B4E9", ":"))  # bright: magma is dark
 WAVE_COLUMNS = 2000
 TOP_HZ = 8000.0
 
@@ -38,11 +38,11 @@ def plot_f0_over_spectrogram(
     labels: Sequence[str] = (),
     title: str = "",
 ) -> Figure:
-    """The melody where the harmonics are: spectrogram (logarithmic in frequency) with f0 curves on it.
+    """Spectrogram with logarithmic frequency axis and f0 contours over it.
 
     Args:
-        other_tracks: further curves, such as another method's; three in all stay readable.
-        labels: one per curve; a legend is drawn when given.
+        other_tracks: further contours, e.g. of another f0 estimator; up to three in total stay readable.
+        labels: one per contour; if given, a legend is drawn.
     """
     tracks = [track, *other_tracks]
     if labels and len(labels) != len(tracks):
@@ -62,21 +62,21 @@ def plot_comparison(
     *,
     labels: tuple[str, str] = ("source", "result"),
 ) -> Figure:
-    """Source above result on one time axis, each with its melody: same words, same timing, other voice."""
+    """Spectrograms of source (top) and result on one time axis, each with its f0 contour."""
     figure, axes = new_figure(6.0, 2, sharex=True)
     for row, (ax, audio) in enumerate(zip(axes, (source, result), strict=True)):
         draw_spectrogram(ax, audio, log_frequency=True)
         if tracks is not None:
             draw_tracks(ax, [tracks[row]], ())
             if row:
-                draw_tracks(ax, [tracks[1], tracks[0]], (f"melody of the {labels[1]}", f"of the {labels[0]}"))
+                draw_tracks(ax, [tracks[1], tracks[0]], (f"f0 of the {labels[1]}", f"of the {labels[0]}"))
         ax.set_title(labels[row], loc="left")
     axes[1].set_xlabel("time (s)")
     return figure
 
 
 def draw_spectrogram(ax: Axes, audio: Audio, *, log_frequency: bool) -> None:
-    """Magnitude in dB below the loudest bin, 80 dB of range."""
+    """Magnitude in dB relative to the loudest bin, with a range of 80 dB."""
     if audio.n_samples == 0:
         raise SvcError("the recording has no samples: nothing to draw")
     decibels, times_s, bins_hz = _spectrogram(audio)
@@ -103,7 +103,7 @@ def _spectrogram(audio: Audio) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dB [F, N], frame times in s, bin frequencies in Hz; at most about 1200 frames, however long the recording."""
     from scipy.signal import get_window
 
-    n_fft = 2 ** int(np.ceil(np.log2(audio.sample_rate_hz * 0.05)))  # 50 ms: harmonics of low voices stay apart
+    n_fft = 2 ** int(np.ceil(np.log2(audio.sample_rate_hz * 0.05)))  # 50 ms: resolves harmonics of low voices
     hop = max(n_fft // 8, audio.n_samples // 1200)
     padded = np.pad(audio.samples, n_fft // 2)
     windows = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]  # [N, n_fft]
@@ -118,7 +118,7 @@ def draw_tracks(ax: Axes, tracks: Sequence[F0Track], labels: Sequence[str]) -> N
 
     for i, track in enumerate(tracks):
         colour, style = OVER_SPECTROGRAM[i % len(OVER_SPECTROGRAM)]
-        f0_hz = np.where(np.asarray(track.f0_hz) > 0, track.f0_hz, np.nan)  # gaps stay gaps
+        f0_hz = np.where(np.asarray(track.f0_hz) > 0, track.f0_hz, np.nan)  # unvoiced frames are gaps
         times_s = np.arange(len(f0_hz)) * track.hop_s
         outline = [withStroke(linewidth=3.2, foreground="black")] if style == "-" else [Stroke()]
         ax.plot(
@@ -134,10 +134,10 @@ def draw_tracks(ax: Axes, tracks: Sequence[F0Track], labels: Sequence[str]) -> N
 
 
 def plot_cuts(audio: Audio, spans_s: Sequence[Sequence[Any]], *, title: str = "") -> Figure:
-    """Where a recording was cut: kept pieces tinted and numbered, what is left out stays white.
+    """Where a recording was cut: kept clips are tinted and numbered, the rest is white.
 
     Args:
-        spans_s: (start_s, end_s, ...) of each kept piece, as in the `clips` of a cut report's file.
+        spans_s: (start_s, end_s, ...) of each kept clip, as in the `clips` of a cut report's file.
     """
     figure, (ax,) = new_figure(2.3)
     draw_waveform(ax, audio, colour=GREY)
@@ -148,14 +148,14 @@ def plot_cuts(audio: Audio, spans_s: Sequence[Sequence[Any]], *, title: str = ""
             ax.text((start_s + end_s) / 2, 0.97, str(i + 1), ha="center", va="top", size=8, color=GREY,
                     transform=ax.get_xaxis_transform())  # fmt: skip
     kept_s = sum(end_s - start_s for start_s, end_s, *_ in spans_s)
-    summary = f"{len(spans_s)} pieces, {kept_s:.1f} of {audio.duration_s:.1f} s kept"
+    summary = f"{len(spans_s)} clips, {kept_s:.1f} of {audio.duration_s:.1f} s kept"
     ax.set_title(f"{title}: {summary}" if title else summary, loc="left")
     ax.set_xlabel("time (s)")
     return figure
 
 
 def draw_waveform(ax: Axes, audio: Audio, *, colour: str = BLUE) -> None:
-    """Lowest and highest sample per column, so that an hour draws as fast as a second."""
+    """Lowest and highest sample per column, so that an hour is drawn as fast as a second."""
     n_columns = min(WAVE_COLUMNS, max(1, audio.n_samples))
     edges = np.linspace(0, audio.n_samples, n_columns, endpoint=False).astype(int)
     if audio.n_samples:
@@ -168,7 +168,7 @@ def draw_waveform(ax: Axes, audio: Audio, *, colour: str = BLUE) -> None:
 
 
 def plot_speaker_mix(timeline: Mapping[str, Sequence[Ramp]], duration_s: float, *, title: str = "") -> Figure:
-    """Who is heard when: the speakers' shares of every moment, one upon the other, 100 % in all.
+    """Stacked weights of the speakers over time, 100 % in total.
 
     Args:
         timeline: of `read_mix`, up to eight speakers.
@@ -176,21 +176,21 @@ def plot_speaker_mix(timeline: Mapping[str, Sequence[Ramp]], duration_s: float, 
     """
     figure, (ax,) = new_figure(2.6)
     positions = np.linspace(0, 1, WAVE_COLUMNS)
-    shares = 100 * weights_at(timeline, positions)  # [N, S]
+    percents = 100 * weights_at(timeline, positions)  # [N, S]
     colours, hatches = (BLUE, ORANGE, GREEN, PINK), ("", "//")
     low = np.zeros(len(positions))
-    for i, (name, share) in enumerate(zip(timeline, shares.T, strict=True)):
+    for i, (name, percent) in enumerate(zip(timeline, percents.T, strict=True)):
         look = {"color": colours[i % len(colours)], "hatch": hatches[i // len(colours) % 2], "alpha": 0.75}
-        ax.fill_between(positions * duration_s, low, low + share, label=name, linewidth=0, **look)
-        low = low + share
+        ax.fill_between(positions * duration_s, low, low + percent, label=name, linewidth=0, **look)
+        low = low + percent
     ax.legend(fontsize=9, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(timeline), labelcolor=GREY)
-    ax.set(xlim=(0, max(duration_s, 1e-3)), ylim=(0, 100), xlabel="time (s)", ylabel="share of the voice (%)")
+    ax.set(xlim=(0, max(duration_s, 1e-3)), ylim=(0, 100), xlabel="time (s)", ylabel="speaker weight (%)")
     ax.set_title(title, loc="left")
     return figure
 
 
 def plot_clip_lengths(seconds_by_speaker: Mapping[str, Sequence[float]]) -> Figure:
-    """How long the training clips are, one row per speaker.
+    """Histogram of the lengths of the training clips, one row per speaker.
 
     Args:
         seconds_by_speaker: speaker name -> length of each clip in seconds.

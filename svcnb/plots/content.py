@@ -1,4 +1,4 @@
-"""Pictures of content: where the sounds of a voice lie, and how far a recording is from them."""
+"""Plots of content features: a 2-D projection of a speaker's frames, and a recording's distance to them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LINES = ((BLUE, "-"), (ORANGE, "--"))
 
 @dataclass(frozen=True)
 class Units:
-    """Content frames, and what was sung in each.
+    """Content frames and their f0.
 
     Attributes:
         content: float32 [M, D], 50 frames per second.
@@ -37,10 +37,10 @@ class Units:
 
 
 def read_units(store: FeatureStore, speaker: str) -> Units:
-    """All content frames of a speaker in a store, each with the f0 at its middle.
+    """All content frames of a speaker in a store, each with the f0 at its center.
 
     Raises:
-        SvcError: no clips of this speaker; names the speakers there are.
+        SvcError: no clips of this speaker; the message names the known ones.
     """
     names = [name for name in store.names() if store.record(name).speaker == speaker]
     if not names:
@@ -55,36 +55,36 @@ def read_units(store: FeatureStore, speaker: str) -> Units:
 
 
 def plot_unit_map(units: Units, centres: np.ndarray, *, title: str = "") -> Figure:
-    """All sounds of a voice on one map: frames as dots, coloured by pitch, and the centres over them.
+    """2-D projection of a speaker's content frames as dots, colored by f0, with the cluster centers.
 
-    The D values of a frame are projected to the two directions in which frames differ most (principal
-    components): what is alike lies close together, and some of what differs does too. Their cube roots are taken
-    before, or the few sounds with one large value would press all others into a corner.
+    Frames [D] are projected to the two principal components: similar frames are close together, and so are
+    some different ones. The cube root is taken before; otherwise the few frames with one large value would
+    compress all others into a corner.
 
     Args:
-        units: at most 6000 frames are drawn, evenly taken.
-        centres: float [K, D]; at most 400 are drawn.
+        units: at most 6000 frames are drawn, evenly spaced.
+        centres: cluster centers, float [K, D]; at most 400 are drawn.
     """
     from matplotlib.colors import LogNorm
 
     frames, marks = np.cbrt(units.content), np.cbrt(np.asarray(centres))
-    middle, axes_2d = principal_axes(frames)
+    mean, axes_2d = principal_axes(frames)
     drawn = slice(None, None, -(-len(frames) // MOST_FRAMES_DRAWN))
-    places, f0_hz = (frames[drawn] - middle) @ axes_2d, units.f0_hz[drawn]
-    marks = (marks[:: -(-len(marks) // MOST_CENTRES_DRAWN)] - middle) @ axes_2d
+    points, f0_hz = (frames[drawn] - mean) @ axes_2d, units.f0_hz[drawn]
+    marks = (marks[:: -(-len(marks) // MOST_CENTRES_DRAWN)] - mean) @ axes_2d
     voiced = f0_hz > 0
     figure, (ax,) = new_figure(0.62 * WIDTH_INCHES)
-    ax.scatter(*places[~voiced].T, s=5, color="#BBBBBB", linewidth=0, label="unvoiced")
+    ax.scatter(*points[~voiced].T, s=5, color="#BBBBBB", linewidth=0, label="unvoiced")
     low, high = np.percentile(f0_hz[voiced], [2, 98]) if voiced.any() else (100.0, 200.0)
     scale = LogNorm(low, max(high, 1.01 * low))
-    dots = ax.scatter(*places[voiced].T, s=5, c=f0_hz[voiced], cmap="viridis", norm=scale, linewidth=0)
-    named = f"{len(marks)} of {len(centres)} centres" if len(marks) < len(centres) else f"{len(marks)} centres"
-    ax.scatter(*marks.T, s=16, facecolor=ORANGE, edgecolor="white", linewidth=0.5, label=named)
+    dots = ax.scatter(*points[voiced].T, s=5, c=f0_hz[voiced], cmap="viridis", norm=scale, linewidth=0)
+    label = f"{len(marks)} of {len(centres)}" if len(marks) < len(centres) else str(len(marks))
+    ax.scatter(*marks.T, s=16, facecolor=ORANGE, edgecolor="white", linewidth=0.5, label=f"{label} centers")
     bar = figure.colorbar(dots, ax=ax, pad=0.01, aspect=35)
-    _pitch_scale(bar.ax, scale.vmin, scale.vmax)
+    _f0_scale(bar.ax, scale.vmin, scale.vmax)
     ax.legend(fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, markerscale=1.6, frameon=False)
-    ax.set_xlabel("direction in which frames differ most")
-    ax.set_ylabel("second direction")
+    ax.set_xlabel("first principal component")
+    ax.set_ylabel("second principal component")
     ax.set_xticks([])
     ax.set_yticks([])
     ax.set_title(title or f"{len(units.content)} frames of content", loc="left")
@@ -92,31 +92,31 @@ def plot_unit_map(units: Units, centres: np.ndarray, *, title: str = "") -> Figu
 
 
 def principal_axes(content: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [D] and the two directions [D, 2] of largest variance, each pointing to its largest positive value.
+    """Mean [D] and the two directions [D, 2] of largest variance; their largest component is positive.
 
     Source: principal component analysis, by the eigenvectors of the covariance.
     """
-    middle = content.mean(axis=0)
-    centred = content.astype(np.float64) - middle
+    mean = content.mean(axis=0)
+    centred = content.astype(np.float64) - mean
     _, vectors = np.linalg.eigh(centred.T @ centred)
-    directions = vectors[:, :-3:-1]  # eigenvalues rise: the last two, largest first
+    directions = vectors[:, :-3:-1]  # eigenvalues ascend: the last two, largest first
     signs = np.sign(directions[np.abs(directions).argmax(axis=0), [0, 1]])
-    return middle, directions * signs
+    return mean, directions * signs
 
 
-def _pitch_scale(ax: Axes, low_hz: float, high_hz: float) -> None:
+def _f0_scale(ax: Axes, low_hz: float, high_hz: float) -> None:
     ticks = [hz for hz in (60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 700, 1000) if low_hz <= hz <= high_hz]
     ax.set_yticks(ticks, [str(hz) for hz in ticks])
     ax.minorticks_off()
-    ax.set_ylabel("pitch (Hz)", color=GREY, size=10)
+    ax.set_ylabel("f0 (Hz)", color=GREY, size=10)
     ax.tick_params(colors=GREY, labelsize=9)
 
 
 def plot_unit_distances(audio: Audio, distances: Mapping[str, np.ndarray], *, title: str = "") -> Figure:
-    """How far each moment of a recording is from a voice's own sounds, under its spectrogram.
+    """Distance of each content frame of a recording to a voice's own frames, below its spectrogram.
 
     Args:
-        distances: label -> squared distance of each content frame, 50 per second; two lines stay readable.
+        distances: label -> squared distance of each content frame, 50 per second; at most two.
     """
     figure, (above, below) = new_figure(4.8, 2, sharex=True, height_ratios=(3, 2))
     draw_spectrogram(above, audio, log_frequency=True)

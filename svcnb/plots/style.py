@@ -1,4 +1,4 @@
-"""The style that all plots share: size, colours, how a figure is made, saved and shown."""
+"""The common style of all plots: size, colors; creating, saving and displaying figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GREY, LIGHT = "#555555", "#D9D9D9"
 
 
 def save(figure: Figure, path: Path | str, *, dpi: int = 150) -> Path:
-    """Write a figure as png, svg or pdf (by suffix): temporary name first."""
+    """Write a figure as png, svg or pdf (by suffix), under a temporary name first."""
     path = Path(path)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix.lstrip(".") or "png", dpi=dpi)
@@ -36,12 +36,12 @@ def png_bytes(figure: Figure, *, dpi: int = DPI) -> bytes:
 
 
 def new_figure(height_inches: float, n_rows: int = 1, **grid: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of notebook width with stacked axes, in the quiet style all pictures share."""
+    """A figure of notebook width with stacked axes, in the common style."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     class Picture(Figure):
-        """A figure that notebooks display although no pyplot is involved."""
+        """A figure that notebooks display without pyplot."""
 
         def _repr_png_(self) -> bytes:
             return png_bytes(self)
@@ -50,11 +50,11 @@ def new_figure(height_inches: float, n_rows: int = 1, **grid: Any) -> tuple[Figu
     FigureCanvasAgg(figure)
     axes = list(np.atleast_1d(figure.subplots(n_rows, 1, **grid)))
     for ax in axes:
-        quiet_axes(ax)
+        style_axes(ax)
     return figure, axes
 
 
-def quiet_axes(ax: Axes) -> None:
+def style_axes(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(GREY)
     ax.tick_params(colors=GREY, labelsize=9)

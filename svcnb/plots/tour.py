@@ -1,7 +1,7 @@
-"""Pictures of the inside: samples, curves, features over time, spectrograms one above the other.
+"""Plots of internals: samples, curves, features over time, stacked spectrograms.
 
-Made for the tour (10_how_it_works), where every number that passes through the network can be looked at; plots.py
-has the pictures of the main line. As there, functions return figures and show nothing.
+For the tour (10_how_it_works), which shows the tensors inside the network; audio.py has the plots of the
+other notebooks. As there, functions return figures and show nothing.
 """
 
 from __future__ import annotations
@@ -22,50 +22,51 @@ if TYPE_CHECKING:
     from svcnb.features.pitch.track import F0Track
 
 LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PINK, ":"))
-MOST_DOTS = 1500  # single samples are drawn up to here
+MOST_DOTS = 1500  # up to this many samples are marked by dots
 
 
 def plot_zoom(audio: Audio, start_s: float, length_s: float, *, title: str = "") -> Figure:
-    """The whole recording, and below it a short piece magnified until single samples are seen."""
-    piece = _excerpt(audio, start_s, length_s)
-    figure, (whole, near) = new_figure(4.0, 2)
+    """The whole waveform, and below it a short excerpt in which single samples are visible."""
+    excerpt = _excerpt(audio, start_s, length_s)
+    figure, (whole, zoomed) = new_figure(4.0, 2)
     draw_waveform(whole, audio)
     whole.axvspan(start_s, start_s + length_s, color=ORANGE, linewidth=1.5)
     whole.set_xlabel("time (s)")
     whole.set_title(title, loc="left")
-    _draw_samples(near, piece, start_s)
-    near.set_xlabel("time (ms)")
-    near.set_title(f"the orange spot, {1000 * length_s:.0f} ms: {piece.n_samples} samples", loc="left")
+    _draw_samples(zoomed, excerpt, start_s)
+    zoomed.set_xlabel("time (ms)")
+    zoomed.set_title(f"the orange part, {1000 * length_s:.0f} ms: {excerpt.n_samples} samples", loc="left")
     return figure
 
 
 def plot_waves(sounds: Mapping[str, Audio], start_s: float, length_s: float) -> Figure:
-    """The same short piece of several recordings on one time axis.
+    """The same short excerpt of several recordings on one time axis.
 
     Args:
-        sounds: name -> recording; each is drawn at its own height, so only shapes compare.
+        sounds: name -> recording; each has its own amplitude scale, so compare shapes only.
     """
     figure, axes = new_figure(0.4 + 1.5 * len(sounds), len(sounds), sharex=True)
     for ax, (name, audio), (colour, _) in zip(axes, sounds.items(), LINES * len(sounds), strict=False):
-        piece = _excerpt(audio, start_s, length_s)
-        _draw_samples(ax, piece, start_s, colour=colour)
+        excerpt = _excerpt(audio, start_s, length_s)
+        _draw_samples(ax, excerpt, start_s, colour=colour)
         ax.set_title(name, loc="left")
     axes[-1].set_xlabel("time (ms)")
     return figure
 
 
 def _excerpt(audio: Audio, start_s: float, length_s: float) -> Audio:
-    piece = audio.slice_s(start_s, start_s + length_s)
-    if not piece.n_samples:
-        raise ValueError(f"no samples from {start_s:g} s on for {length_s:g} s: the recording lasts {audio.duration_s:.2f} s")
-    return piece
+    excerpt = audio.slice_s(start_s, start_s + length_s)
+    if not excerpt.n_samples:
+        raise ValueError(f"no samples at {start_s:g} s for {length_s:g} s: "
+                         f"the recording lasts {audio.duration_s:.2f} s")  # fmt: skip
+    return excerpt
 
 
-def _draw_samples(ax: Axes, piece: Audio, start_s: float, *, colour: str = BLUE) -> None:
-    times_ms = 1000 * (start_s + np.arange(piece.n_samples) / piece.sample_rate_hz)
-    marker = {"marker": ".", "markersize": 3} if piece.n_samples <= MOST_DOTS else {}
-    ax.plot(times_ms, piece.samples, color=colour, linewidth=1, **marker)
-    limit = max(1.15 * piece.peak, 1e-3)
+def _draw_samples(ax: Axes, excerpt: Audio, start_s: float, *, colour: str = BLUE) -> None:
+    times_ms = 1000 * (start_s + np.arange(excerpt.n_samples) / excerpt.sample_rate_hz)
+    marker = {"marker": ".", "markersize": 3} if excerpt.n_samples <= MOST_DOTS else {}
+    ax.plot(times_ms, excerpt.samples, color=colour, linewidth=1, **marker)
+    limit = max(1.15 * excerpt.peak, 1e-3)
     ax.set_ylim(-limit, limit)
     ax.set_xlim(times_ms[0], times_ms[-1])
     ax.set_ylabel("amplitude")
@@ -75,16 +76,16 @@ def plot_curves(
     x: Sequence[float], curves: Mapping[str, Sequence[float]], *, axes: tuple[str, str],
     marks: Mapping[str, float] | None = None, title: str = "",
 ) -> Figure:  # fmt: skip
-    """Curves over a common x, in colours and line styles that can be told apart.
+    """Curves over a common x, in different colors and line styles.
 
     Args:
         x: [N], ascending.
         curves: name -> [N]; four at most. A single curve needs no legend.
-        axes: what runs to the right and what upwards, with their units.
-        marks: text -> x of a vertical line with that text at its top.
+        axes: labels of the x and the y axis, with units.
+        marks: text -> x of a vertical line, labelled with that text.
     """
     if not 1 <= len(curves) <= len(LINES):
-        raise ValueError(f"{len(curves)} curves: expected 1 to {len(LINES)}, more cannot be told apart")
+        raise ValueError(f"{len(curves)} curves: expected 1 to {len(LINES)}, more cannot be distinguished")
     figure, (ax,) = new_figure(2.9)
     for (name, values), (colour, style) in zip(curves.items(), LINES, strict=False):
         ax.plot(x, values, style, color=colour, linewidth=1.4, label=name)
@@ -103,14 +104,14 @@ def plot_curves(
 def plot_features(
     features: Mapping[str, Any], duration_s: float, *, rows: str, signed: bool = False, height: float = 1.7
 ) -> Figure:
-    """What a network reads or writes, as heat maps over time: bright is much, dark is little.
+    """Heat maps of a network's inputs or outputs over time; large values are bright.
 
     Args:
-        features: name -> [rows, N], array or tensor, one picture each; every one has its own brightness.
-        duration_s: seconds that the N columns stand for.
+        features: name -> [rows, N], array or tensor, one heat map each; each has its own color scale.
+        duration_s: duration of the N columns in seconds.
         rows: what a row is, for the axis.
-        signed: values of both signs: white is zero, blue below, red above.
-        height: of one picture, in inches.
+        signed: for values of both signs: white is zero, blue negative, red positive.
+        height: of one heat map, in inches.
     """
     figure, axes = new_figure(0.4 + height * len(features), len(features), sharex=True)
     for ax, (name, values) in zip(axes, features.items(), strict=True):
@@ -133,11 +134,11 @@ def plot_features(
 
 
 def plot_spectrograms(sounds: Mapping[str, Audio], tracks: Sequence[F0Track] = ()) -> Figure:
-    """Spectrograms of several recordings, one above the other on one time axis.
+    """Stacked spectrograms of several recordings on one time axis.
 
     Args:
         sounds: name -> recording.
-        tracks: a melody for each of them, or none.
+        tracks: an f0 contour for each of them, or none.
     """
     figure, axes = new_figure(0.4 + 2.0 * len(sounds), len(sounds), sharex=True)
     for row, (ax, (name, audio)) in enumerate(zip(axes, sounds.items(), strict=True)):

@@ -1,4 +1,4 @@
-"""Plots of a training: losses over the steps, on training and on validation clips."""
+"""Plots of a training: losses over the steps, on training and on held-out clips."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from svcnb.plots.style import BLUE, GREEN, GREY, LIGHT, ORANGE, new_figure, quiet_axes
+from svcnb.plots.style import BLUE, GREEN, GREY, LIGHT, ORANGE, new_figure, style_axes
 from svcnb.training.history import read_held_out, read_history
 
 if TYPE_CHECKING:
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def plot_losses(history_path: Path | str, *, smooth_steps: int = 15) -> Figure:
-    """The losses of a training over its steps: thin as logged, thick smoothed, one small picture per loss.
+    """The losses of a training over its steps: thin as logged, thick smoothed, one small plot per loss.
 
-    Where clips are held out, a wide picture above shows the distance to them, which alone tells progress from
-    learning by heart, with the best checkpoint marked.
+    With held-out clips, a plot across the top shows the validation loss, which alone distinguishes progress
+    from overfitting, with the best checkpoint marked.
 
     Args:
-        history_path: history.jsonl of a training; lines without losses are fine.
-        smooth_steps: logged values that the thick line averages over.
+        history_path: history.jsonl of a training; lines without losses are ignored.
+        smooth_steps: number of logged values that the thick line averages.
     """
     steps, values = read_history(history_path)
     names = sorted(values, key=lambda name: (name != "total", name))
@@ -38,12 +38,13 @@ def plot_losses(history_path: Path | str, *, smooth_steps: int = 15) -> Figure:
     grid = figure.add_gridspec(n_rows + bool(held_out), n_columns, height_ratios=[1.3] * bool(held_out) + [1] * n_rows)
     if held_out:
         ax = figure.add_subplot(grid[0, :])
-        quiet_axes(ax)
-        heard = "prior_mel" if "prior_mel" in steps else "mel"  # decoded like the held-out clips, where there is such
-        _draw_held_out(ax, held_out, training=(steps.get(heard, []), values.get(heard, [])), smooth_steps=smooth_steps)
+        style_axes(ax)
+        name = "prior_mel" if "prior_mel" in steps else "mel"  # prior_mel is decoded like the held-out clips
+        training = steps.get(name, []), values.get(name, [])
+        _draw_held_out(ax, held_out, training=training, smooth_steps=smooth_steps)
     for i, name in enumerate(names):
         ax = figure.add_subplot(grid[i // n_columns + bool(held_out), i % n_columns])
-        quiet_axes(ax)
+        style_axes(ax)
         _draw_loss(ax, np.asarray(steps[name]), np.asarray(values[name]), smooth_steps)
         ax.set_title(name, loc="left")
         if i >= len(names) - n_columns:
@@ -64,18 +65,18 @@ def _draw_loss(ax: Axes, x: np.ndarray, y: np.ndarray, smooth_steps: int) -> Non
 def _draw_held_out(
     ax: Axes, held_out: list[tuple[int, float, bool]], *, training: tuple[list[int], list[float]], smooth_steps: int
 ) -> None:
-    """The held-out distance with the best checkpoint, and the training loss that it compares with."""
+    """The validation loss with the best checkpoint, and the corresponding training loss."""
     x, y = (np.asarray(column) for column in zip(*((step, value) for step, value, _ in held_out), strict=True))
     if len(training[1]) > 2:
         smoothed = _smooth(np.asarray(training[1]), smooth_steps)
-        ax.plot(training[0], smoothed, color=BLUE, linewidth=1.8, label="clips it trains on")
+        ax.plot(training[0], smoothed, color=BLUE, linewidth=1.8, label="training clips")
     ax.plot(x, y, "--", marker="o", markersize=4, color=ORANGE, linewidth=1.6, label="held-out clips")
     saved = [(value, step) for step, value, is_saved in held_out if is_saved]
     if saved:
         value, step = min(saved)
         ax.plot(step, value, marker="*", markersize=15, color=GREEN, linestyle="none", label=f"best checkpoint: step {step}")
     ends = [y[-1], *training[1][-1:]]
-    top = max(float(np.quantile(y, 0.9)), *ends)  # the first values tower above all that follows
+    top = max(float(np.quantile(y, 0.9)), *ends)  # the first values are much higher than all others
     ax.set_ylim(min(y.min(), *ends) * 0.95, top * 1.15)
     ax.set_title("distance of mel spectra", loc="left")
     ax.set_xlabel("step")
@@ -85,7 +86,7 @@ def _draw_held_out(
 
 
 def _smooth(values: np.ndarray, n: int) -> np.ndarray:
-    """Moving average that shrinks towards the ends, same length."""
+    """Moving average of the same length; its window is shorter at the ends."""
     n = max(1, min(n, len(values) // 2 * 2 - 1))
     weights = np.ones(n)
     return np.convolve(values, weights, "same") / np.convolve(np.ones(len(values)), weights, "same")

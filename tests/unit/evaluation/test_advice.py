@@ -1,4 +1,4 @@
-"""Advice, tables, pictures and the page: known figures give known sentences, and figures that do not exist none."""
+"""Advice, tables, plots and the page: known metrics give known sentences, undefined ones none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from svcnb import SvcError
 from svcnb.audio.audio import Audio, write_audio
-from svcnb.evaluation.advice import RULES, advise, figures_of
+from svcnb.evaluation.advice import RULES, advise, metrics_of
 from svcnb.evaluation.mel_cepstral import SpectralDistance
 from svcnb.evaluation.metrics import PitchComparison
 from svcnb.evaluation.page import choose_examples, write_page
@@ -37,17 +37,18 @@ OWN = (0.94, 0.95, 0.96)
 
 
 def source(**changes) -> SourceResult:
-    figures = {"key": "k", "name": "x.flac", "group": "others", "recording": "others/x.flac", "file": "converted/x.flac",
-               "seconds": 4.0, "sung": False, "transpose_semitones": 3.0, "similarity_source": 0.55,
+    metrics = {"key": "k", "name": "x.flac", "group": "others", "recording": "others/x.flac",
+               "file": "converted/x.flac", "seconds": 4.0, "sung": False, "transpose_semitones": 3.0,
+               "similarity_source": 0.55,
                "similarity_result": 0.91, "pitch": GOOD_PITCH, "words_source": WordErrors(10, 50),
                "words_result": WordErrors(12, 50)}  # fmt: skip
-    return SourceResult(**figures | changes)
+    return SourceResult(**metrics | changes)
 
 
 def rung(name: str, db: float, wrong: int = 10, **changes) -> Rung:
-    figures = {"file": f"copies/{name}.flac", "similarity": 0.92, "distance": SpectralDistance(db, 300, 13, False),
-               "pitch": GOOD_PITCH, "words": WordErrors(wrong, 50)}  # fmt: skip
-    return Rung(**figures | changes)
+    metrics = {"file": f"copies/{name}.flac", "similarity": 0.92, "pitch": GOOD_PITCH,
+               "distance": SpectralDistance(db, 300, 13, False), "words": WordErrors(wrong, 50)}  # fmt: skip
+    return Rung(**metrics | changes)
 
 
 def copy(copy_db: float = 3.0, conversion_db: float = 3.8, copy_wrong: int = 10, conversion_wrong: int = 12) -> CopyResult:
@@ -73,19 +74,21 @@ def words(before: int, after: int, n: int = 50) -> VoiceEvaluation:
 
 CASES = {
     "mixed_target": evaluation(own=(0.7, 0.75)),
-    "voice_missed": evaluation([source(similarity_result=0.7)]),
-    "voice_near": evaluation([source(similarity_result=0.8)]),
-    "voice_reached": evaluation(),
-    "melody_lost": with_pitch(correlation=0.85),
-    "some_melodies_lost": evaluation([source(), source(name="y.flac", pitch=replace(GOOD_PITCH, correlation=0.85))]),
-    "octaves": with_pitch(octave_error_ratio=0.05),
+    "similarity_low": evaluation([source(similarity_result=0.7)]),
+    "similarity_medium": evaluation([source(similarity_result=0.8)]),
+    "similarity_high": evaluation(),
+    "f0_not_followed": with_pitch(correlation=0.85),
+    "f0_not_followed_in_some": evaluation(
+        [source(), source(name="y.flac", pitch=replace(GOOD_PITCH, correlation=0.85))]
+    ),
+    "octave_errors": with_pitch(octave_error_ratio=0.05),
     "detuned": with_pitch(median_shift_cents=-40.0),
-    "hoarse": with_pitch(voicing_error_ratio=0.12),
-    "decoder_young": evaluation(copies=[copy(7.0, 7.5)]),
-    "decoder_limits": evaluation(copies=[copy(5.0, 5.5)]),
-    "copy_mumbles": evaluation(copies=[copy(copy_wrong=30, conversion_wrong=30)]),
-    "content_colours": evaluation(copies=[copy(3.0, 5.5)]),
-    "content_mumbles": evaluation(copies=[copy(conversion_wrong=40)]),
+    "voicing_errors": with_pitch(voicing_error_ratio=0.12),
+    "decoder_undertrained": evaluation(copies=[copy(7.0, 7.5)]),
+    "decoder_limits_quality": evaluation(copies=[copy(5.0, 5.5)]),
+    "decoder_loses_words": evaluation(copies=[copy(copy_wrong=30, conversion_wrong=30)]),
+    "content_distance": evaluation(copies=[copy(3.0, 5.5)]),
+    "content_loses_words": evaluation(copies=[copy(conversion_wrong=40)]),
     "words_lost": words(10, 30),
     "words_kept": evaluation(),
     "few_words": words(1, 1, n=8),
@@ -98,40 +101,46 @@ def test_every_rule_applies_where_it_should_and_only_there(name: str) -> None:
     assert name in rules(CASES[name])
     kind = next(rule.kind for rule in RULES if rule.name == name)
     if kind == "fault":
-        assert rules(evaluation()) == {"voice_reached", "words_kept"}
+        assert rules(evaluation()) == {"similarity_high", "words_kept"}
         assert advise(CASES[name])[0].kind == "fault"
 
 
-@pytest.mark.parametrize(("reached", "told"), [(0.7499, "voice_missed"), (0.7501, "voice_near"), (0.8701, "voice_reached")])
-def test_the_threshold_is_where_the_table_says(reached: float, told: str) -> None:
-    # from 0.55 to a ceiling of 0.95, half of the way is 0.75 and four fifths are 0.87
-    assert told in rules(evaluation([source(similarity_result=reached)]))
+@pytest.mark.parametrize(
+    ("similarity", "rule"),
+    [(0.7499, "similarity_low"), (0.7501, "similarity_medium"), (0.8701, "similarity_high")],
+)
+def test_the_thresholds_are_those_of_the_table(similarity: float, rule: str) -> None:
+    # between 0.55 and a ceiling of 0.95, a relative similarity of 0.5 is 0.75 and one of 0.8 is 0.87
+    assert rule in rules(evaluation([source(similarity_result=similarity)]))
 
 
-def test_the_advice_names_its_figures() -> None:
-    (text,) = [advice.text for advice in advise(CASES["copy_mumbles"]) if advice.rule == "copy_mumbles"]
+def test_the_advice_names_its_metrics() -> None:
+    rule = "decoder_loses_words"
+    (text,) = [advice.text for advice in advise(CASES[rule]) if advice.rule == rule]
     assert "20%" in text and "60%" in text
-    assert "1 of 2 recordings" in (text := str(advise(CASES["some_melodies_lost"])[0])) and "others/y.flac" in text
-    assert "7.0 dB" in str(advise(CASES["decoder_young"])[0])
+    text = str(advise(CASES["f0_not_followed_in_some"])[0])
+    assert "1 of 2 recordings" in text and "others/y.flac" in text
+    assert "7.0 dB" in str(advise(CASES["decoder_undertrained"])[0])
 
 
-def test_figures_that_do_not_exist_give_no_advice() -> None:
+def test_undefined_metrics_give_no_advice() -> None:
     nothing = evaluation([], [], own=())
     assert rules(nothing) == {"no_ceiling"}
-    assert all(math.isnan(value) for name, value in figures_of(nothing).items() if not name.startswith("n_"))
+    assert all(math.isnan(value) for name, value in metrics_of(nothing).items() if not name.startswith("n_"))
     monotone = with_pitch(correlation=math.nan)
-    assert "melody_lost" not in rules(monotone)
+    assert "f0_not_followed" not in rules(monotone)
 
 
-def test_the_table_has_a_row_per_folder_and_one_for_each_rung() -> None:
+def test_the_table_has_a_row_per_folder_and_per_reconstruction() -> None:
     headings, rows = evaluation([source(), source(group="songs", words_source=None, words_result=None)]).table()
     assert all(len(row) == len(headings) for row in rows)
-    assert [row[0] for row in rows] == ["others", "songs", "all", "target's own, copied", "target's own, converted"]
+    own = ["target's own, copy synthesis", "target's own, converted"]
+    assert [row[0] for row in rows] == ["others", "songs", "all", *own]
     assert rows[0][1:6] == (1, "0.55", "0.91", "90", "0.990")
     assert rows[0][-2:] == ("20 % of 50", "24 % of 50") and rows[1][-1] == "-"
 
 
-def test_numbers_that_do_not_exist_are_null_in_json_and_empty_in_csv(tmp_path: Path) -> None:
+def test_undefined_numbers_are_null_in_json_and_empty_in_csv(tmp_path: Path) -> None:
     found = evaluation([source(pitch=replace(GOOD_PITCH, correlation=math.nan))])
     found.save(tmp_path)
     stored = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
@@ -144,7 +153,8 @@ def test_numbers_that_do_not_exist_are_null_in_json_and_empty_in_csv(tmp_path: P
     assert rows[1]["f0_correlation"] == "" and float(rows[1]["reach_ratio"]) == pytest.approx(0.9)
 
 
-# --- pictures and the page ---------------------------------------------------------------------------------------
+# --- plots and the page
+# ---------------------------------------------------------------------------------------
 
 
 def moving(seconds: float = 2.0, factor: float = 1.0) -> F0Track:
@@ -173,7 +183,7 @@ def test_the_overview_leaves_out_what_was_not_measured() -> None:
         plot_similarity(evaluation([], []))
 
 
-def test_melodies_in_tune_lie_on_the_diagonal_and_unvoiced_ones_are_drawn_too() -> None:
+def test_f0_in_tune_is_on_the_diagonal_and_unvoiced_tracks_are_drawn_too() -> None:
     curves, cloud = plot_melodies(moving(), moving(), title="x").axes
     points = cloud.lines[0].get_xydata()
     assert len(points) > 100 and np.allclose(points[:, 0], points[:, 1])
@@ -188,13 +198,13 @@ def test_distances_are_drawn_over_time_with_their_mean() -> None:
     assert labels[0].startswith("copy: ") and labels[1] == "conversion: 0.0 dB"
 
 
-def test_examples_are_the_nearest_the_farthest_and_one_between() -> None:
+def test_examples_are_the_most_and_the_least_similar_and_one_between() -> None:
     results = [source(name=str(i), similarity_result=i / 10) for i in (3, 9, 1, 5, 7)]
     assert [chosen.name for chosen in choose_examples(results)] == ["9", "5", "1"]
     assert [chosen.name for chosen in choose_examples(results[:2])] == ["9", "3"]
 
 
-def test_the_page_holds_advice_players_pictures_and_what_was_skipped(tmp_path: Path) -> None:
+def test_the_page_has_advice_players_plots_and_skipped_recordings(tmp_path: Path) -> None:
     own = copy()
     found = evaluation([source(recording=str(tmp_path / "x.flac"))], [replace(own, recording=str(tmp_path / "own.flac"))])
     for name in ("x.flac", "own.flac", "converted/x.flac", own.copy.file, own.conversion.file):
@@ -203,11 +213,11 @@ def test_the_page_holds_advice_players_pictures_and_what_was_skipped(tmp_path: P
     page = write_page(found, tmp_path, estimate_f0=lambda audio: moving(audio.duration_s)).read_text(encoding="utf-8")
     assert page.count("<audio") == 5 and page.count("<img") == 4
     assert "bad &amp; broken.flac: no samples" in page and "Words were not counted." in page
-    assert "90% of the way" in page and "own.flac" in page
+    assert "relative similarity is 90%" in page and "own.flac" in page
 
 
-def test_a_page_without_its_sounds_says_so(tmp_path: Path) -> None:
+def test_a_page_reports_missing_audio_files(tmp_path: Path) -> None:
     page = write_page(evaluation(), tmp_path).read_text(encoding="utf-8")
-    assert page.count("<audio") == 0 and page.count("no longer where") == 2
+    assert page.count("<audio") == 0 and page.count("missing: evaluate again") == 2
     empty = write_page(evaluation([], []), tmp_path).read_text(encoding="utf-8")
     assert "How it was measured" in empty

@@ -1,4 +1,4 @@
-"""Mel-cepstral distance: known pairs have known distances, and silence and level do not count."""
+"""Mel-cepstral distance: known pairs have known distances; silence and level are ignored."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_recording_is_0_db_from_itself_with_and_without_alignment() -> None:
     assert mel_cepstral_distance(audio, audio).mean_db == pytest.approx(0, abs=1e-9)
 
 
-def test_slower_speech_is_near_once_aligned_and_far_frame_by_frame() -> None:
+def test_slower_speech_is_close_when_aligned_and_far_frame_by_frame() -> None:
     quick, slow = spoken(0.3), spoken(0.45)
     cut = Audio(slow.samples[: quick.n_samples], RATE_HZ)
     assert mel_cepstral_distance(quick, slow).mean_db < 1
@@ -60,45 +60,45 @@ def test_all_coefficients_together_are_the_rms_difference_of_the_mel_spectra_in_
     assert found == pytest.approx(np.std(per_band_db), rel=0.15)
 
 
-def test_level_and_rate_do_not_count() -> None:
+def test_level_and_sample_rate_are_ignored() -> None:
     audio = spoken(0.4)
     assert mel_cepstral_distance(audio, Audio(audio.samples * 0.1, RATE_HZ), align=False).mean_db < 1e-3
     assert mel_cepstral_distance(audio, resample(audio, 44100), align=False).mean_db < 0.3
 
 
-def test_pitch_alone_counts_little_with_13_coefficients_and_much_with_24() -> None:
+def test_f0_alone_counts_little_with_13_coefficients_and_much_with_24() -> None:
     low, high = spoken(0.4, f0_hz=120), spoken(0.4, f0_hz=240)
     few, many = (mel_cepstral_distance(low, high, n_coefficients=n).mean_db for n in (13, 24))
     other_vowels = mel_cepstral_distance(Audio(vowel(VOWELS[0], 1), RATE_HZ), Audio(vowel(VOWELS[1], 1), RATE_HZ)).mean_db
     assert few < 0.75 * many and few < other_vowels
 
 
-def test_silence_is_left_out() -> None:
+def test_silence_is_ignored() -> None:
     audio = spoken(0.3)
     pause = np.zeros(RATE_HZ, np.float32)
     paused = Audio(np.concatenate([pause, audio.samples, pause]), RATE_HZ)
     rng = np.random.default_rng(1)
-    hissing = Audio(paused.samples + 1e-4 * rng.standard_normal(paused.n_samples), RATE_HZ)
+    noisy = Audio(paused.samples + 1e-4 * rng.standard_normal(paused.n_samples), RATE_HZ)
     assert mel_cepstral_distance(audio, paused).mean_db < 0.5
-    assert mel_cepstral_distance(paused, hissing, align=False).mean_db < 1
-    times_s, distance_db = distance_over_time(paused, hissing)
+    assert mel_cepstral_distance(paused, noisy, align=False).mean_db < 1
+    times_s, distance_db = distance_over_time(paused, noisy)
     assert np.isnan(distance_db[: round(0.9 / HOP_S)]).all() and np.isfinite(distance_db[times_s.searchsorted(1.1)])
 
 
-def test_sound_that_was_lost_counts() -> None:
+def test_lost_sound_counts() -> None:
     audio = spoken(0.3)
     half = audio.samples.copy()
     half[len(half) // 2 :] = 0
     assert mel_cepstral_distance(audio, Audio(half, RATE_HZ), align=False).mean_db > 4
 
 
-@pytest.mark.parametrize(("samples", "told"), [(np.zeros(RATE_HZ), "silent"), (np.ones(100), "too short")])
-def test_what_has_no_spectrum_is_refused(samples: np.ndarray, told: str) -> None:
-    with pytest.raises(SvcError, match=told):
+@pytest.mark.parametrize(("samples", "message"), [(np.zeros(RATE_HZ), "silent"), (np.ones(100), "too short")])
+def test_recordings_without_a_spectrum_are_refused(samples: np.ndarray, message: str) -> None:
+    with pytest.raises(SvcError, match=message):
         mel_cepstral_distance(Audio(samples, RATE_HZ), spoken(0.2))
 
 
-def test_other_lengths_are_refused_where_frames_must_match() -> None:
+def test_different_lengths_are_refused_without_alignment() -> None:
     with pytest.raises(SvcError, match="1.20 and 2.00 s.*align=True"):
         mel_cepstral_distance(spoken(0.3), spoken(0.5), align=False)
     with pytest.raises(ValueError, match="expected 1 to 39"):

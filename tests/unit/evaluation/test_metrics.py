@@ -1,4 +1,4 @@
-"""Figures about conversions: known cases give known numbers."""
+"""Metrics of conversions: known cases give known numbers."""
 
 from __future__ import annotations
 
@@ -28,53 +28,53 @@ def track(f0_hz: np.ndarray, hop_s: float = HOP_S) -> F0Track:
 
 
 @pytest.fixture
-def melody() -> np.ndarray:
-    f0_hz = 220 * 2 ** (np.sin(np.arange(400) / 30) / 2)
-    f0_hz[100:140] = 0
-    return f0_hz
+def f0_hz() -> np.ndarray:
+    contour = 220 * 2 ** (np.sin(np.arange(400) / 30) / 2)
+    contour[100:140] = 0
+    return contour
 
 
-def test_a_transposed_melody_correlates_fully_and_the_shift_is_told_in_cents(melody: np.ndarray) -> None:
-    result = compare_pitch(track(melody), track(melody * 2 ** (5 / 12)))
+def test_a_transposed_f0_correlates_fully_and_the_shift_is_in_cents(f0_hz: np.ndarray) -> None:
+    result = compare_pitch(track(f0_hz), track(f0_hz * 2 ** (5 / 12)))
     assert result.correlation == pytest.approx(1.0)
     assert result.median_shift_cents == pytest.approx(500)
     assert result.median_error_cents == pytest.approx(0, abs=1e-6)
     assert (result.octave_error_ratio, result.voicing_error_ratio, result.n_common_frames) == (0, 0, 360)
 
 
-def test_the_rmse_of_a_known_detune_is_that_detune_and_0_without_the_shift(melody: np.ndarray) -> None:
-    detuned = track(melody * 2 ** (50 / 1200))
-    assert f0_rmse_cents(track(melody), detuned) == pytest.approx(50)
-    assert f0_rmse_cents(track(melody), detuned, without_shift=True) == pytest.approx(0, abs=1e-6)
+def test_the_rmse_of_a_known_detune_is_that_detune_and_0_without_the_shift(f0_hz: np.ndarray) -> None:
+    detuned = track(f0_hz * 2 ** (50 / 1200))
+    assert f0_rmse_cents(track(f0_hz), detuned) == pytest.approx(50)
+    assert f0_rmse_cents(track(f0_hz), detuned, without_shift=True) == pytest.approx(0, abs=1e-6)
 
 
-def test_the_rmse_is_the_root_of_the_mean_square(melody: np.ndarray) -> None:
-    half = np.arange(len(melody)) % 4 < 1  # a quarter of the frames is 80 cents off, the median frame is not
-    result = compare_pitch(track(melody), track(np.where(half, melody * 2 ** (80 / 1200), melody)))
+def test_the_rmse_is_the_root_of_the_mean_square(f0_hz: np.ndarray) -> None:
+    half = np.arange(len(f0_hz)) % 4 < 1  # a quarter of the frames is 80 cents off, the median frame is not
+    result = compare_pitch(track(f0_hz), track(np.where(half, f0_hz * 2 ** (80 / 1200), f0_hz)))
     assert result.rmse_cents == pytest.approx(40) and result.rmse_after_shift_cents == pytest.approx(40)
 
 
-def test_an_inverted_melody_correlates_negatively(melody: np.ndarray) -> None:
-    inverted = np.where(melody > 0, 220**2 / np.maximum(melody, 1), 0)
-    assert f0_correlation(track(melody), track(inverted)) == pytest.approx(-1.0)
+def test_an_inverted_f0_correlates_negatively(f0_hz: np.ndarray) -> None:
+    inverted = np.where(f0_hz > 0, 220**2 / np.maximum(f0_hz, 1), 0)
+    assert f0_correlation(track(f0_hz), track(inverted)) == pytest.approx(-1.0)
 
 
-def test_octave_and_voicing_errors_are_counted_apart(melody: np.ndarray) -> None:
-    wrong = melody.copy()
+def test_octave_and_voicing_errors_are_counted_separately(f0_hz: np.ndarray) -> None:
+    wrong = f0_hz.copy()
     wrong[:36] *= 2
     wrong[200:220] = 0
-    result = compare_pitch(track(melody), track(wrong))
+    result = compare_pitch(track(f0_hz), track(wrong))
     assert result.octave_error_ratio == pytest.approx(36 / 340)
     assert result.voicing_error_ratio == pytest.approx(20 / 400)
     assert result.median_error_cents == pytest.approx(0, abs=1e-6)
 
 
-def test_tracks_of_different_hops_are_compared_by_time(melody: np.ndarray) -> None:
-    fine = np.repeat(melody, 2)
-    assert f0_correlation(track(melody), track(fine, HOP_S / 2)) == pytest.approx(1.0)
+def test_tracks_of_different_hops_are_compared_by_time(f0_hz: np.ndarray) -> None:
+    fine = np.repeat(f0_hz, 2)
+    assert f0_correlation(track(f0_hz), track(fine, HOP_S / 2)) == pytest.approx(1.0)
 
 
-def test_a_figure_that_does_not_exist_is_nan_and_null_in_json() -> None:
+def test_an_undefined_value_is_nan_and_null_in_json() -> None:
     silent = compare_pitch(track(np.zeros(10)), track(np.zeros(10)))
     assert math.isnan(silent.correlation) and silent.n_common_frames == 0
     stored = json.loads(json.dumps(ConversionReport(0.9, 0.5, silent).to_dict(), allow_nan=False))
@@ -97,7 +97,7 @@ def similarity() -> SpeakerSimilarity:
     return SpeakerSimilarity()
 
 
-def test_a_voice_resembles_itself_more_than_another(similarity: SpeakerSimilarity, voices_folder: Path) -> None:
+def test_a_speaker_is_most_similar_to_itself(similarity: SpeakerSimilarity, voices_folder: Path) -> None:
     folders = [(voices_folder / "ljspeech", voices_folder / "librispeech" / "1688"),
                (voices_folder / "raw" / "ada", voices_folder / "raw" / "bruno")]  # fmt: skip
     own_folder, other_folder = next(pair for pair in folders if pair[0].is_dir())

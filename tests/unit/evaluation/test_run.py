@@ -29,7 +29,7 @@ TARGET_HZ, SOURCE_HZ = 220.0, 110.0
 
 
 def tone(f0_hz: float, seconds: float = 1.0, *, sung: bool = False) -> Audio:
-    """Harmonics; spoken ones glide, sung ones stay. A quarter of the time is silent."""
+    """Harmonics with gliding f0 (speech) or constant f0 (singing); the last quarter is silent."""
     time_s = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
     bend = np.zeros_like(time_s) if sung else np.sin(2 * np.pi * 2 * time_s / (0.75 * seconds)) / 3
     phase = 2 * np.pi * np.cumsum(f0_hz * 2**bend) / RATE_HZ
@@ -39,7 +39,7 @@ def tone(f0_hz: float, seconds: float = 1.0, *, sung: bool = False) -> Audio:
 
 @dataclass
 class ToyVoice:
-    """Returns what it gets, at half the level; it does not even move the pitch."""
+    """Returns its input at half the level, without transposing it."""
 
     name: str = "toy"
     step: int | None = 7
@@ -68,7 +68,7 @@ class ToyVoice:
 
 
 class ToySimilarity:
-    """A voice is its rate of zero crossings: an angle."""
+    """Embedding: the rate of zero crossings as an angle."""
 
     def embed(self, recording: Audio) -> np.ndarray:
         if recording.peak == 0:
@@ -81,11 +81,11 @@ class ToyRecogniser:
     """Gets one word wrong in every recording."""
 
     def count_errors(self, audio: Audio, transcript: str) -> WordErrors:
-        return WordErrors(1, len(transcript.split()), "heard")
+        return WordErrors(1, len(transcript.split()), "recognized")
 
 
 @pytest.fixture(autouse=True)
-def instruments(monkeypatch: pytest.MonkeyPatch) -> None:
+def toy_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation_run, "SpeakerSimilarity", ToySimilarity)
     monkeypatch.setattr(evaluation_run, "WordRecogniser", ToyRecogniser)
 
@@ -109,7 +109,7 @@ def run(voice: ToyVoice, target: Path, sources: Path, **settings) -> VoiceEvalua
     return evaluate_voice(voice, target, [sources], target.parent / "out", EvaluationSettings(**settings))
 
 
-def test_everything_is_measured_and_its_sounds_are_kept(target: Path, sources: Path) -> None:
+def test_everything_is_measured_and_the_audio_files_are_kept(target: Path, sources: Path) -> None:
     found = run(ToyVoice(), target, sources, n_copies=2)
     assert [source.name for source in found.sources] == ["s0.flac", "s1.flac", "s2.flac"]
     assert [copy.name for copy in found.copies] == ["t0.flac", "t1.flac"]
@@ -123,11 +123,11 @@ def test_everything_is_measured_and_its_sounds_are_kept(target: Path, sources: P
         assert read_audio(target.parent / "out" / file).n_samples > 0
 
 
-def test_sources_are_moved_to_the_targets_pitch_and_compared_with_what_was_wanted(target: Path, sources: Path) -> None:
+def test_sources_are_transposed_to_the_targets_f0_and_compared_with_it(target: Path, sources: Path) -> None:
     voice = ToyVoice()
     found = run(voice, target, sources, n_copies=0)
     assert [settings.transpose_semitones for settings in voice.converted] == [12, 12, 12]
-    assert found.sources[0].pitch.median_shift_cents == pytest.approx(-1200, abs=30)  # the toy did not move
+    assert found.sources[0].pitch.median_shift_cents == pytest.approx(-1200, abs=30)  # not transposed
     assert found.sources[0].pitch.rmse_after_shift_cents < 100 < 1000 < found.sources[0].pitch.rmse_cents
     assert found.target.middle_pitch_hz == pytest.approx(TARGET_HZ, rel=0.1)
 
@@ -140,7 +140,7 @@ def test_the_transposition_can_be_chosen(transposition: str, base: float, moved:
     assert voice.converted[0].transpose_semitones == moved
 
 
-def test_songs_are_moved_by_octaves_and_their_words_are_not_counted(target: Path, tmp_path: Path) -> None:
+def test_songs_are_transposed_by_octaves_without_counting_words(target: Path, tmp_path: Path) -> None:
     write_audio(tmp_path / "songs" / "song.flac", tone(SOURCE_HZ * 1.2, 2.0, sung=True))
     (tmp_path / "songs" / "song.txt").write_text("la la la", encoding="utf-8")
     voice = ToyVoice()
@@ -157,12 +157,12 @@ def test_words_are_counted_where_there_is_a_transcript(target: Path, sources: Pa
 
 def test_words_of_a_recording_that_is_cut_short_are_not_counted(target: Path, tmp_path: Path) -> None:
     write_audio(tmp_path / "long" / "x.flac", tone(SOURCE_HZ, 2.0))
-    (tmp_path / "long" / "x.txt").write_text("more than was heard", encoding="utf-8")
+    (tmp_path / "long" / "x.txt").write_text("more than is measured", encoding="utf-8")
     (source,) = run(ToyVoice(), target, tmp_path / "long", n_copies=0, max_seconds=1).sources
     assert source.seconds == 1 and source.words_result is None
 
 
-def test_what_is_measured_is_not_measured_again(target: Path, sources: Path) -> None:
+def test_known_results_are_not_measured_again(target: Path, sources: Path) -> None:
     first, voice = run(ToyVoice(), target, sources), ToyVoice()
     again = run(voice, target, sources)
     assert not voice.converted and again.sources == first.sources and again.copies == first.copies
@@ -173,7 +173,7 @@ def test_what_is_measured_is_not_measured_again(target: Path, sources: Path) -> 
 
 
 @pytest.mark.parametrize("change", ["weights", "settings", "recording", "transcript"])
-def test_whatever_a_figure_depends_on_makes_it_measured_again(change: str, target: Path, sources: Path) -> None:
+def test_a_change_of_any_input_is_measured_again(change: str, target: Path, sources: Path) -> None:
     run(ToyVoice(), target, sources, n_copies=0)
     voice, settings = ToyVoice(), {}
     if change == "weights":
@@ -188,7 +188,7 @@ def test_whatever_a_figure_depends_on_makes_it_measured_again(change: str, targe
     assert len(voice.converted) == (1 if change in ("recording", "transcript") else 3)
 
 
-def test_an_interrupted_evaluation_goes_on_where_it_was(target: Path, sources: Path) -> None:
+def test_an_interrupted_evaluation_resumes(target: Path, sources: Path) -> None:
     class Interrupted(ToyVoice):
         def convert(self, audio: Audio, settings: ConversionSettings | None = None) -> Audio:
             if len(self.converted) == 2:
@@ -202,7 +202,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(target: Path, sources: P
     assert len(run(voice, target, sources, n_copies=0).sources) == 3 and len(voice.converted) == 1
 
 
-def test_what_fails_is_listed_and_the_others_go_on(target: Path, sources: Path) -> None:
+def test_failures_are_listed_and_the_others_are_measured(target: Path, sources: Path) -> None:
     (sources / "s3.flac").write_text("no sound")
     write_audio(target / "t9.flac", Audio(np.zeros(RATE_HZ), RATE_HZ))
     found = run(ToyVoice(fails_at_s=1.2), target, sources, n_copies=0)
@@ -210,8 +210,8 @@ def test_what_fails_is_listed_and_the_others_go_on(target: Path, sources: Path) 
     assert [skipped.name for skipped in found.skipped] == ["t9.flac", "others/s1.flac", "others/s3.flac"]
     assert [reason in skipped.reason for reason, skipped in zip(("silent", "cannot", "s3"), found.skipped, strict=True)] == [True] * 3
     assert found.target.n_recordings == 4
-    mended = run(ToyVoice(), target, sources, n_copies=0)
-    assert len(mended.sources) == 3 and len(mended.skipped) == 2
+    repaired = run(ToyVoice(), target, sources, n_copies=0)
+    assert len(repaired.sources) == 3 and len(repaired.skipped) == 2
 
 
 def test_a_full_disk_ends_the_evaluation(target: Path, sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +223,7 @@ def test_a_full_disk_ends_the_evaluation(target: Path, sources: Path, monkeypatc
         run(ToyVoice(), target, sources)
 
 
-def test_a_release_file_is_evaluated_without_copies_and_that_is_said(target: Path, sources: Path) -> None:
+def test_a_release_file_has_no_copy_synthesis_and_a_note_about_it(target: Path, sources: Path) -> None:
     found = run(ToyVoice(has_posterior=False), target, sources)
     assert all(copy.copy is None and copy.conversion for copy in found.copies)
     assert any("release file" in note for note in found.notes)
@@ -245,7 +245,7 @@ def test_readings_of_the_same_words_are_compared_when_asked_for(target: Path, tm
     assert not_asked.sources[0].distance_result is None
 
 
-def test_nothing_to_compare_with_is_refused(target: Path, tmp_path: Path) -> None:
+def test_an_empty_target_or_no_source_is_refused(target: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(AudioError, match="no recordings in this folder"):
         run(ToyVoice(), tmp_path / "empty", target)
@@ -256,7 +256,7 @@ def test_nothing_to_compare_with_is_refused(target: Path, tmp_path: Path) -> Non
         run(ToyVoice(), tmp_path / "silent", target)
 
 
-def test_missing_packages_are_told_before_anything_is_converted(
+def test_missing_packages_are_reported_before_any_conversion(
     target: Path, sources: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing() -> None:
@@ -279,14 +279,14 @@ def test_equal_names_in_two_folders_do_not_overwrite_each_other(target: Path, tm
     assert len({source.key for source in found.sources}) == 2
 
 
-def test_the_way_is_measured_between_source_and_ceiling() -> None:
+def test_relative_similarity_is_between_source_and_ceiling() -> None:
     assert reach_ratio(0.5, 0.8, 0.9) == pytest.approx(0.75)
     assert math.isnan(reach_ratio(0.85, 0.9, 0.9)) and math.isnan(reach_ratio(0.5, 0.8, math.nan))
 
 
 @pytest.mark.parametrize("content", ["{", '{"version": 1}', '{"voice": "x", "speaker": "y", "version": 99, "target":'
                                      ' {"n_recordings": 1, "similarities": [], "middle_pitch_hz": 0}}'])  # fmt: skip
-def test_a_file_of_another_version_is_told_and_can_be_overwritten(content: str, target: Path, sources: Path) -> None:
+def test_another_version_is_an_error_or_is_overwritten(content: str, target: Path, sources: Path) -> None:
     out = target.parent / "out"
     out.mkdir()
     (out / "evaluation.json").write_text(content, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Word errors of known pairs, transcripts in every place they are looked for, and what is missing told in one line."""
+"""Word errors of known pairs, transcripts at every supported path, and errors in one line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from svcnb.evaluation.words import (
 from tests.places import DEMO_VOICES
 
 
-@pytest.mark.parametrize(("said", "heard", "n_errors"), [
+@pytest.mark.parametrize(("transcript", "recognized", "n_errors"), [
     ("The cat sat.", "the cat sat", 0),
     ("the cat sat", "the hat sat", 1),
     ("the cat sat", "the sat", 1),
@@ -30,9 +30,9 @@ from tests.places import DEMO_VOICES
     ("the cat sat", "", 3),
     ("It's 42 o\u2019clock!", "it's forty two o'clock", 0),
 ])  # fmt: skip
-def test_words_replaced_left_out_and_added_are_errors(said: str, heard: str, n_errors: int) -> None:
+def test_every_kind_of_word_error_is_counted(transcript: str, recognized: str, n_errors: int) -> None:
     pytest.importorskip("jiwer")
-    assert word_errors(said, heard).n_errors == n_errors
+    assert word_errors(transcript, recognized).n_errors == n_errors
 
 
 def test_the_rate_counts_the_words_of_the_transcript() -> None:
@@ -51,11 +51,11 @@ def test_long_recordings_weigh_more_in_the_total() -> None:
     (1905, "one thousand nine hundred five"), (250_017, "two hundred fifty thousand seventeen"),
     (1_000_000, "one zero zero zero zero zero zero"),
 ])  # fmt: skip
-def test_numbers_are_spelt_as_english_words(number: int, words: str) -> None:
+def test_numbers_are_spelled_as_english_words(number: int, words: str) -> None:
     assert spell_number(number) == words
 
 
-def test_text_is_brought_to_plain_words() -> None:
+def test_text_is_normalized_to_plain_words() -> None:
     assert normalise_text("  \u201cWell-known\u201d -- 1,250 men & 'tis_so ") == (
         "well known one thousand two hundred fifty men and tis so"
     )
@@ -94,13 +94,13 @@ def test_tables_of_common_corpora_are_read(name: str, text: str, tmp_path: Path)
     assert find_transcript(tmp_path / "z.flac") is None
 
 
-def test_a_transcript_that_is_no_text_is_told_by_name(tmp_path: Path) -> None:
+def test_a_transcript_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_bytes(b"caf\xe9")
     with pytest.raises(SvcError, match=r"x\.txt.*UTF-8"):
         find_transcript(tmp_path / "x.wav")
 
 
-def test_without_the_recogniser_the_pip_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_recognizer_the_error_has_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
     with pytest.raises(MissingExtra, match=r'pip install "svcnb\[evaluate\]"'):
         WordRecogniser()
@@ -116,7 +116,7 @@ def recogniser() -> WordRecogniser:
     return WordRecogniser()
 
 
-def test_most_words_of_clear_speech_are_understood_whatever_was_heard_before(recogniser: WordRecogniser) -> None:
+def test_most_words_of_clear_speech_are_recognized_in_any_order(recogniser: WordRecogniser) -> None:
     path = DEMO_VOICES / "raw" / "ada" / "ada_01.flac"
     audio = read_audio(path)
     first = recogniser.count_errors(audio, find_transcript(path))

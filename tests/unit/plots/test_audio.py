@@ -1,4 +1,4 @@
-"""Pictures are drawn, labelled, displayable and independent of any global plotting state."""
+"""Plots are drawn, labelled, displayable and independent of any global plotting state."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_figures_are_not_blank_and_every_axis_is_labelled(voice: Audio, track: F
         assert pixels[..., :3].std() > 0.05, f"{name}: blank"
         for ax in figure.axes:
             assert ax.get_xlabel() or ax.get_title(loc="left"), name
-        assert any(ax.get_xlabel() for ax in figure.axes), f"{name}: what runs to the right?"
+        assert any(ax.get_xlabel() for ax in figure.axes), f"{name}: no x label"
 
 
 def test_labels_name_units_and_legends_name_curves(voice: Audio, track: F0Track) -> None:
@@ -73,7 +73,7 @@ def test_labels_name_units_and_legends_name_curves(voice: Audio, track: F0Track)
         plots.plot_f0_over_spectrogram(voice, track, other_tracks=[track], labels=["dio"])
 
 
-def test_unvoiced_frames_are_gaps_in_the_curve(voice: Audio, track: F0Track) -> None:
+def test_unvoiced_frames_are_gaps_in_the_contour(voice: Audio, track: F0Track) -> None:
     (ax,) = plots.plot_f0_over_spectrogram(voice, track).axes
     assert np.isnan(ax.lines[0].get_ydata()).sum() == 20
 
@@ -86,18 +86,18 @@ def test_the_spectrogram_shows_a_tone_at_its_frequency(voice: Audio) -> None:
     assert times_s[-1] == pytest.approx(voice.duration_s, abs=0.05)
 
 
-def test_cuts_say_how_much_is_kept(voice: Audio) -> None:
+def test_cuts_show_how_much_is_kept(voice: Audio) -> None:
     (ax,) = plots.plot_cuts(voice, [(0.0, 0.8), (1.0, 1.9)]).axes
-    assert ax.get_title(loc="left") == "2 pieces, 1.7 of 2.0 s kept"
+    assert ax.get_title(loc="left") == "2 clips, 1.7 of 2.0 s kept"
 
 
-def test_an_hour_draws_as_columns_not_as_samples() -> None:
+def test_an_hour_is_drawn_as_columns_not_as_samples() -> None:
     long = Audio(np.zeros(3600 * 1000, np.float32), 1000)
     (ax,) = plots.plot_cuts(long, []).axes
     assert len(ax.collections[0].get_paths()[0].vertices) < 20000
 
 
-def test_losses_skip_half_lines_and_other_entries(history: Path) -> None:
+def test_losses_skip_incomplete_lines_and_other_entries(history: Path) -> None:
     steps, values = read_history(history)
     assert set(values) == {"total", "mel"} and steps["mel"][-1] == 290
     names = [ax.get_title(loc="left") for ax in plot_losses(history).axes]
@@ -124,7 +124,7 @@ def test_one_logged_loss_is_drawn_too(tmp_path: Path) -> None:
     assert plot_losses(path).axes
 
 
-def test_nothing_to_draw_is_an_error_with_the_fix(tmp_path: Path, track: F0Track) -> None:
+def test_nothing_to_draw_is_an_error_with_a_remedy(tmp_path: Path, track: F0Track) -> None:
     with pytest.raises(SvcError, match="train first"):
         plot_losses(tmp_path / "history.jsonl")
     (tmp_path / "history.jsonl").write_text("", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The map of the units and the distances: what is drawn is what was measured."""
+"""The projection of content frames and the distances: the plots show the measured values."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.toys.toy_voice import WIDTH, write_features
 def test_axes_are_those_of_a_singular_value_decomposition_and_do_not_flip() -> None:
     random = np.random.default_rng(0)
     frames = (random.standard_normal((300, 12)) * np.linspace(3, 0.1, 12)).astype(np.float32)
-    middle, axes = principal_axes(frames)
+    mean, axes = principal_axes(frames)
     expected = np.linalg.svd(frames - frames.mean(axis=0), full_matrices=False)[2][:2].T
     np.testing.assert_allclose(np.abs(axes), np.abs(expected), atol=1e-4)
-    np.testing.assert_allclose(middle, frames.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(mean, frames.mean(axis=0), atol=1e-6)
     assert (axes[np.abs(axes).argmax(axis=0), [0, 1]] > 0).all()
 
 
-def test_every_frame_gets_the_pitch_of_its_moment(tmp_path: Path) -> None:
+def test_every_frame_gets_the_f0_of_its_time(tmp_path: Path) -> None:
     store = FeatureStore.open(write_features(tmp_path))
     units = read_units(store, "bob")
     assert units.content.shape == (240, WIDTH) and (units.f0_hz == 150).all()
@@ -35,7 +35,7 @@ def test_every_frame_gets_the_pitch_of_its_moment(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("voiced_ratio", [0.0, 0.6, 1.0])
-def test_the_map_shows_voiced_and_unvoiced_frames_and_centres(voiced_ratio: float) -> None:
+def test_the_map_shows_voiced_and_unvoiced_frames_and_centers(voiced_ratio: float) -> None:
     random = np.random.default_rng(0)
     voiced = np.arange(9000) < 9000 * voiced_ratio
     units = Units(random.random((9000, 6)).astype(np.float32), np.where(voiced, random.uniform(100, 300, 9000), 0))

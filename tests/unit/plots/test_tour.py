@@ -1,4 +1,4 @@
-"""Pictures of the tour: labelled, displayable, and they show the numbers they were given."""
+"""Plots of the tour: labelled, displayable, and they show their input values."""
 
 from __future__ import annotations
 
@@ -37,32 +37,32 @@ def figures(voice: Audio) -> dict[str, Figure]:
     }
 
 
-def test_figures_are_not_blank_and_every_picture_says_what_it_shows(voice: Audio) -> None:
+def test_figures_are_not_blank_and_every_plot_is_labelled(voice: Audio) -> None:
     for name, figure in figures(voice).items():
         pixels = imread(io.BytesIO(figure._repr_png_()), format="png")
         assert 800 <= pixels.shape[1] <= 1100, f"{name}: not of notebook width"
         assert pixels[..., :3].std() > 0.05, f"{name}: blank"
-        pictures = [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
-        assert all(ax.get_ylabel() and (ax.get_xlabel() or ax.get_title(loc="left")) for ax in pictures), name
-        assert any("(" in ax.get_xlabel() for ax in pictures), f"{name}: no unit"
+        plots = [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
+        assert all(ax.get_ylabel() and (ax.get_xlabel() or ax.get_title(loc="left")) for ax in plots), name
+        assert any("(" in ax.get_xlabel() for ax in plots), f"{name}: no unit"
 
 
-def test_a_zoom_shows_the_samples_of_its_place(voice: Audio) -> None:
-    whole, near = tour_plots.plot_zoom(voice, 0.5, 0.03).axes
-    times_ms, samples = near.lines[0].get_data()
+def test_a_zoom_shows_the_samples_of_its_excerpt(voice: Audio) -> None:
+    whole, zoomed = tour_plots.plot_zoom(voice, 0.5, 0.03).axes
+    times_ms, samples = zoomed.lines[0].get_data()
     np.testing.assert_array_equal(samples, voice.slice_s(0.5, 0.53).samples)
     assert (times_ms[0], round(times_ms[-1] - times_ms[0])) == (500.0, 30)
     marked = whole.patches[0].get_extents().transformed(whole.transData.inverted())
     assert (marked.x0, marked.x1) == pytest.approx((0.5, 0.53))
 
 
-def test_a_place_outside_the_recording_is_refused(voice: Audio) -> None:
+def test_an_excerpt_outside_the_recording_is_refused(voice: Audio) -> None:
     for draw in (lambda: tour_plots.plot_zoom(voice, 2.5, 0.03), lambda: tour_plots.plot_waves({"voice": voice}, 3.0, 0.1)):
         with pytest.raises(ValueError, match="the recording lasts 2.00 s"):
             draw()
 
 
-def test_curves_have_names_colours_and_styles_of_their_own() -> None:
+def test_every_curve_has_its_own_name_color_and_style() -> None:
     (ax,) = tour_plots.plot_curves([0, 1], {name: [0, i] for i, name in enumerate("abcd")}, axes=("x", "y")).axes
     assert [text.get_text() for text in ax.get_legend().get_texts()] == list("abcd")
     assert len({line.get_color() for line in ax.lines}) == len({line.get_linestyle() for line in ax.lines}) == 4
@@ -72,7 +72,7 @@ def test_curves_have_names_colours_and_styles_of_their_own() -> None:
         tour_plots.plot_curves([0, 1], {name: [0, 1] for name in "abcde"}, axes=("x", "y"))
 
 
-def test_marks_stand_where_they_belong() -> None:
+def test_marks_are_at_their_x() -> None:
     (ax,) = tour_plots.plot_curves([0, 10], {"a": [0, 1]}, axes=("x", "y"), marks={"period": 4.85}).axes
     assert list(ax.lines[1].get_xdata()) == [4.85, 4.85]
     assert [text.get_text() for text in ax.texts] == ["period"]
@@ -86,7 +86,8 @@ def test_features_are_drawn_over_their_seconds_with_the_first_row_below() -> Non
     np.testing.assert_array_equal(image.get_array(), ramp)
     assert (image.origin, image.get_extent()) == ("lower", [0, 2.5, 0, 3])
     assert ax.get_title(loc="left") == "ramp: 3 x 4"
-    assert all(picture.get_clim()[0] == -picture.get_clim()[1] for ax in figure.axes[:2] for picture in ax.images), "zero is not white"
+    limits = [image.get_clim() for ax in figure.axes[:2] for image in ax.images]
+    assert all(low == -high for low, high in limits), "zero is not white"
 
 
 @pytest.mark.parametrize("shape", [(4,), (0, 5), (3, 0)])
