@@ -99,7 +99,7 @@ def _load_voice(path: Path, parts: VoiceFiles, *, only_diffusion: bool) -> Loade
     """The voice with the files that the flags of a conversion name."""
     from svcnb.models.auto import load_any_voice
     from svcnb.models.diffusion.checkpoint import DiffusionFiles
-    from svcnb.models.sovits.voice import load_diffusion_voice
+    from svcnb.models.sovits.diffusion_voice import load_diffusion_voice
 
     diffusion = (parts.diffusion_model_path, parts.diffusion_config_path)
     common = {

@@ -21,7 +21,8 @@ from svcnb.models.diffusion.checkpoint import (
 )
 from svcnb.models.diffusion.config import DiffusionConfig
 from svcnb.models.diffusion.sampler import DiffusionError
-from svcnb.models.sovits.voice import Voice, load_diffusion_voice
+from svcnb.models.sovits.diffusion_voice import load_diffusion_voice
+from svcnb.models.sovits.voice import Voice
 from svcnb.models.vocoder.network import VocoderError
 from tests.toys.small_voice import save_small_voice
 from tests.toys.tiny_diffusion import FULL_GRID, SMALL_GRID, write_model, write_vocoder
