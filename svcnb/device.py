@@ -1,4 +1,4 @@
-"""The device: how it is chosen, its memory, and what happens when memory runs out."""
+"""Device selection, device memory, and out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from svcnb import SvcError
 if TYPE_CHECKING:
     import torch
 
-# torch has a class for a GPU's memory only; for the processor's it is a RuntimeError like any other.
+# torch has an error class for GPU memory only; on a CPU it raises a plain RuntimeError.
 OUT_OF_CPU_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
-# Parameters of glibc's mallopt (malloc.h), and where its own adjustment of them ends.
+# Parameters of glibc's mallopt (malloc.h), and the upper limits of its automatic adjustment.
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 LARGEST_THRESHOLD_BYTES, USUAL_MMAP_MAX = 32 * 2**20, 65536
 NEVER = 2**31 - 1
 
 
 class OutOfMemory(SvcError):
-    """There was not enough memory; the message says what needs less."""
+    """Out of memory; the message names settings that need less."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether numpy, torch (processor or GPU) or Python itself found no memory."""
-    told = isinstance(error, RuntimeError | OSError) and any(text in str(error) for text in OUT_OF_CPU_MEMORY)
-    return told or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    """Whether numpy, torch (CPU or GPU) or Python raised an out-of-memory error."""
+    cpu_error = isinstance(error, RuntimeError | OSError) and any(text in str(error) for text in OUT_OF_CPU_MEMORY)
+    return cpu_error or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 @contextmanager
 def told_when_memory_runs_out(what: str, remedy: str) -> Iterator[None]:
-    """Around work on `what` (a file's name): "<what>: memory ran out; <remedy>"."""
+    """Turn out-of-memory errors in work on `what` (a file name) into "<what>: memory ran out; <remedy>"."""
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
@@ -43,7 +43,7 @@ def told_when_memory_runs_out(what: str, remedy: str) -> Iterator[None]:
 
 
 def choose_device(choice: str = "auto") -> str:
-    """The device that a choice of auto, cpu or cuda means on this machine."""
+    """Resolve auto, cpu or cuda to a device of this machine."""
     import torch
 
     if choice == "auto":
@@ -51,12 +51,12 @@ def choose_device(choice: str = "auto") -> str:
     if choice != "cpu" and not choice.startswith("cuda"):
         raise SvcError(f"device {choice!r}: choose auto, cpu or cuda")
     if choice != "cpu" and not torch.cuda.is_available():
-        raise SvcError(f"device {choice!r}: this machine has no usable GPU; take auto or cpu")
+        raise SvcError(f"device {choice!r}: this machine has no usable GPU; use auto or cpu")
     return choice
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
-    """Most memory used so far: of the GPU since its statistics were reset, else of the process; None on Windows."""
+    """Peak memory: of the GPU since its statistics were reset, else of the process; None on Windows."""
     import torch
 
     if device.type == "cuda":
@@ -71,12 +71,12 @@ def peak_memory_bytes(device: torch.device) -> int | None:
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Inside, memory that tensors free stays with the process and serves the next ones; at the end it goes back.
+    """Context in which the process keeps freed memory for reuse; it is returned to the system at the end.
 
-    glibc asks the system for every large block anew and gives it back at once; the system then clears it page by
-    page. On a CPU that is a tenth of a training step and a sixth of the decoding of a piece. The peak grows by a few
-    per cent, as blocks of different sizes do not fill the gaps exactly. Other systems' allocators are left alone.
-    Not to be nested: the inner end would be the outer one's too.
+    By default glibc requests every large block from the system and returns it when freed; the system clears
+    each new page. On a CPU this costs a tenth of a training step and a sixth of decoding a chunk. The peak
+    grows by a few percent, as blocks of different sizes do not fill the gaps exactly. Has no effect on
+    allocators other than glibc's. Do not nest: leaving the inner context would also end the outer one.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt"):

@@ -1,4 +1,4 @@
-"""Recordings as float32 arrays: read, written, resampled, cut at silence, measured."""
+"""Recordings as float32 arrays: reading, writing, resampling, slicing at silence, loudness."""
 
 from svcnb.audio.audio import Audio, find_audio_files, read_audio, resample, write_audio
 

@@ -1,7 +1,7 @@
-"""Audio files and samples: read, write, resample, level, cross-fade.
+"""Read, write and resample audio.
 
-Everything inside svcnb is one channel of float32 in [-1, 1]; this module is the border where files of
-any rate, width, channel count and container come in and go out.
+Inside svcnb audio is one channel of float32 in [-1, 1]; this module converts from and to files of any sample
+rate, sample format, channel count and container.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SOUNDFILE_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", 
 FFMPEG_SUFFIXES = (".m4a", ".aac", ".wma", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES + FFMPEG_SUFFIXES
 READ_SAMPLES = 2**18  # decoded at once
-UNKNOWN_LENGTH = 2**60  # libsndfile's answer for streams that were recorded without a length in the header is above
+UNKNOWN_LENGTH = 2**60  # libsndfile returns more for streams without a length in the header
 BLOCK_SAMPLES = 65536  # libsndfile 1.2.2 crashes when a minute of Vorbis is written in one call
 MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _FIXED_POINT_BITS = {"PCM_16": 16, "PCM_24": 24}
@@ -49,7 +49,7 @@ class AudioError(SvcError):
 
 @dataclass(frozen=True)
 class Audio:
-    """One channel of sound: float32 [T] (1.0 = full scale) and its rate."""
+    """Mono audio: float32 [T] (1.0 = full scale) and its sample rate."""
 
     samples: np.ndarray
     sample_rate_hz: int
@@ -77,15 +77,15 @@ class Audio:
         return float(np.abs(self.samples).max(initial=0.0))
 
     def read(self, start: int, end: int) -> np.ndarray:
-        """Samples start..end (end excluded); what lies beyond the ends is left out. A view."""
+        """Samples start..end (end excluded), limited to the recording. A view."""
         return self.samples[max(0, start) : max(0, end)]
 
     def resampled(self, sample_rate_hz: int) -> Audio:
-        """The same sound at another rate."""
+        """The same audio at another sample rate."""
         return resample(self, sample_rate_hz)
 
     def slice_s(self, start_s: float, end_s: float) -> Audio:
-        """The part between two times; times outside the recording are moved to its ends."""
+        """The part between two times; times outside the recording are clipped to its ends."""
         start, end = (round(max(0.0, t) * self.sample_rate_hz) for t in (start_s, end_s))
         return Audio(self.samples[start:end], self.sample_rate_hz)
 
@@ -94,14 +94,14 @@ class Audio:
 
 
 def read_audio(path: Path | str, *, sample_rate_hz: int | None = None) -> Audio:
-    """One channel of any audio or video file, channels averaged.
+    """Read any audio or video file as mono (channels averaged).
 
     Args:
-        path: what libsndfile reads (wav, flac, ogg, opus, mp3, aiff ...); everything else goes through ffmpeg.
+        path: a format of libsndfile (wav, flac, ogg, opus, mp3, aiff ...); others are decoded by ffmpeg.
         sample_rate_hz: resample to this rate; None keeps the file's own.
 
     Raises:
-        AudioError: no such file, not audio, no samples, or samples that are NaN or infinite.
+        AudioError: missing file, not audio, no samples, or NaN or infinite samples.
     """
     with decoding(path) as (rate_hz, blocks):
         audio = Audio(np.concatenate(list(blocks)), rate_hz)
@@ -110,7 +110,7 @@ def read_audio(path: Path | str, *, sample_rate_hz: int | None = None) -> Audio:
 
 @contextmanager
 def decoding(path: Path | str) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
-    """The rate of a file and its samples in blocks, float32 [T], channels averaged (errors as in `read_audio`)."""
+    """Sample rate of a file and its samples as mono blocks, float32 [T]; errors as `read_audio`."""
     path = Path(path)
     if not path.exists():
         raise AudioError(f"{path}: no such file")
@@ -118,7 +118,7 @@ def decoding(path: Path | str) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
         raise AudioError(f"{path}: is a folder, expected an audio file")
     with ExitStack() as opened:
         try:
-            # bytes: names from old archives need not be text
+            # bytes: names from old archives may be invalid Unicode
             file = opened.enter_context(_Stream(os.fsencode(path) if os.name == "posix" else path))
         except soundfile.LibsndfileError as error:
             decoded = opened.enter_context(_decoded_by_ffmpeg(path, reason=error.error_string.rstrip(".")))
@@ -127,7 +127,7 @@ def decoding(path: Path | str) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
 
 
 class _Stream(soundfile.SoundFile):
-    """Read from start to end only. A seekable file is told its place after every block, and MP3 loses it then."""
+    """Not seekable: soundfile seeks after every block of a seekable file, which breaks MP3 decoding."""
 
     def seekable(self) -> bool:
         return False
@@ -155,7 +155,7 @@ def _blocks(file: _Stream, path: Path) -> Iterator[np.ndarray]:
 
 @contextmanager
 def _decoded_by_ffmpeg(path: Path, *, reason: str) -> Iterator[Path]:
-    """A temporary WAV file of what only ffmpeg can read."""
+    """Temporary WAV file of a format that only ffmpeg can decode."""
     program = shutil.which("ffmpeg")
     if program is None:
         if path.suffix.lower() in SOUNDFILE_SUFFIXES:
@@ -174,14 +174,14 @@ def _decoded_by_ffmpeg(path: Path, *, reason: str) -> Iterator[Path]:
             raise WriteError(f"{path} needs a temporary copy in {folder}, and the disk is full: "
                              "free some space, or set TMPDIR to another folder")  # fmt: skip
         if done.returncode != 0 or not decoded.exists():
-            raise AudioError(f"{path}: not readable as audio ({reason}; ffmpeg finds no sound in it either)")
+            raise AudioError(f"{path}: not readable as audio ({reason}; ffmpeg cannot decode it either)")
         yield decoded
 
 
 def find_audio_files(folder: Path | str, *, recursive: bool = True) -> list[Path]:
-    """All audio and video files below a folder in natural order (2 before 10); hidden files and folders are left out.
+    """All audio and video files below a folder in natural order (2 before 10), without hidden ones.
 
-    Links to folders are followed (people link their Drive), each real folder once.
+    Symbolic links to folders are followed (Google Drive is often linked), each real folder once.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -205,7 +205,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def natural_order(text: str) -> list[tuple]:
-    """Sort key under which numbers inside names compare as numbers."""
+    """Sort key that compares numbers inside names as numbers."""
     parts = re.split(r"([0-9]+)", text.casefold())
     key = [(0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part) for part in parts]
     return [*key, (2, 0, text)]
@@ -215,13 +215,13 @@ def natural_order(text: str) -> list[tuple]:
 
 
 def write_audio(path: Path | str, audio: Audio, *, subtype: str | None = None) -> Path:
-    """Write wav, flac, ogg or mp3 (by suffix): to a temporary name first, so that no half file is ever seen.
+    """Write wav, flac, ogg or mp3 (by suffix); the file is renamed into place when it is complete.
 
-    Samples beyond full scale are clipped, except for the float subtypes. 16-bit files written and read
-    back give the same numbers again, however often.
+    Samples beyond full scale are clipped, except for the float subtypes. 16-bit samples that are written and
+    read again stay equal, any number of times.
 
     Args:
-        subtype: libsndfile's name such as "PCM_24" or "FLOAT"; None takes 16 bit (wav, flac).
+        subtype: libsndfile's name such as "PCM_24" or "FLOAT"; None: 16 bit (wav, flac).
     """
     with AudioWriter(path, audio.sample_rate_hz, subtype=subtype) as writer:
         writer.append(audio.samples)
@@ -229,7 +229,7 @@ def write_audio(path: Path | str, audio: Audio, *, subtype: str | None = None) -
 
 
 class AudioWriter:
-    """Writes a long recording piece by piece; the file appears under its name only when all went well."""
+    """Writes a long recording chunk by chunk; the file gets its final name only when writing succeeded."""
 
     def __init__(self, path: Path | str, sample_rate_hz: int, *, subtype: str | None = None) -> None:
         self.path = Path(path)
@@ -268,7 +268,7 @@ class AudioWriter:
 
 
 def output_format(path: Path) -> tuple[str, str]:
-    """libsndfile's (container, default subtype) for a file name, or an error with the formats there are."""
+    """libsndfile's (container, default subtype) for a file name, or an error that lists the formats."""
     if path.suffix.lower() not in OUTPUT_FORMATS:
         valid = " ".join(OUTPUT_FORMATS)
         raise AudioError(f"{path.name}: cannot write {path.suffix or 'a name without suffix'}; use one of {valid}")
@@ -290,7 +290,7 @@ def _write_blocks(file: soundfile.SoundFile, samples: np.ndarray, subtype: str, 
 
 
 def _encode(samples: np.ndarray, subtype: str) -> np.ndarray:
-    """Fixed-point samples by our own rounding: libsndfile scales floats by 32767 but divides by 32768 when reading."""
+    """Fixed-point samples: libsndfile multiplies floats by 32767 but divides by 32768 when reading."""
     bits = _FIXED_POINT_BITS.get(subtype)
     if bits is None:
         return samples if subtype in ("FLOAT", "DOUBLE") else np.clip(samples, -1.0, 1.0)
@@ -300,7 +300,7 @@ def _encode(samples: np.ndarray, subtype: str) -> np.ndarray:
 
 
 def player_bytes(audio: Audio, *, format: str = "mp3") -> bytes:
-    """The recording as a small compressed file in memory, for players in notebooks and web pages."""
+    """The audio as a small compressed file in memory, for players in notebooks and web pages."""
     container, subtype = output_format(Path(f"player.{format}"))
     if format == "mp3" and audio.sample_rate_hz not in MP3_RATES_HZ:
         audio = resample(audio, 48000 if audio.sample_rate_hz > 48000 else 44100)
@@ -310,21 +310,21 @@ def player_bytes(audio: Audio, *, format: str = "mp3") -> bytes:
     return memory.getvalue()
 
 
-# --------------------------------------------------------------------------------------------- changing
+# ------------------------------------------------------------------------------------------- resampling
 
 
 def resample(audio: Audio, sample_rate_hz: int) -> Audio:
-    """The same sound at another rate, round(T * new / old) samples long."""
+    """The same audio at another sample rate, round(T * new / old) samples long."""
     return Audio(resample_samples(audio.samples, audio.sample_rate_hz, sample_rate_hz), sample_rate_hz)
 
 
 def fit_length(samples: np.ndarray, n_samples: int) -> np.ndarray:
-    """The first `n_samples`, with zeros where there are fewer."""
+    """Cut or zero-pad to `n_samples`."""
     return np.pad(samples[:n_samples], (0, max(0, n_samples - len(samples))))
 
 
 def resample_samples(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
-    """float32 [T] -> float32 [round(T * to_hz / from_hz)] by soxr's best filter."""
+    """float32 [T] -> float32 [round(T * to_hz / from_hz)] with soxr's best filter."""
     import soxr
 
     samples = np.asarray(samples, dtype=np.float32)

@@ -1,6 +1,6 @@
-"""Recordings read part by part, so that an hour of sound needs no more memory than a minute.
+"""Recordings read in blocks: an hour of audio needs no more memory than a minute.
 
-A file is decoded once, into a temporary file of plain numbers: MP3 and Ogg cannot be read from the middle exactly.
+A file is decoded once, into a temporary file of raw samples: MP3 and Ogg do not support exact seeking.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BYTES_PER_SAMPLE = 4
 
 
 class Recording(Protocol):
-    """One channel of sound, wherever it lies: `Audio` in memory or `AudioFile` on disk."""
+    """Mono audio in memory (`Audio`) or on disk (`AudioFile`)."""
 
     @property
     def sample_rate_hz(self) -> int: ...
@@ -34,24 +34,24 @@ class Recording(Protocol):
     def duration_s(self) -> float: ...
 
     def read(self, start: int, end: int) -> np.ndarray:
-        """Samples start..end (end excluded) as float32; what lies beyond the ends is left out."""
+        """Samples start..end (end excluded) as float32, limited to the recording."""
 
     def slice_s(self, start_s: float, end_s: float) -> Audio:
         """The part between two times, in memory."""
 
     def resampled(self, sample_rate_hz: int) -> Recording:
-        """The same sound at another rate, round(T * new / old) samples long."""
+        """The same audio at another sample rate, round(T * new / old) samples long."""
 
 
 class AudioFile:
-    """A recording on disk; gives the samples that `read_audio` gives, to the bit. Made by `open_audio`."""
+    """A recording on disk; its samples are bit-equal to those of `read_audio`. Made by `open_audio`."""
 
     def __init__(self, name: str, sample_rate_hz: int, blocks: Iterable[np.ndarray], owner: ExitStack) -> None:
         self.name = name
         self.sample_rate_hz = sample_rate_hz
         self.n_samples = 0
         self._owner = owner
-        # Without a name in any folder: it is gone when the process ends, however it ends.
+        # Has no name in any folder: it is deleted when the process ends, even if it is killed.
         self._file = owner.enter_context(tempfile.TemporaryFile(buffering=0))
         for block in blocks:
             self._append(block)
@@ -72,7 +72,7 @@ class AudioFile:
         return Audio(self.read(start, end), self.sample_rate_hz)
 
     def resampled(self, sample_rate_hz: int) -> AudioFile:
-        """The same sound at another rate, in a temporary file of its own; closed with this one."""
+        """The same audio at another sample rate, in another temporary file, which is closed with this one."""
         if sample_rate_hz == self.sample_rate_hz:
             return self
         return AudioFile(self.name, sample_rate_hz, _resampled_blocks(self, sample_rate_hz), self._owner)
@@ -92,19 +92,19 @@ class AudioFile:
 
 @contextmanager
 def open_audio(path: Path | str) -> Iterator[AudioFile]:
-    """A file of any kind that `read_audio` reads, with its errors; the temporary copies go when the block ends."""
+    """Open any file that `read_audio` reads, with its errors; temporary files are deleted after the block."""
     with ExitStack() as owner, decoding(path) as (rate_hz, blocks):
         yield AudioFile(str(path), rate_hz, blocks, owner)
 
 
 def blocks_of(recording: Recording, n_samples: int = BLOCK_SAMPLES) -> Iterator[np.ndarray]:
-    """All samples in order, at most `n_samples` at once."""
+    """All samples in order, in blocks of at most `n_samples`."""
     for start in range(0, recording.n_samples, n_samples):
         yield recording.read(start, start + n_samples)
 
 
 def _resampled_blocks(recording: Recording, sample_rate_hz: int) -> Iterator[np.ndarray]:
-    """What `resample_samples` makes of the whole, in blocks."""
+    """`resample_samples` of the whole recording, in blocks."""
     import soxr
 
     stream = soxr.ResampleStream(recording.sample_rate_hz, sample_rate_hz, 1, dtype="float32", quality="VHQ")

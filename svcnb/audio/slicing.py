@@ -1,6 +1,6 @@
-"""Where to cut a recording at its silences: slices for conversion, clips for a training set.
+"""Positions at which to cut a recording at silences: slices for conversion, clips for a training set.
 
-Works on samples and returns positions; slicing.py does the cutting.
+Computes positions only; data.clips cuts the files.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from svcnb.audio.settings import CutSettings
 
 CLIP_HOP_S = 0.01  # loudness grid of clip cutting
 CLIP_WINDOW_S = 0.04
-QUIET_SPAN_S = 0.15  # a forced cut looks for the quietest stretch of this length: pauses, not stop consonants
+QUIET_SPAN_S = 0.15  # a forced cut is at the quietest span of this length: pauses, not stop consonants
 
 
 class SlicingError(SvcError):
-    """Settings that cannot work, or nothing to cut."""
+    """Invalid settings, or nothing to cut."""
 
 
 @dataclass(frozen=True)
 class SliceSettings:
-    """How find_slices cuts; the defaults are so-vits-svc's.
+    """Settings of find_slices; the defaults are so-vits-svc's.
 
     Args:
         threshold_db: frames below this RMS level (dBFS) are silent.
-        min_length_ms: no cut earlier than this after the last one.
-        min_interval_ms: silences shorter than this are not cut at.
+        min_length_ms: no cut within this time after the last one.
+        min_interval_ms: shorter silences are not cut.
         hop_ms: resolution of the cuts.
-        max_kept_silence_ms: silence kept on either side of a cut; only what lies between becomes a silent slice.
+        max_kept_silence_ms: silence kept on either side of a cut; only the rest becomes a silent slice.
     """
 
     threshold_db: float = -40.0
@@ -73,10 +73,11 @@ def find_slices(
 
     Args:
         samples: float [T].
-        sample_rate_hz: its rate.
+        sample_rate_hz: of the samples.
 
     Returns:
-        Sounding slices with up to 5 s of silence at their sides (defaults), and the silent ones between them.
+        Non-silent slices with up to 5 s of silence at their ends (defaults), and the silent ones between
+        them.
 
     Source: the slicer of so-vits-svc 4.1, without its slices of length 0.
     """
@@ -84,7 +85,7 @@ def find_slices(
 
 
 def find_slices_in(recording: Recording, settings: SliceSettings | None = None) -> list[Slice]:
-    """`find_slices` for a recording that need not be in memory: it is read in blocks."""
+    """`find_slices` for a recording on disk or in memory, read in blocks."""
     settings = settings or SliceSettings()
     sample_rate_hz, n_samples = recording.sample_rate_hz, recording.n_samples
     hop = max(1, round(sample_rate_hz * settings.hop_ms / 1000))
@@ -104,12 +105,12 @@ def find_slices_in(recording: Recording, settings: SliceSettings | None = None) 
         slices += [Slice(position, start), Slice(start, end, silent=True)]
         position = end
     slices.append(Slice(position, n_samples))
-    return [piece for piece in slices if piece.n_samples > 0]
+    return [part for part in slices if part.n_samples > 0]
 
 
 def _loudness(recording: Recording, window: int, hop: int) -> np.ndarray:
-    """RMS of `window` samples around every hop: what `frame_rms` gives for the whole, read in blocks."""
-    margin = -(-window // 2 // hop)  # frames that a neighbouring block's samples reach into
+    """RMS of `window` samples around every hop: `frame_rms` of the whole recording, read in blocks."""
+    margin = -(-window // 2 // hop)  # frames whose window overlaps a neighbouring block
     step = max(1, BLOCK_SAMPLES // hop)
     n_hops = recording.n_samples // hop + 1
     parts = []
@@ -122,7 +123,7 @@ def _loudness(recording: Recording, window: int, hop: int) -> np.ndarray:
 
 
 def _silent_spans(rms: np.ndarray, threshold: float, *, length: int, interval: int, kept: int) -> list[tuple[int, int]]:
-    """Frames (first, last) of the silences to cut out; first == last is a cut without loss."""
+    """Frames (first, last) of the silences to remove; first == last is a cut that removes nothing."""
     spans: list[tuple[int, int]] = []
     clip_start = 0
     for start, end in _runs(rms < threshold):
@@ -139,7 +140,7 @@ def _silent_spans(rms: np.ndarray, threshold: float, *, length: int, interval: i
 
 
 def _cut_silence(rms: np.ndarray, start: int, end: int, kept: int) -> tuple[int, int]:
-    """The span to take out of one silence [start, end): a short one is cut once, a long one loses its middle."""
+    """The span to remove from one silence [start, end): a short one is cut once, a long one loses its middle."""
     if end - start <= kept:
         left = right = _quietest(rms, start, end)
     else:
@@ -166,15 +167,15 @@ def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class ClipPlan:
-    """Clips of one recording and the seconds that are in none of them."""
+    """Clips of one recording and the duration outside them."""
 
     clips: list[Slice]
     silent_s: float
-    dropped_s: float  # sounding, but too short
+    dropped_s: float  # not silent, but too short
 
 
 def find_clips(samples: np.ndarray, settings: CutSettings) -> ClipPlan:
-    """Sounding stretches of min_clip_s to max_clip_s with a little silence at both ends.
+    """Non-silent spans of min_clip_s to max_clip_s with some silence at both ends.
 
     Args:
         samples: float [T] at settings.sample_rate_hz.
@@ -185,98 +186,99 @@ def find_clips(samples: np.ndarray, settings: CutSettings) -> ClipPlan:
     rate_hz = settings.sample_rate_hz
     hop = round(rate_hz * CLIP_HOP_S)
     rms = frame_rms(samples, window_samples=2 * round(rate_hz * CLIP_WINDOW_S / 2), hop_samples=hop)
-    sounding = _runs(rms >= 10 ** (settings.threshold_db / 20))
-    stretches = [Slice(start * hop, min(end * hop, len(samples))) for start, end in sounding]
-    stretches = _merge_close(stretches, round(settings.min_silence_s * rate_hz))
-    padded = _keep_silence(stretches, round(settings.keep_silence_s * rate_hz), len(samples))
+    active = _runs(rms >= 10 ** (settings.threshold_db / 20))
+    spans = [Slice(start * hop, min(end * hop, len(samples))) for start, end in active]
+    spans = _merge_close(spans, round(settings.min_silence_s * rate_hz))
+    padded = _keep_silence(spans, round(settings.keep_silence_s * rate_hz), len(samples))
     smooth = np.convolve(rms, np.ones(round(QUIET_SPAN_S / CLIP_HOP_S)), mode="same")
-    capped = [part for piece in padded for part in _split_long(piece, smooth, hop, settings)]
+    capped = [part for span in padded for part in _split_long(span, smooth, hop, settings)]
     joined = _join_short(capped, settings)
-    clips = [piece for piece in joined if piece.n_samples >= settings.min_clip_s * rate_hz]
-    kept = sum(piece.n_samples for piece in clips)
-    dropped = sum(piece.n_samples for piece in joined) - kept
+    clips = [span for span in joined if span.n_samples >= settings.min_clip_s * rate_hz]
+    kept = sum(span.n_samples for span in clips)
+    dropped = sum(span.n_samples for span in joined) - kept
     return ClipPlan(clips, (len(samples) - kept - dropped) / rate_hz, dropped / rate_hz)
 
 
-def _merge_close(stretches: list[Slice], min_gap: int) -> list[Slice]:
+def _merge_close(spans: list[Slice], min_gap: int) -> list[Slice]:
     merged: list[Slice] = []
-    for piece in stretches:
-        if merged and piece.start - merged[-1].end < min_gap:
-            merged[-1] = Slice(merged[-1].start, piece.end)
+    for span in spans:
+        if merged and span.start - merged[-1].end < min_gap:
+            merged[-1] = Slice(merged[-1].start, span.end)
         else:
-            merged.append(piece)
+            merged.append(span)
     return merged
 
 
-def _keep_silence(stretches: list[Slice], keep: int, n_samples: int) -> list[Slice]:
-    """Widen each stretch by `keep` samples, at most to the middle of the silence between two."""
-    middles = [(a.end + b.start) // 2 for a, b in zip(stretches, stretches[1:], strict=False)]
+def _keep_silence(spans: list[Slice], keep: int, n_samples: int) -> list[Slice]:
+    """Extend each span by `keep` samples, at most to the middle of the silence between two."""
+    middles = [(a.end + b.start) // 2 for a, b in zip(spans, spans[1:], strict=False)]
     lows, highs = [0, *middles], [*middles, n_samples]
     return [
-        Slice(max(piece.start - keep, low), min(piece.end + keep, high))
-        for piece, low, high in zip(stretches, lows, highs, strict=False)
+        Slice(max(span.start - keep, low), min(span.end + keep, high))
+        for span, low, high in zip(spans, lows, highs, strict=False)
     ]
 
 
-def _split_long(piece: Slice, loudness: np.ndarray, hop: int, settings: CutSettings) -> list[Slice]:
-    """Cut until nothing is longer than max_clip_s, each time where it is quietest in the clip's second half."""
+def _split_long(span: Slice, loudness: np.ndarray, hop: int, settings: CutSettings) -> list[Slice]:
+    """Cut until nothing is longer than max_clip_s, each time at the quietest point of the clip's second half."""
     longest, shortest = (int(s * settings.sample_rate_hz) for s in (settings.max_clip_s, settings.min_clip_s))
-    parts, start = [], piece.start
-    while piece.end - start > longest:
+    parts, start = [], span.start
+    while span.end - start > longest:
         first = start + longest // 2
-        last = max(first, min(start + longest, piece.end - shortest))
+        last = max(first, min(start + longest, span.end - shortest))
         first_frame = -(-first // hop)
         candidates = loudness[first_frame : last // hop + 1]
         cut = (first_frame + int(candidates.argmin())) * hop if len(candidates) else last
         parts.append(Slice(start, cut))
         start = cut
-    return [*parts, Slice(start, piece.end)]
+    return [*parts, Slice(start, span.end)]
 
 
-def _join_short(pieces: list[Slice], settings: CutSettings) -> list[Slice]:
-    """Join each piece under min_clip_s to its nearer neighbour where the gap and the cap allow it."""
+def _join_short(spans: list[Slice], settings: CutSettings) -> list[Slice]:
+    """Join each span under min_clip_s to its nearer neighbour, as far as max_join_gap_s and max_clip_s allow."""
     shortest, longest, gap = (
         int(s * settings.sample_rate_hz) for s in (settings.min_clip_s, settings.max_clip_s, settings.max_join_gap_s)
     )
-    pieces, index = list(pieces), 0
-    while index < len(pieces):
-        if pieces[index].n_samples >= shortest:
+    spans, index = list(spans), 0
+    while index < len(spans):
+        if spans[index].n_samples >= shortest:
             index += 1
             continue
-        pairs = [(left, left + 1) for left in (index - 1, index) if left >= 0 and left + 1 < len(pieces)]
+        pairs = [(left, left + 1) for left in (index - 1, index) if left >= 0 and left + 1 < len(spans)]
         gaps = {
-            left: pieces[right].start - pieces[left].end
+            left: spans[right].start - spans[left].end
             for left, right in pairs
-            if pieces[right].start - pieces[left].end <= gap and pieces[right].end - pieces[left].start <= longest
+            if spans[right].start - spans[left].end <= gap and spans[right].end - spans[left].start <= longest
         }
         if not gaps:
             index += 1
             continue
         left = min(gaps, key=gaps.get)
-        pieces[left : left + 2] = [Slice(pieces[left].start, pieces[left + 1].end)]
+        spans[left : left + 2] = [Slice(spans[left].start, spans[left + 1].end)]
         index = left
-    return pieces
+    return spans
 
 
 def crossfade_join(old_tail: np.ndarray, new_head: np.ndarray) -> np.ndarray:
-    """Fade linearly from the end of one piece to the start of the next; both float [R], so is the result."""
+    """Linear cross-fade from the end of one chunk to the start of the next; all float [R]."""
     if len(old_tail) != len(new_head):
-        raise ValueError(f"pieces of {len(old_tail)} and {len(new_head)} samples cannot be cross-faded")
+        raise ValueError(f"chunks of {len(old_tail)} and {len(new_head)} samples cannot be cross-faded")
     ramp = np.linspace(0.0, 1.0, len(old_tail))
     return (old_tail * (1.0 - ramp) + new_head * ramp).astype(np.float32)
 
 
-# ---------------------------------------------------------------------------------------- fixed pieces
+# ---------------------------------------------------------------------------------------- fixed chunks
 
 
-def join_with_overlap(pieces: Sequence[np.ndarray], overlap: int, keep_ratio: float = 1.0) -> np.ndarray:
-    """Join overlapping pieces by linear cross-fades.
+def join_with_overlap(chunks: Sequence[np.ndarray], overlap: int, keep_ratio: float = 1.0) -> np.ndarray:
+    """Join overlapping chunks by linear cross-fades.
 
     Args:
-        pieces: float [T_i]; each but the first repeats the last `overlap` samples of the one before.
-        keep_ratio: 0..1, share of the overlap (its middle) that is faded over.
+        chunks: float [T_i]; each but the first repeats the last `overlap` samples of the one before.
+        keep_ratio: 0..1, the part of the overlap (its middle) that is cross-faded.
 
-    Source: the cross-fade of so-vits-svc (its -lg and -lgr); a fade that ends at the piece's end works here too.
+    Source: the cross-fade of so-vits-svc (its -lg and -lgr); a fade that ends at the chunk's end works here
+    too.
     """
     if not 0 <= keep_ratio <= 1:
         raise SlicingError(f"keep_ratio is {keep_ratio}, expected 0 to 1")
@@ -284,13 +286,13 @@ def join_with_overlap(pieces: Sequence[np.ndarray], overlap: int, keep_ratio: fl
     before = (overlap - n_fade) // 2
     after = overlap - n_fade - before
     joined: list[np.ndarray] = []
-    for index, piece in enumerate(pieces):
+    for index, chunk in enumerate(chunks):
         if index == 0:
-            joined.append(np.asarray(piece, dtype=np.float32))
+            joined.append(np.asarray(chunk, dtype=np.float32))
             continue
         old = joined[-1]
         keep = len(old) - after - n_fade
-        faded = crossfade_join(old[keep : keep + n_fade], piece[before : before + n_fade])
+        faded = crossfade_join(old[keep : keep + n_fade], chunk[before : before + n_fade])
         joined[-1] = old[:keep]
-        joined.append(np.concatenate([faded, piece[before + n_fade :]]).astype(np.float32))
+        joined.append(np.concatenate([faded, chunk[before + n_fade :]]).astype(np.float32))
     return np.concatenate(joined) if joined else np.zeros(0, dtype=np.float32)

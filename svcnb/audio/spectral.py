@@ -1,8 +1,8 @@
-"""Spectra as modules: STFT magnitude, log-mel, volume envelope, windowed-sinc resampling.
+"""Spectral transforms as modules: STFT magnitude, log-mel, windowed-sinc resampling.
 
-Each transform owns its window and filters as buffers, so it moves with `.to(device)` and two settings
-never share state. All of them compute in float32, inside autocast too: half precision is too coarse for
-squares and logarithms. Buffers are left out of checkpoints.
+Each transform has its window and filters as buffers, so it moves with `.to(device)` and two settings never
+share state. All compute in float32, also inside autocast: half precision is too coarse for squares and
+logarithms. The buffers are not in checkpoints.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def _as_batch(waveform: Tensor) -> Tensor:
 
 
 class Stft(nn.Module):
-    """Short-time Fourier transform with T // hop_samples frames: frame i is centred on hop i's middle.
+    """Short-time Fourier transform with T // hop_samples frames: frame i is centered on hop i's middle.
 
     Args:
         n_fft: transform size; F = n_fft // 2 + 1 bins.
-        hop_samples: distance of frames; (n_fft - hop) / 2 reflected samples are added at both ends.
+        hop_samples: frame distance; (n_fft - hop) / 2 reflected samples are padded at both ends.
         win_samples: Hann window length, n_fft where None.
         epsilon: added to the power before the root, which keeps the gradient finite at silence.
     """
@@ -87,7 +87,7 @@ def mel_filters(*, sample_rate_hz: int, n_fft: int, n_mels: int, fmin_hz: float,
 
 
 class MelSpectrogram(nn.Module):
-    """Log-mel spectrum on the grid of Stft; `project` starts from a linear spectrum that is there already."""
+    """Log-mel spectrum on the grid of Stft; `project` takes an existing linear spectrum."""
 
     def __init__(  # a transform's definition: every number is part of it
         self, *, sample_rate_hz: int, n_fft: int, hop_samples: int, n_mels: int, fmin_hz: float = 0.0,
@@ -113,10 +113,10 @@ class MelSpectrogram(nn.Module):
 
 
 class VocoderMel(nn.Module):
-    """Log-mel that NSF-HiFiGAN vocoders and the diffusion models read, with optional key shift and speed.
+    """Log-mel of the NSF-HiFiGAN vocoders and the diffusion models, with optional key shift and speed.
 
-    A key shift re-reads the signal with longer or shorter windows: +12 semitones moves every partial to
-    twice its bin, which is cheap pitch augmentation.
+    A key shift analyses the signal with longer or shorter windows: +12 semitones moves every partial to
+    twice its bin, a cheap pitch augmentation.
     Source: the mel of the openvpi vocoders, as so-vits-svc 4.1 uses it.
     """
 
@@ -159,7 +159,7 @@ class SincResample(nn.Module):
     With both rates divided by their greatest common divisor (a -> b), output sample j = b * i + k is the sum
     over inputs n of x[n] * h(n / a - j / b), h(t) = sinc(2 f t) * cos^2(pi f t / width) inside its `width`
     zero crossings, f = rolloff * min(a, b) / 2. The b phases of h are the b output channels of one
-    convolution with stride a. For new work prefer audio.resample: this filter is narrow.
+    convolution with stride a. Elsewhere prefer audio.resample: this filter is short.
     """
 
     def __init__(
@@ -169,10 +169,10 @@ class SincResample(nn.Module):
         divisor = math.gcd(from_hz, to_hz)
         self.n_in, self.n_out = from_hz // divisor, to_hz // divisor
         crossings = rolloff * min(self.n_in, self.n_out)  # zero crossings of the sinc per common period
-        self.reach = math.ceil(lowpass_filter_width * self.n_in / crossings)
-        taps = torch.arange(-self.reach, self.reach + self.n_in, dtype=torch.float64) / self.n_in
+        self.half_width = math.ceil(lowpass_filter_width * self.n_in / crossings)
+        taps = torch.arange(-self.half_width, self.half_width + self.n_in, dtype=torch.float64) / self.n_in
         phases = torch.arange(self.n_out, dtype=torch.float64) / self.n_out
-        time = (taps[None] - phases[:, None]) * crossings  # [n_out, 2 * reach + n_in]
+        time = (taps[None] - phases[:, None]) * crossings  # [n_out, 2 * half_width + n_in]
         time = time.clamp(-lowpass_filter_width, lowpass_filter_width)
         hann = torch.cos(time * (math.pi / lowpass_filter_width / 2)).square()
         kernel = torch.sinc(time) * hann * (crossings / self.n_in)
@@ -185,7 +185,7 @@ class SincResample(nn.Module):
         n_samples = waveform.shape[-1]
         flat = waveform.float().reshape(-1, 1, n_samples)
         with _float32(flat):
-            padded = F.pad(flat, (self.reach, self.reach + self.n_in))
+            padded = F.pad(flat, (self.half_width, self.half_width + self.n_in))
             phases = F.conv1d(padded, self.kernel.float(), stride=self.n_in)  # [B, n_out, steps]
         n_wanted = -(-n_samples * self.n_out // self.n_in)
         return phases.transpose(1, 2).reshape(len(flat), -1)[:, :n_wanted].reshape(waveform.shape[:-1] + (n_wanted,))

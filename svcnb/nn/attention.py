@@ -1,4 +1,4 @@
-"""Self-attention with a relative window, its feed-forward part, and the two stacks built from them."""
+"""Self-attention with windowed relative positions, feed-forward layers, and two transformer stacks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from svcnb.nn.convolutions import Conv1d
 from svcnb.nn.layers import LayerNorm, drop_out, gate
 
-# Finite, so that a row without any visible key gives even weights instead of NaN (and it fits in float16).
+# Finite: a row without any visible key gives uniform weights instead of NaN. Fits in float16.
 MASKED_SCORE = -1e4
 
 
@@ -82,8 +82,9 @@ class MultiHeadAttention(nn.Module):
         Args:
             x: queries [B, C, N].
             context: keys and values [B, C, S].
-            visible: bool [B, 1, N, S], False = hidden key.
-            causal: a frame sees itself and earlier frames only (not together with `visible` or a window).
+            visible: bool [B, 1, N, S], False = masked key.
+            causal: a frame attends to itself and earlier frames only (not together with `visible` or a
+                window).
 
         Returns:
             [B, out_channels, N].
@@ -103,7 +104,8 @@ class MultiHeadAttention(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, *, causal: bool
     ) -> Tensor:
         p_dropout = self.p_dropout if self.training else 0.0
-        if p_dropout and causal and query.device.type == "cpu":  # torch has no fast kernel for this, and draws slowly
+        # torch has no fast kernel for this case, and its dropout is slow on a CPU
+        if p_dropout and causal and query.device.type == "cpu":
             scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
             later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
             weights = scores.masked_fill(later, -math.inf).softmax(-1)
@@ -177,8 +179,8 @@ class RelativeEncoder(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x [B, C, N], mask [B, 1, N] -> [B, C, N]."""
-        known = mask.bool()
-        visible = known.unsqueeze(2) & known.unsqueeze(3)  # [B, 1, N, N]
+        valid = mask.bool()
+        visible = valid.unsqueeze(2) & valid.unsqueeze(3)  # [B, 1, N, N]
         x = x * mask
         layers = zip(self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2, strict=True)
         for attention, norm_1, feed_forward, norm_2 in layers:
@@ -188,13 +190,13 @@ class RelativeEncoder(nn.Module):
 
 
 class CausalEncoder(nn.Module):
-    """Post-norm transformer in which a frame sees only itself and earlier ones; optionally gated by a speaker vector.
+    """Post-norm transformer with causal attention, optionally conditioned on a speaker vector.
 
     With `gin_channels` every layer first replaces its input by a WaveNet gate of it and the speaker vector; one
     convolution (`cond_pre`) serves all layers.
 
-    Source: so-vits-svc 4.1, class FFT (f0 decoder and transformer flow). Padded frames need no mask inside: they lie
-    after the valid ones and cannot reach them.
+    Source: so-vits-svc 4.1, class FFT (f0 decoder and transformer flow). Padded frames need no attention
+    mask: they come after the valid ones, which attend to earlier frames only.
     """
 
     def __init__(self, sizes: TransformerSizes, *, gin_channels: int = 0) -> None:

@@ -1,11 +1,12 @@
-"""Convolutions on a CPU with fewer multiplications, or with the same ones in an order that suits its caches.
+"""Faster 1-D convolutions on a CPU: Winograd filtering, or one matrix product (im2col).
 
-torch's convolutions are made for images. The kernels here are short, the channels many and the sequences a few
-hundred steps long: then matrix products of the right shape are faster, and for kernels of 3 and 5 taps Winograd's
-filtering needs less than half the multiplications. Results and gradients are those of torch but for rounding (about
-1e-6 of their size). On other devices, in half precision and for small layers torch's own convolution runs.
+torch's convolutions are optimised for images. Here the kernels are short, the channels many and the sequences
+a few hundred steps long: matrix products of the right shape are faster, and for kernels of 3 and 5 taps
+Winograd filtering needs less than half the multiplications. Results and gradients equal torch's up to
+rounding (about 1e-6 relative). On other devices, in half precision and for small layers torch's own
+convolution runs.
 
-Inside, a batch of sequences is [C, M, L]: channels first, so that one matrix product serves the whole batch.
+Inside, a batch of sequences is [C, M, L]: channels first, so that one matrix product covers the whole batch.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from torch.autograd.function import once_differentiable
 
 N_PRODUCTS = 8  # per channel pair and tile; a tile gives N_PRODUCTS - taps + 1 outputs
 TILED_KERNELS = (3, 5)
-SMALLEST_TILED = 128 * 128  # products of channels; below, transforming the tiles costs more than it saves
-FEWEST_TILES = 64  # in all; with fewer, transforming the weights does
+SMALLEST_TILED = 128 * 128  # in * out channels; below, transforming the tiles costs more than it saves
+FEWEST_TILES = 64  # in total; below, transforming the weights costs more than it saves
 # Filtering as multiplication of polynomials at the points 0, 1, -1, 2, -2, 1/2, -1/2 and infinity.
 # Source: Winograd 1980; Lavin and Gray 2016, F(6, 3), whose input transform serves every kernel of up to 8 taps.
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
@@ -38,12 +39,12 @@ INPUT_TRANSFORM = (
 
 
 def suits_products(x: Tensor) -> bool:
-    """Whether this module's convolutions are the faster ones for x: full precision on a CPU."""
+    """Whether this module's convolutions support x and are faster: full precision on a CPU."""
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
-    """Convolution of a batch of sequences with the channels in front.
+    """1-D convolution of a batch of sequences with the channels first.
 
     Args:
         x: [C, M, L], full precision on a CPU.
@@ -61,9 +62,9 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1, paddin
 
 
 class Conv1d(nn.Conv1d):
-    """torch's Conv1d without groups, which takes the faster way where there is one; same parameters and names."""
+    """torch's Conv1d without groups, faster on a CPU where possible; same parameters and names."""
 
-    may_differ_from_torch = True  # False: torch's own convolution always, to compare with
+    may_differ_from_torch = True  # False: always torch's own convolution, for comparisons and export
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, N] -> [B, O, N + 2 padding - dilation (K - 1)]."""
@@ -73,12 +74,12 @@ class Conv1d(nn.Conv1d):
         large = self.in_channels * self.out_channels >= SMALLEST_TILED
         if plain and large and self.kernel_size[0] in TILED_KERNELS:
             y = convolve(x.transpose(0, 1), self.weight, self.bias, padding=self.padding[0])
-            return y.transpose(0, 1).contiguous()  # as torch's: dropout draws its mask in the order of memory
+            return y.transpose(0, 1).contiguous()  # as torch's output: dropout draws its mask in memory order
         return super().forward(x)
 
 
 class TiledConvolution(torch.autograd.Function):
-    """Convolution with stride 1 by Winograd's filtering.
+    """Convolution with stride 1 by Winograd filtering.
 
     The padded sequence is cut into tiles of 8 steps that overlap by taps - 1. In the transformed domain each of the
     8 positions is one matrix product over the channels.
@@ -122,7 +123,7 @@ class TiledConvolution(torch.autograd.Function):
 
 
 def _join_tiles(tiles: Tensor, step: int) -> Tensor:
-    """Sum of tiles [C, M, n, 8] that begin `step` apart: at least [C, M, (n - 1) step + 8]."""
+    """Overlap-add of tiles [C, M, n, 8] that start `step` apart: at least [C, M, (n - 1) step + 8]."""
     n_in, n_items, n_tiles, width = tiles.shape
     joined = F.pad(tiles[..., :step], (0, 0, 0, (width - 1) // step))
     for first in range(step, width, step):
@@ -136,7 +137,7 @@ def _matrix(rows: tuple[tuple[float, ...], ...], like: Tensor) -> Tensor:
 
 
 def _powers(n: int, like: Tensor) -> Tensor:
-    """Powers 0..n-1 of the points, for infinity the highest alone: [8, n]."""
+    """Powers 0..n-1 of the points; for infinity the highest power only: [8, n]."""
     rows = [tuple(point**power for power in range(n)) for point in POINTS]
     return _matrix((*rows, (*[0.0] * (n - 1), 1.0)), like)
 
@@ -147,7 +148,7 @@ def _filter_transform(n_taps: int, like: Tensor) -> Tensor:
 
 
 class MatrixConvolution(torch.autograd.Function):
-    """Convolution as one matrix product with the sequence's steps under the kernel side by side."""
+    """Convolution as one matrix product with the unfolded input (im2col)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
@@ -159,7 +160,7 @@ class MatrixConvolution(torch.autograd.Function):
         matrix = weight.reshape(n_out, -1)
         ctx.save_for_backward(columns if ctx.needs_input_grad[1] else None, matrix)
         ctx.shapes = (padded.shape, weight.shape, stride, padding)
-        y = x.new_empty(n_out, n_items, length)  # a tensor of its own: activations change it in place
+        y = x.new_empty(n_out, n_items, length)  # its own tensor: activations change it in place
         torch.addmm(bias[:, None], matrix, columns, out=y.view(n_out, -1))
         return y
 

@@ -1,4 +1,4 @@
-"""Discriminators of the adversarial training: one on the waveform's scale, one per period."""
+"""Waveform discriminators for adversarial training: multi-scale and multi-period."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Norm = Callable[[nn.Module], nn.Module]
 
 
 def run_convs(convs: nn.ModuleList, conv_post: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Scores [B, n] and the output of every convolution (after its activation, but for the last)."""
+    """Scores [B, n] and the output of every convolution (after its activation, except the last)."""
     maps = []
     for conv in convs:
         x = F.leaky_relu(conv(x), 0.1, inplace=True)
@@ -71,7 +71,7 @@ class PeriodDiscriminator(nn.Module):
         return run_convs(self.convs, self.conv_post, folded)
 
     def _run_as_products(self, folded: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The same, every phase a sequence of its own: [1, B p, T / p] goes in."""
+        """The same with every phase of the period as its own sequence: the input becomes [1, B p, T / p]."""
         x = folded.permute(1, 0, 3, 2).flatten(1, 2)
         maps = []
         for conv in [*self.convs, self.conv_post]:
@@ -88,7 +88,7 @@ class MultiPeriodDiscriminator(nn.Module):
     Args:
         use_spectral_norm: instead of weight norm.
         periods: in samples; 2, 3, 5, 7, 11 in so-vits-svc and GPT-SoVITS, RVC adds 17 (v1) and 23, 37 (v2).
-        n_coarser_scales: more scale discriminators, which hear the waveform averaged down 2, 4 ... times (HiFi-GAN: 2).
+        n_coarser_scales: more scale discriminators, on the waveform average-pooled by 2, 4 ... (HiFi-GAN: 2).
     """
 
     def __init__(
@@ -103,9 +103,9 @@ class MultiPeriodDiscriminator(nn.Module):
 
     def forward(self, waveform: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
         """waveform [B, 1, T] -> one tensor of scores and one list of feature maps per sub-discriminator."""
-        heard = [part(waveform) for part in self.discriminators]
+        outputs = [part(waveform) for part in self.discriminators]
         for part in getattr(self, "coarser", ()):
             waveform = F.avg_pool1d(waveform, 4, stride=2, padding=2)  # [B, 1, T / 2 + 1]
-            heard.append(part(waveform))
-        scores, maps = zip(*heard, strict=True)
+            outputs.append(part(waveform))
+        scores, maps = zip(*outputs, strict=True)
         return list(scores), list(maps)

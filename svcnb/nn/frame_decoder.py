@@ -1,8 +1,8 @@
-"""A decoder that works at frame rate: the part of the `small` configuration that fits two CPU cores.
+"""Frame-rate decoder of the `small` configuration, fast enough to train on two CPU cores.
 
-Instead of upsampling to samples through transposed convolutions, it filters a pulse train and white
-noise in the short-time Fourier domain. All its learned layers see frames, so one training step costs
-about an eighth of an NSF-HiFi-GAN's.
+Instead of upsampling to samples with transposed convolutions, it filters harmonic excitation (a pulse train)
+and noise excitation in the short-time Fourier domain. All its learned layers run at frame rate, so one
+training step costs about an eighth of an NSF-HiFi-GAN's.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from torch.nn import functional as F
 from svcnb.nn.layers import Noise
 
 LOWEST_F0_HZ = 20.0
-SUBFRAMES = 2  # filters per frame of the latent: bursts last less than a hop of 256 samples
+SUBFRAMES = 2  # filters per latent frame: plosive bursts last less than a hop of 256 samples
 
 
 def pulse_train(f0_hz: Tensor, hop_samples: int, sample_rate_hz: int) -> Tensor:
-    """Band-limited pulses, one per period, silent where f0 is 0.
+    """Harmonic excitation: band-limited pulses, one per period, zero where f0 is 0.
 
     Args:
         f0_hz: [B, N] per frame, 0 = unvoiced.
 
     Returns:
-        float32 [B, N * hop_samples]; every pulse is sinc(phase * rate / f0), and their mean is taken off. Filters that
-        differ from frame to frame would turn a constant into a hum at the frames' rate.
+        float32 [B, N * hop_samples]; every pulse is sinc(phase * rate / f0), and the mean is subtracted:
+        filters that differ from frame to frame would turn a DC offset into a hum at the frame rate.
 
-    Source: a sinc pulse per period is the sum of all harmonics below half the sample rate, and of the constant f0 / rate.
+    Source: one sinc pulse per period is the sum of all harmonics below Nyquist and of the constant f0 / rate.
     """
     with torch.autocast(device_type=f0_hz.device.type, enabled=False):
         f0 = f0_hz.float().unsqueeze(1)  # [B, 1, N]
         voiced = F.interpolate((f0 > 0).float(), scale_factor=hop_samples, mode="nearest")
-        # an unvoiced frame beside a voiced one takes its f0, or the note would slide at its ends
-        beside = F.max_pool1d(f0, 3, stride=1, padding=1)
-        held = torch.where(f0 > 0, f0, beside).clamp_min(LOWEST_F0_HZ)
+        # an unvoiced frame next to a voiced one takes its f0; otherwise f0 would glide at the ends of a note
+        adjacent = F.max_pool1d(f0, 3, stride=1, padding=1)
+        held = torch.where(f0 > 0, f0, adjacent).clamp_min(LOWEST_F0_HZ)
         f0_samples = F.interpolate(held, scale_factor=hop_samples, mode="linear", align_corners=False)
         # float64: a float32 running sum drifts by a cycle within a minute
         phase = torch.cumsum(f0_samples.double() / sample_rate_hz, dim=-1)
@@ -45,9 +45,9 @@ def pulse_train(f0_hz: Tensor, hop_samples: int, sample_rate_hz: int) -> Tensor:
 
 
 class FrameBlock(nn.Module):
-    """Depthwise convolution over time, then a wide pointwise layer, with a residual.
+    """ConvNeXt block: depthwise convolution over time, then an expanding pointwise MLP, with a residual.
 
-    Source: ConvNeXt (Liu et al. 2022), as vocos uses it on frames.
+    Source: ConvNeXt (Liu et al. 2022), on frames as in vocos.
     """
 
     def __init__(self, channels: int, *, kernel_size: int = 7, expansion: int = 3) -> None:
@@ -65,18 +65,18 @@ class FrameBlock(nn.Module):
 
 
 class FrameDecoder(nn.Module):
-    """Latent frames and f0 to a waveform, by filtering pulses and noise frame by frame.
+    """Latent frames and f0 to a waveform, by filtering harmonic and noise excitation frame by frame.
 
-    Each frame's layers predict complex filters for the pulse train and magnitudes for the noise, for each half of
-    the frame; the filtered pieces, two frames long, are overlapped by the inverse short-time Fourier transform.
-    Longer pieces smear consonants.
+    For each half of a frame the network predicts a complex filter for the pulse train and magnitudes for the
+    noise. The filtered windows, two frames long, are overlap-added by the inverse STFT. Longer windows smear
+    consonants.
 
     Args:
         in_channels: of the latent, or of the mel where this is a vocoder.
         gin_channels: width of the speaker vector; 0 = none.
     """
 
-    silent_when_unvoiced = True  # pulses in pauses would be heard as a hum until the filters have learned to mute them
+    silent_when_unvoiced = True  # pulses in pauses would hum until the filters have learned to suppress them
 
     def __init__(
         self,
@@ -103,16 +103,16 @@ class FrameDecoder(nn.Module):
         self.head = nn.Linear(channels, SUBFRAMES * 4 * n_bins)
         nn.init.normal_(self.head.weight, std=0.02)
         bias = torch.zeros(SUBFRAMES, 4, n_bins)
-        bias[:, 0], bias[:, 3] = -2.0, -5.0  # start as a quiet pulse train over quieter noise
+        bias[:, 0], bias[:, 3] = -2.0, -5.0  # initial output: a quiet pulse train and quieter noise
         bias[:, 1] = 1.0  # filter phase 0
         with torch.no_grad():
             self.head.bias.copy_(bias.flatten())
         self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
 
     def controls(self, z: Tensor, f0_hz: Tensor, g: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the layers say per frame: gain of the pulses, real and imaginary part of their phase, gain of the noise.
+        """Predicted filters: pulse train gain, real and imaginary part of its phase, noise gain.
 
-        Each is float32 [B, F, N * SUBFRAMES]; the gains are positive, the phase is not yet of length 1.
+        Each is float32 [B, F, N * SUBFRAMES]; the gains are positive, the phase is not unit length.
         """
         voiced = (f0_hz > 0).to(z.dtype)
         log_f0 = torch.log2(f0_hz.clamp_min(LOWEST_F0_HZ) / 220.0).to(z.dtype) * voiced
@@ -129,7 +129,7 @@ class FrameDecoder(nn.Module):
         return log_gain.clamp(-12.0, 5.0).exp(), real, imag, log_noise.clamp(-14.0, 5.0).exp()
 
     def _level(self, z: Tensor) -> Tensor | float:
-        """Logarithm of the gains that the layers start from, [B, F, N * SUBFRAMES]."""
+        """Log gain that the predicted log gains are added to, [B, F, N * SUBFRAMES]."""
         return 0.0
 
     def _filters(self, z: Tensor, f0_hz: Tensor, g: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -142,8 +142,8 @@ class FrameDecoder(nn.Module):
             signal, self.n_fft, self.step, window=self.window, center=True, pad_mode="constant", return_complex=True
         )  # [B, F, S * N + 1]
 
-    def _hiss_frames(self, hiss: Tensor) -> Tensor:
-        return self._frames(hiss)
+    def _hiss_frames(self, white_noise: Tensor) -> Tensor:
+        return self._frames(white_noise)
 
     def forward(self, z: Tensor, f0_hz: Tensor, g: Tensor | None = None, *, noise: Noise | None = None) -> Tensor:
         """Waveform of a latent.
@@ -160,11 +160,11 @@ class FrameDecoder(nn.Module):
         pulse_filter, noise_gain = self._filters(z, f0_hz, g)
         with torch.autocast(device_type=z.device.type, enabled=False):
             pulses = pulse_train(f0_hz, self.hop_samples, self.sampling_rate)
-            hiss = noise.normal(pulses.shape, like=pulses) / self.n_fft**0.5
-            # a centred transform has one frame more than the latent: its last one repeats the last filter
+            white_noise = noise.normal(pulses.shape, like=pulses) / self.n_fft**0.5
+            # a centered STFT has one frame more than the latent: it repeats the last filter
             pulse_filter = torch.cat([pulse_filter, pulse_filter[..., -1:]], dim=-1)
             noise_gain = torch.cat([noise_gain, noise_gain[..., -1:]], dim=-1)
-            spectrum = self._frames(pulses) * pulse_filter + self._hiss_frames(hiss) * noise_gain
+            spectrum = self._frames(pulses) * pulse_filter + self._hiss_frames(white_noise) * noise_gain
             audio = torch.istft(
                 spectrum, self.n_fft, self.step, window=self.window, center=True, length=pulses.shape[-1]
             )
@@ -172,30 +172,34 @@ class FrameDecoder(nn.Module):
 
 
 class FrameVocoder(FrameDecoder):
-    """A frame decoder whose latent is a log mel spectrum, which it shall give back in every frame and band.
+    """Mel vocoder: a FrameDecoder whose latent is a log-mel spectrum that the output must reproduce.
 
-    Its filters start from the mel's own envelope. The noise is of one magnitude all over the short-time spectrum, and
-    only its phase is random: white noise has peaks and gaps of its own, where the mel has others.
+    Its filters are relative to the mel's own envelope. The noise excitation has constant magnitude over the
+    whole STFT and random phase only: white noise has its own peaks and gaps, which would add to those of the
+    mel.
 
     Args:
-        mel_filters: [M, F] of the log mel [B, M, N] that is its latent; frame n of it is centred on sample (n + 0.5) * hop.
-        sizes: as a FrameDecoder's.
+        mel_filters: [M, F] of the log-mel [B, M, N] that is the latent; frame n is centered
+            on sample (n + 0.5) * hop.
+        sizes: as FrameDecoder's.
     """
 
     def __init__(self, mel_filters: Tensor, **sizes: int) -> None:
         super().__init__(len(mel_filters), **sizes)
         n_bins = self.n_fft // 2 + 1
-        with torch.no_grad():  # levels of pulses every 5 ms, and of noise, in the mel's units
+        with torch.no_grad():  # initial levels of pulses every 5 ms and of noise, in the mel's units
             self.head.bias.view(SUBFRAMES, 4, n_bins)[:, 0] = -1.5
             self.head.bias.view(SUBFRAMES, 4, n_bins)[:, 3] = -0.7
         sums = mel_filters.double().sum(1)
-        heard = sums > 0  # bands narrower than a bin may hold none
-        places = (mel_filters.double() @ torch.linspace(0, 1, mel_filters.shape[1]).double())[heard] / sums[heard]
-        rows = [np.interp(np.linspace(0, 1, n_bins), places.numpy(), row) for row in np.eye(int(heard.sum()))]
+        filled = sums > 0  # bands narrower than a bin may contain none
+        frequencies = torch.linspace(0, 1, mel_filters.shape[1]).double()
+        band_centers = (mel_filters.double() @ frequencies)[filled] / sums[filled]
+        bins = np.linspace(0, 1, n_bins)
+        rows = [np.interp(bins, band_centers.numpy(), row) for row in np.eye(int(filled.sum()))]
         between_bands = torch.zeros(n_bins, len(mel_filters))
-        between_bands[:, heard] = torch.from_numpy(np.stack(rows, 1)).float()
+        between_bands[:, filled] = torch.from_numpy(np.stack(rows, 1)).float()
         self.register_buffer("between_bands", between_bands, persistent=False)
-        log_width = torch.where(heard, sums, 1.0).log().float()[:, None]
+        log_width = torch.where(filled, sums, 1.0).log().float()[:, None]
         self.register_buffer("log_width", log_width, persistent=False)
 
     def _level(self, z: Tensor) -> Tensor:
@@ -203,6 +207,6 @@ class FrameVocoder(FrameDecoder):
         before = torch.cat([level[..., :1], level[..., :-1]], dim=-1)
         return torch.stack([(before + level) / 2, level], dim=-1).flatten(2)
 
-    def _hiss_frames(self, hiss: Tensor) -> Tensor:
-        frames = self._frames(hiss)
+    def _hiss_frames(self, white_noise: Tensor) -> Tensor:
+        frames = self._frames(white_noise)
         return frames / frames.abs().clamp_min(1e-6) * (self.window.square().sum() / self.n_fft).sqrt()

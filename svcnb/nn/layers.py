@@ -1,4 +1,4 @@
-"""Blocks that all three families share: noise, masks, f0 scales, WaveNet stack, coupling flow, posterior.
+"""Blocks shared by all three families: noise, masks, f0 scales, WaveNet stack, coupling flow, posterior.
 
 Attribute names (`in_layers`, `flows`, `gamma` ...) are those of the families' checkpoints.
 """
@@ -21,10 +21,10 @@ MEL_MIN, MEL_MAX = 77.75496616579426, 1064.4082331636394  # 1127 ln(1 + f0 / 700
 
 
 class Noise:
-    """Where a network's random numbers come from.
+    """Source of a network's random numbers.
 
     Without a generator the draws use torch's default generator on the tensor's device. With one, they are made on
-    the generator's device and then moved: a CPU generator gives the same numbers whatever device the network is on,
+    the generator's device and then moved: a CPU generator gives the same numbers for a network on any device,
     and `Noise(torch.Generator().manual_seed(n))` gives those of `torch.manual_seed(n)` on the CPU.
     """
 
@@ -44,7 +44,7 @@ class Noise:
         return self._draw(torch.rand, (n_items,), like)
 
     def pitch_factor(self, n_items: int, *, like: Tensor) -> Tensor:
-        """Uniform in [0.8, 1.2), [n_items, 1]: random stretch of the centred log f0 in training."""
+        """Uniform in [0.8, 1.2), [n_items, 1]: random scale of the centered log f0 in training."""
         return 0.8 + 0.4 * self._draw(torch.rand, (n_items, 1), like)
 
     def _draw(self, draw: Callable[..., Tensor], shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class Noise:
 
 
 def full_precision(device: torch.device) -> torch.autocast:
-    """Context that switches autocast off: what runs inside stays in the dtype it was given."""
+    """Context that switches autocast off: operations inside keep the dtype of their inputs."""
     return torch.autocast(device.type, enabled=False)
 
 
@@ -96,7 +96,7 @@ def slice_segments(x: Tensor, starts: Tensor, n: int) -> Tensor:
         ValueError: x has fewer than n steps.
     """
     if x.shape[-1] < n:
-        raise ValueError(f"{x.shape[-1]} steps are shorter than one segment of {n}: take longer clips")
+        raise ValueError(f"{x.shape[-1]} steps are shorter than one segment of {n}: use longer clips")
     index = starts[:, None, None] + torch.arange(n, device=x.device)  # [B, 1, n]
     return x.gather(2, index.expand(-1, x.shape[1], -1))
 
@@ -109,8 +109,9 @@ def f0_to_coarse(f0_hz: Tensor, *, version: str = "4.1") -> Tensor:
 
     Args:
         f0_hz: float, any shape, 0 = unvoiced.
-        version: "4.1" puts everything above 1103 Hz into bin 0, which no training ever fills with sense (its upper
-            clamp can never act); kept because its checkpoints were used that way. "4.0" clips to bin 255.
+        version: "4.1" puts everything above 1103 Hz into bin 0, whose embedding is never trained (the
+            original's upper clamp has no effect); kept because its checkpoints were used that way. "4.0"
+            clips to bin 255.
 
     Returns:
         long, same shape, 0..255.
@@ -151,7 +152,7 @@ def centre_log_f0(log_f0: Tensor, voiced: Tensor, mask: Tensor, *, factor: Tenso
     Returns:
         [B, 1, N], 0 outside the mask.
 
-    Source: so-vits-svc 4.1, normalize_f0 (which ends the program on NaN; here NaN runs on to the loss's own guard).
+    Source: so-vits-svc 4.1, normalize_f0 (which exits on NaN; here the check of the loss finds it).
     """
     voiced = voiced.to(log_f0.dtype).unsqueeze(1)  # [B, 1, N]
     n_voiced = voiced.sum(-1, keepdim=True)
@@ -180,7 +181,7 @@ class LayerNorm(nn.Module):
 
 
 class DepthwiseConv1d(nn.Module):
-    """Depthwise then pointwise convolution, both weight-normed: the cheap stand-in for a dense one."""
+    """Depthwise-separable convolution, both parts weight-normed: a cheaper alternative to a dense one."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, dilation: int, padding: int) -> None:
         super().__init__()
@@ -195,7 +196,7 @@ class DepthwiseConv1d(nn.Module):
 
 
 def drop_out(x: Tensor, p_dropout: float, training: bool) -> Tensor:
-    """Dropout. On a CPU from 16 random bits per value, several times faster than torch's draws: p to 1 / 65536."""
+    """Dropout; on a CPU with 16 random bits per value (p in steps of 1 / 65536), much faster than torch's."""
     if not training or p_dropout == 0:
         return x
     if x.device.type != "cpu":
@@ -214,7 +215,7 @@ def gate(x: Tensor) -> Tensor:
 
 
 class WN(nn.Module):
-    """Gated residual convolution stack of WaveNet, conditioned on a speaker vector.
+    """WaveNet: gated residual convolution stack, conditioned on a speaker vector.
 
     Args:
         hidden_channels: width, C.
@@ -244,9 +245,11 @@ class WN(nn.Module):
         for i in range(n_layers):
             dilation = dilation_rate**i
             sizes = (hidden_channels, 2 * hidden_channels, kernel_size)
-            around = {"dilation": dilation, "padding": (kernel_size - 1) * dilation // 2}
-            dense = DepthwiseConv1d(*sizes, **around) if depthwise else weight_norm(Conv1d(*sizes, **around))
-            self.in_layers.append(dense)
+            geometry = {"dilation": dilation, "padding": (kernel_size - 1) * dilation // 2}
+            if depthwise:
+                self.in_layers.append(DepthwiseConv1d(*sizes, **geometry))
+            else:
+                self.in_layers.append(weight_norm(Conv1d(*sizes, **geometry)))
             n_out = 2 * hidden_channels if i < n_layers - 1 else hidden_channels
             self.res_skip_layers.append(weight_norm(nn.Conv1d(hidden_channels, n_out, 1)))
         if gin_channels:
@@ -272,7 +275,7 @@ class WN(nn.Module):
 
 
 class CouplingLayer(nn.Module):
-    """Shift one half of the channels by what the other half (and the speaker) says; volume preserving.
+    """Shift one half of the channels by a function of the other half and the speaker; volume preserving.
 
     Source: VITS, residual coupling with mean only.
     """
@@ -293,7 +296,7 @@ class CouplingLayer(nn.Module):
 
 
 class Flip(nn.Module):
-    """Reverse the channel order, so that the next coupling moves the other half."""
+    """Reverse the channel order, so that the next coupling transforms the other half."""
 
     def forward(self, x: Tensor, mask: Tensor, g: Tensor | None, *, reverse: bool) -> Tensor:
         return x.flip(1)
@@ -307,7 +310,7 @@ class CouplingFlow(nn.Module):
         hidden_channels: width inside the couplings.
         make_encoder: builds the network of one coupling, called as encoder(h, mask, g).
         n_couplings: number of couplings.
-        shared: all couplings use one encoder, `wn`, which the state dict then lists once per coupling too.
+        shared: all couplings use one encoder, `wn`; the state dict lists it once more per coupling.
 
     Source: VITS; so-vits-svc 4.1 for `shared` (its config key flow_share_parameter).
     """
@@ -331,14 +334,14 @@ class CouplingFlow(nn.Module):
             self.flows.append(Flip())
 
     def forward(self, x: Tensor, mask: Tensor, g: Tensor | None = None, *, reverse: bool = False) -> Tensor:
-        """[B, C, N] -> [B, C, N]: posterior z to prior z_p, or back with reverse=True."""
+        """[B, C, N] -> [B, C, N]: posterior z to prior z_p, or z_p to z with reverse=True."""
         for flow in reversed(self.flows) if reverse else self.flows:
             x = flow(x, mask, g, reverse=reverse)
         return x
 
 
 class PosteriorEncoder(nn.Module):
-    """Linear spectrogram -> mean and log deviation of the latents. Needed in training only."""
+    """Linear spectrogram -> mean and log standard deviation of the latents. Needed in training only."""
 
     def __init__(
         self,
@@ -361,6 +364,6 @@ class PosteriorEncoder(nn.Module):
 
 
 def sample_latents(m: Tensor, logs: Tensor, mask: Tensor, noise: Noise, *, noise_scale: float = 1.0) -> Tensor:
-    """Draw from the normal distribution (m, exp(logs)), deviation times noise_scale, 0 outside the mask."""
+    """Sample N(m, (exp(logs) * noise_scale)^2), 0 outside the mask."""
     drawn = noise.normal(tuple(m.shape), like=m)
     return (m + drawn * torch.exp(logs) * noise_scale) * mask

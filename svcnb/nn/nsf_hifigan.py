@@ -1,4 +1,4 @@
-"""Latents (or mel) and f0 to waveform: harmonic source and HiFi-GAN with that source mixed in.
+"""Latents (or mel) and f0 to waveform: HiFi-GAN with a neural source filter (NSF).
 
 The families and the mel vocoder differ by keyword arguments only; `NsfGenerator` without a source is plain HiFi-GAN.
 """
@@ -25,14 +25,15 @@ VOICED_NOISE, UNVOICED_NOISE = 0.003, 0.1 / 3  # standard deviations
 
 
 class HarmonicSource(nn.Module):
-    """Sum of sines at the multiples of f0, with a little noise (much, where unvoiced): what the generator shapes.
+    """Source excitation: sines at the multiples of f0 plus noise (weak where voiced, strong where unvoiced).
 
     Args:
         sampling_rate_hz: of the waveform.
         n_harmonics: sines, the fundamental included.
-        accumulate: "sample" adds up the phase sample by sample in `phase_dtype` (so-vits-svc); "frame" finds the
-            wraps from phases accumulated per frame, the sines in float64 (the NSF-HiFiGAN vocoder).
-        unused_draw: draw one more noise that nothing uses, as so-vits-svc does: keeps its stream of random numbers.
+        accumulate: "sample" sums the phase sample by sample in `phase_dtype` (so-vits-svc); "frame" finds the
+            wraps from phases summed per frame, the sines in float64 (the NSF-HiFiGAN vocoder).
+        unused_draw: draw one more noise tensor that is not used, as so-vits-svc does, for
+            the same random stream.
 
     Source: neural source-filter models (Wang et al. 2019) as in so-vits-svc 4.1 and openvpi's NSF-HiFiGAN.
     """
@@ -50,7 +51,7 @@ class HarmonicSource(nn.Module):
             raise ValueError(f"accumulate {accumulate!r}: expected 'sample' or 'frame'")
         self.sampling_rate_hz, self.n_harmonics = sampling_rate_hz, n_harmonics
         self.accumulate, self.unused_draw = accumulate, unused_draw
-        # float32 moves the waveform by up to 6e-4 (rounding of the running sum); float64 is there to measure that.
+        # float32 changes the waveform by up to 6e-4 (rounding of the running sum); float64 measures that.
         self.phase_dtype = torch.float32
         self.l_linear = nn.Linear(n_harmonics, 1)
 
@@ -65,38 +66,38 @@ class HarmonicSource(nn.Module):
 
     @torch.no_grad()
     def sines(self, f0: Tensor, hop_samples: int, noise: Noise) -> Tensor:
-        """Sines and noise before they are merged: float32 [B, N * hop_samples, n_harmonics]."""
+        """Sines and noise before the learned mix: float32 [B, N * hop_samples, n_harmonics]."""
         f0 = f0.float().unsqueeze(-1)  # [B, N, 1]
         voiced = (f0 > 0).float().repeat_interleave(hop_samples, dim=1)  # [B, T, 1]
         multiples = torch.arange(1, self.n_harmonics + 1, device=f0.device, dtype=torch.float32)
-        turns = (f0 * multiples / self.sampling_rate_hz) % 1  # turns per sample, [B, N, H]
+        cycles = (f0 * multiples / self.sampling_rate_hz) % 1  # cycles per sample, [B, N, H]
         start = noise.uniform((f0.shape[0], self.n_harmonics), like=f0)
         start[:, 0] = 0
         if self.accumulate == "sample":
-            phase = self._phase_per_sample(turns, start, hop_samples)
+            phase = self._phase_per_sample(cycles, start, hop_samples)
         else:
-            phase = self._phase_per_frame(turns, start, hop_samples)
+            phase = self._phase_per_frame(cycles, start, hop_samples)
         sines = torch.sin(2 * math.pi * phase).float() * SINE_AMPLITUDE
         deviation = voiced * VOICED_NOISE + (1 - voiced) * UNVOICED_NOISE
         return sines.mul_(voiced).addcmul_(deviation, noise.normal(tuple(sines.shape), like=sines))
 
-    def _phase_per_sample(self, turns: Tensor, start: Tensor, hop_samples: int) -> Tensor:
-        turns = turns.repeat_interleave(hop_samples, dim=1).to(self.phase_dtype)  # [B, T, H]
-        turns[:, 0] += start
-        wrapped = turns.cumsum(1) % 1
-        turns[:, 1:] -= (wrapped[:, 1:] < wrapped[:, :-1]).to(turns.dtype)  # so the running sum stays small
-        return turns.cumsum(1)
+    def _phase_per_sample(self, cycles: Tensor, start: Tensor, hop_samples: int) -> Tensor:
+        cycles = cycles.repeat_interleave(hop_samples, dim=1).to(self.phase_dtype)  # [B, T, H]
+        cycles[:, 0] += start
+        wrapped = cycles.cumsum(1) % 1
+        cycles[:, 1:] -= (wrapped[:, 1:] < wrapped[:, :-1]).to(cycles.dtype)  # so the running sum stays small
+        return cycles.cumsum(1)
 
-    def _phase_per_frame(self, turns: Tensor, start: Tensor, hop_samples: int) -> Tensor:
-        turns = turns.clone()
-        turns[:, 0] += start
-        ends = turns.double().cumsum(1).float() * hop_samples  # phase at the end of each frame
+    def _phase_per_frame(self, cycles: Tensor, start: Tensor, hop_samples: int) -> Tensor:
+        cycles = cycles.clone()
+        cycles[:, 0] += start
+        ends = cycles.double().cumsum(1).float() * hop_samples  # phase at the end of each frame
         ends = ends.transpose(1, 2)  # [B, H, N]
         between = F.interpolate(ends, scale_factor=float(hop_samples), mode="linear", align_corners=True)
         wrapped = between.transpose(1, 2) % 1  # [B, T, H]
-        turns = turns.repeat_interleave(hop_samples, dim=1).double()
-        turns[:, 1:] -= (wrapped[:, 1:] < wrapped[:, :-1]).double()
-        return turns.cumsum(1)
+        cycles = cycles.repeat_interleave(hop_samples, dim=1).double()
+        cycles[:, 1:] -= (wrapped[:, 1:] < wrapped[:, :-1]).double()
+        return cycles.cumsum(1)
 
 
 # ---------------------------------------------------------------- activations
@@ -151,7 +152,7 @@ class LowPass(_HalfBand):
 
 
 class HalveSamples(nn.Module):
-    """Holder that gives the low-pass filter its name in checkpoints."""
+    """Wrapper that gives the low-pass filter its checkpoint name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,7 +163,7 @@ class HalveSamples(nn.Module):
 
 
 class AliasFreeSnake(nn.Module):
-    """SnakeBeta at twice the rate, so that the harmonics it makes do not fold back. Source: BigVGAN."""
+    """SnakeBeta at twice the sample rate, against aliasing of the harmonics it creates. Source: BigVGAN."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -175,7 +176,7 @@ class AliasFreeSnake(nn.Module):
 
 
 def make_activation(channels: int, *, snake: bool, slope: float = 0.1, inplace: bool = False) -> nn.Module:
-    """Activation in front of a convolution; in place only where nothing else reads the input."""
+    """Activation before a convolution; in place only where nothing else reads the input."""
     return AliasFreeSnake(channels) if snake else nn.LeakyReLU(slope, inplace=inplace)
 
 
@@ -201,7 +202,7 @@ class ResBlock1(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         before, between = self.activations[::2], self.activations[1::2]
         for conv_1, conv_2, act_1, act_2 in zip(self.convs1, self.convs2, before, between, strict=True):
-            x = conv_2(act_2(conv_1(act_1(x)))).add_(x)  # in place: waveform-sized tensors are dear to allocate
+            x = conv_2(act_2(conv_1(act_1(x)))).add_(x)  # in place: allocating waveform-sized tensors is slow
         return x
 
 
@@ -252,16 +253,17 @@ class GeneratorSettings:
 
 
 class NsfGenerator(nn.Module):
-    """HiFi-GAN whose every stage also hears the harmonic source.
+    """HiFi-GAN generator; every stage adds the downsampled source excitation.
 
     Args:
         in_channels: of the latents or the mel.
         settings: sizes and variants.
-        source: None = plain HiFi-GAN, f0 is ignored.
+        source: None = plain HiFi-GAN; f0 is ignored.
         gin_channels: width of the speaker vector; 0 = none.
 
-    Source: HiFi-GAN (Kong et al. 2020) with NSF as in so-vits-svc 4.1. The original calls for N(0, 0.01) weights in
-    these convolutions, but sets them on a value that weight norm recomputes: they start as torch's default, here too.
+    Source: HiFi-GAN (Kong et al. 2020) with NSF as in so-vits-svc 4.1. The original initialises these
+    convolutions with N(0, 0.01), but weight norm overwrites the value: they start from torch's
+    default, here too.
     """
 
     def __init__(
@@ -281,8 +283,8 @@ class NsfGenerator(nn.Module):
             self.noise_convs = nn.ModuleList(self._source_convs(settings.upsample_rates, widths[1:]))
         self.conv_pre = nn.Conv1d(in_channels, first, 7, padding=3)
         self.ups = nn.ModuleList(
-            weight_norm(nn.ConvTranspose1d(wide, narrow, kernel_size, rate, padding=(kernel_size - rate) // 2))
-            for wide, narrow, kernel_size, rate in zip(
+            weight_norm(nn.ConvTranspose1d(n_in, n_out, kernel_size, rate, padding=(kernel_size - rate) // 2))
+            for n_in, n_out, kernel_size, rate in zip(
                 widths[:-1], widths[1:], settings.upsample_kernel_sizes, settings.upsample_rates, strict=True
             )
         )
@@ -295,9 +297,10 @@ class NsfGenerator(nn.Module):
                 settings.resblock_kernel_sizes, settings.resblock_dilation_sizes, strict=True
             )
         )
-        # The checkpoints' names; these hold leaky ReLUs (no parameters) when snake is off.
+        # The checkpoints' names; these are leaky ReLUs (no parameters) when snake is off.
         self.snakes = nn.ModuleList(make_activation(width, snake=snake, inplace=True) for width in widths[:-1])
-        # Slope 0.01 here, unlike everywhere else: torch's default slipped in, and the weights are used to it.
+        # Slope 0.01 (torch's default) here, unlike everywhere else: an oversight in the original that its
+        # weights rely on.
         self.snake_post = make_activation(widths[-1], snake=snake, slope=0.01, inplace=True)
         self.conv_post = nn.Conv1d(widths[-1], 1, 7, padding=3, bias=not settings.plain_ends)
         if not settings.plain_ends:
@@ -308,7 +311,7 @@ class NsfGenerator(nn.Module):
 
     @staticmethod
     def _source_convs(rates: Sequence[int], widths: Sequence[int]) -> list[nn.Conv1d]:
-        """One convolution per stage that brings the source from the sample rate down to the stage's rate."""
+        """One convolution per stage that downsamples the source to the stage's rate."""
         strides = [math.prod(rates[i + 1 :]) for i in range(len(rates))]
         return [
             nn.Conv1d(1, width, 2 * stride, stride, padding=(stride + 1) // 2) if stride > 1 else nn.Conv1d(1, width, 1)
@@ -316,7 +319,7 @@ class NsfGenerator(nn.Module):
         ]
 
     def forward(self, z: Tensor, f0: Tensor, g: Tensor | None = None, *, noise: Noise | None = None) -> Tensor:
-        """Latents to waveform.
+        """Synthesize a waveform from latents.
 
         Args:
             z: [B, C, N].

@@ -1,7 +1,7 @@
-"""The families' generators as they are exported to ONNX: their own inputs and outputs, no random draws, no complex numbers.
+"""The families' generators in the form exported to ONNX: no random draws, no complex numbers.
 
-Where the network draws random numbers, the graph has an input (the latents' noise) or a table (the source's noise), so
-that the same input gives the same output wherever the graph runs.
+Where the network draws random numbers, the graph has an input (noise of the latents) or a table (noise of the
+excitation), so that the same input gives the same output in every runtime.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from svcnb.nn.nsf_hifigan import (
 )
 
 TABLE_SIZE, TABLE_SEED = 2**16, 52468
-TABLE_STEP = 7919  # a prime: harmonics read the table from unlike places
+TABLE_STEP = 7919  # a prime: every harmonic reads the table from another offset
 
 
 def exportable_copy(generator: nn.Module) -> nn.Module:
-    """A family's generator without what ONNX has no operators for, without the posterior, and with stored noise."""
+    """Copy of a family's generator with ONNX operators only, without the posterior, and with stored noise."""
     network = fold_weight_norm(copy.deepcopy(generator)).eval().float()
     for module in list(network.modules()):
         if isinstance(module, Conv1d):
-            module.may_differ_from_torch = False  # the faster way on a CPU is no ONNX operator
+            module.may_differ_from_torch = False  # the faster CPU implementation has no ONNX operator
         if isinstance(module, AliasFreeSnake):
             module.upsample, module.downsample = ExportUpsample(module.upsample), ExportHalve(module.downsample)
     noise = StoredNoise()
@@ -48,7 +48,7 @@ def exportable_copy(generator: nn.Module) -> nn.Module:
 
 
 class StoredNoise(nn.Module):
-    """Standard normal numbers from a table, read round and round."""
+    """Standard normal numbers from a table, read cyclically."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,35 +57,35 @@ class StoredNoise(nn.Module):
 
     def forward(self, like: Tensor) -> Tensor:
         """Numbers in the shape of `like`, [1, T] or [1, T, H]."""
-        places = torch.arange(like.shape[1], device=like.device)
+        positions = torch.arange(like.shape[1], device=like.device)
         if like.dim() == 3:
-            places = places[:, None] + TABLE_STEP * torch.arange(like.shape[2], device=like.device)
-        return self.table[places % TABLE_SIZE].unsqueeze(0)
+            positions = positions[:, None] + TABLE_STEP * torch.arange(like.shape[2], device=like.device)
+        return self.table[positions % TABLE_SIZE].unsqueeze(0)
 
 
 # ---------------------------------------------------------------- NSF-HiFiGAN's source
 
 
-def hold(values: Tensor, hop_samples: int) -> Tensor:
-    """Every frame's values for all its samples: [B, N, H] -> [B, N * hop, H]."""
+def repeat_frames(values: Tensor, hop_samples: int) -> Tensor:
+    """Repeat every frame's values for all its samples: [B, N, H] -> [B, N * hop, H]."""
     return values.unsqueeze(2).expand(-1, -1, hop_samples, -1).flatten(1, 2)
 
 
-def frame_phases(turns: Tensor, hop_samples: int) -> Tensor:
+def frame_phases(cycles: Tensor, hop_samples: int) -> Tensor:
     """Phase at every sample of sines whose frequency is constant within a frame.
 
     Args:
-        turns: [B, N, H], turns per sample.
+        cycles: [B, N, H], cycles per sample.
 
     Returns:
-        float32 [B, N * hop, H], 0..1: what a running sum over the samples gives, without whole turns. Only frames are
-        summed up, so nothing is lost to rounding in a long piece.
+        float32 [B, N * hop, H], 0..1: the running sum over the samples, modulo 1. Only frames are summed, so
+        rounding errors do not grow in a long recording.
     """
-    whole = (turns.double() * hop_samples).cumsum(1)
-    before = whole - turns.double() * hop_samples
+    whole = (cycles.double() * hop_samples).cumsum(1)
+    before = whole - cycles.double() * hop_samples
     start = (before - before.floor()).float()  # [B, N, H]
-    inside = torch.arange(1, hop_samples + 1, device=turns.device, dtype=torch.float32)[:, None]  # [hop, 1]
-    phase = start.unsqueeze(2) + turns.unsqueeze(2) * inside  # [B, N, hop, H]
+    inside = torch.arange(1, hop_samples + 1, device=cycles.device, dtype=torch.float32)[:, None]  # [hop, 1]
+    phase = start.unsqueeze(2) + cycles.unsqueeze(2) * inside  # [B, N, hop, H]
     return (phase - phase.floor()).flatten(1, 2)
 
 
@@ -104,17 +104,17 @@ class ExportSource(nn.Module):
         """f0 [B, N] in Hz (0 = unvoiced) -> source [B, 1, N * hop_samples]."""
         f0 = f0.unsqueeze(-1)
         multiples = torch.arange(1, self.n_harmonics + 1, device=f0.device, dtype=torch.float32)
-        turns = f0 * multiples / self.sampling_rate_hz  # [B, N, H]
-        turns = turns - turns.floor()
-        voiced = hold((f0 > 0).float(), hop_samples)  # [B, T, 1]
-        sines = torch.sin(2 * math.pi * frame_phases(turns, hop_samples)) * SINE_AMPLITUDE
+        cycles = f0 * multiples / self.sampling_rate_hz  # [B, N, H]
+        cycles = cycles - cycles.floor()
+        voiced = repeat_frames((f0 > 0).float(), hop_samples)  # [B, T, 1]
+        sines = torch.sin(2 * math.pi * frame_phases(cycles, hop_samples)) * SINE_AMPLITUDE
         deviation = voiced * VOICED_NOISE + (1 - voiced) * UNVOICED_NOISE
         merged = self.l_linear(sines * voiced + deviation * self.noise(sines))
         return torch.tanh(merged).transpose(1, 2)
 
 
 class ExportUpsample(nn.Module):
-    """UpsampleTwice with every channel as an item of the batch: the filter stays the constant that ONNX wants."""
+    """UpsampleTwice with channels as batch items: the filter stays a constant, as ONNX requires."""
 
     def __init__(self, upsample: UpsampleTwice) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class ExportUpsample(nn.Module):
 
 
 class ExportHalve(nn.Module):
-    """HalveSamples with every channel as an item of the batch."""
+    """HalveSamples with channels as batch items."""
 
     def __init__(self, halve: HalveSamples) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class ExportHalve(nn.Module):
 
 
 class ExportFrameDecoder(nn.Module):
-    """FrameDecoder with its Fourier transforms as convolutions with sines and cosines, and its hiss from a table."""
+    """FrameDecoder with Fourier transforms as convolutions with sines and cosines, and noise from a table."""
 
     silent_when_unvoiced = FrameDecoder.silent_when_unvoiced
 
@@ -153,10 +153,11 @@ class ExportFrameDecoder(nn.Module):
         angles = 2 * math.pi * torch.outer(torch.arange(n_bins).double(), torch.arange(n_fft).double()) / n_fft
         window = decoder.window.double().cpu()
         waves = torch.cat([angles.cos(), -angles.sin()]) * window  # [2 F, n_fft]
-        shares = torch.full((n_bins, 1), 2.0, dtype=torch.float64)
-        shares[0] = shares[-1] = 1.0  # these two have no mirror image
+        bin_weights = torch.full((n_bins, 1), 2.0, dtype=torch.float64)
+        bin_weights[0] = bin_weights[-1] = 1.0  # DC and Nyquist have no negative-frequency counterpart
         self.register_buffer("analysis", waves[:, None].float(), persistent=False)  # [2 F, 1, n_fft]
-        self.register_buffer("synthesis", (waves * shares.repeat(2, 1) / n_fft)[:, None].float(), persistent=False)
+        synthesis = waves * bin_weights.repeat(2, 1) / n_fft
+        self.register_buffer("synthesis", synthesis[:, None].float(), persistent=False)
         self.register_buffer("overlap", window.square()[None, None].float(), persistent=False)  # [1, 1, n_fft]
 
     def forward(self, z: Tensor, f0_hz: Tensor, g: Tensor | None = None, *, noise: object = None) -> Tensor:
@@ -187,26 +188,27 @@ class ExportFrameDecoder(nn.Module):
     def _pulse_train(self, f0_hz: Tensor) -> Tensor:
         """`frame_decoder.pulse_train` without its sinc: [1, N] -> [1, N * hop]."""
         hop, f0 = self.decoder.hop_samples, f0_hz.unsqueeze(1)
-        voiced = hold((f0_hz > 0).float().unsqueeze(-1), hop).squeeze(-1)
-        beside = F.max_pool1d(f0, 3, stride=1, padding=1)
-        held = torch.where(f0 > 0, f0, beside).clamp_min(LOWEST_F0_HZ)
-        f0_samples = self._between(held.squeeze(1).double())
-        cycles = f0_samples / self.decoder.sampling_rate  # of a sample
+        voiced = repeat_frames((f0_hz > 0).float().unsqueeze(-1), hop).squeeze(-1)
+        adjacent = F.max_pool1d(f0, 3, stride=1, padding=1)
+        held = torch.where(f0 > 0, f0, adjacent).clamp_min(LOWEST_F0_HZ)
+        f0_samples = self._interpolate(held.squeeze(1).double())
+        cycles = f0_samples / self.decoder.sampling_rate  # per sample
         phase = torch.cumsum(cycles, dim=-1)
         offset = phase - torch.round(phase)
         angle = (math.pi * offset / cycles).float()
         pulse = torch.where(angle.abs() < 1e-6, torch.ones_like(angle), torch.sin(angle) / angle)
         return (pulse - cycles.float()) * voiced
 
-    def _between(self, values: Tensor) -> Tensor:
-        """Straight lines between the middles of the frames, held at the ends: [1, N] -> [1, N * hop].
+    def _interpolate(self, values: Tensor) -> Tensor:
+        """Linear interpolation between frame centers, constant at the ends: [1, N] -> [1, N * hop].
 
-        As `F.interpolate`, but in float64: the phase adds up its rounding, which differs from one program to the next.
+        As `F.interpolate`, but in float64: the phase sums the rounding errors, which differ between runtimes.
         """
         hop = self.decoder.hop_samples
-        place = (torch.arange(hop, device=values.device).double() + 0.5) / hop - 0.5  # [hop], in frames from the middle
+        # [hop], in frames from the frame center
+        position = (torch.arange(hop, device=values.device).double() + 0.5) / hop - 0.5
         before = torch.cat([values[:, :1], values[:, :-1]], dim=1)
         after = torch.cat([values[:, 1:], values[:, -1:]], dim=1)
-        left, right = (-place).clamp_min(0), place.clamp_min(0)
+        left, right = (-position).clamp_min(0), position.clamp_min(0)
         rows = (before.unsqueeze(2) * left, values.unsqueeze(2) * (1 - left - right), after.unsqueeze(2) * right)
         return sum(rows).flatten(1)

@@ -1,4 +1,4 @@
-"""Promises of svcnb.audio."""
+"""Tests of svcnb.audio: reading, writing, resampling, loudness normalization."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def tone(seconds: float = 1.0, rate_hz: int = RATE_HZ, f0_hz: float = 440.0, pea
 # ------------------------------------------------------------------------------------------------ Audio
 
 
-def test_audio_knows_its_length_duration_and_peak():
+def test_audio_has_length_duration_and_peak():
     audio = tone(0.5)
     assert (audio.n_samples, audio.duration_s) == (22050, 0.5)
     assert audio.peak == pytest.approx(0.5, abs=1e-4)
     assert Audio(np.zeros(0), RATE_HZ).peak == 0.0
 
 
-def test_slice_s_cuts_by_time_and_stops_at_the_ends():
+def test_slice_s_cuts_by_time_and_is_limited_to_the_recording():
     audio = tone(1.0)
     assert audio.slice_s(0.25, 0.75).n_samples == 22050
     assert audio.slice_s(-1, 99).n_samples == audio.n_samples
@@ -62,7 +62,7 @@ def test_audio_refuses_two_channels_and_impossible_rates():
 
 
 @pytest.mark.parametrize(("suffix", "tolerance"), [(".wav", 2e-5), (".flac", 2e-5), (".ogg", 0.05), (".mp3", 0.05)])
-def test_a_minute_survives_every_format(tmp_path, suffix, tolerance):
+def test_a_minute_of_audio_round_trips_through_every_format(tmp_path, suffix, tolerance):
     audio = tone(60.0)
     back = read_audio(write_audio(tmp_path / f"minute{suffix}", audio))
     assert back.sample_rate_hz == RATE_HZ
@@ -102,7 +102,7 @@ def test_stereo_96_khz_24_bit_becomes_the_mean_of_its_channels(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
-def test_a_film_soundtrack_is_read_through_ffmpeg(tmp_path):
+def test_a_video_soundtrack_is_decoded_by_ffmpeg(tmp_path):
     write_audio(tmp_path / "a.wav", tone(1.0))
     film = tmp_path / "-film: take 'one'.m4a"
     subprocess.run(["ffmpeg", "-v", "error", "-i", str(tmp_path / "a.wav"), f"file:{film}"], check=True)
@@ -136,7 +136,7 @@ def test_a_missing_file_a_folder_and_text_are_named(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_without_ffmpeg_the_error_says_so(tmp_path, monkeypatch):
+def test_without_ffmpeg_the_error_names_it(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "song.m4a").write_bytes(bytes(100))
     with pytest.raises(AudioError, match=r"\.m4a needs ffmpeg, which is not installed"):
@@ -152,7 +152,7 @@ def test_files_without_samples_and_with_nan_are_refused_with_the_count(tmp_path)
         read_audio(tmp_path / "nan.wav")
 
 
-def test_unknown_output_formats_are_answered_with_the_valid_ones(tmp_path):
+def test_errors_for_unknown_output_formats_list_the_valid_ones(tmp_path):
     with pytest.raises(AudioError, match=r"cannot write \.aiff; use one of \.wav \.flac \.ogg \.mp3"):
         write_audio(tmp_path / "a.aiff", tone())
     with pytest.raises(AudioError, match="no subtype 'PCM_99'; valid: .*PCM_24"):
@@ -177,8 +177,8 @@ def test_a_writer_gives_the_same_file_as_one_call(tmp_path):
     audio = tone(3.0)
     write_audio(tmp_path / "whole.flac", audio)
     with AudioWriter(tmp_path / "parts.flac", RATE_HZ) as writer:
-        for piece in np.array_split(audio.samples, 7):
-            writer.append(piece)
+        for chunk in np.array_split(audio.samples, 7):
+            writer.append(chunk)
     assert (tmp_path / "parts.flac").read_bytes() == (tmp_path / "whole.flac").read_bytes()
 
 
@@ -244,7 +244,7 @@ def test_lufs_level_is_reached_where_the_peak_allows():
     assert np.isfinite(loudness_lufs(tone(0.1)))  # shorter than one block of the measure
 
 
-def test_silence_and_off_stay_as_they_are():
+def test_silence_and_mode_off_are_unchanged():
     silence = Audio(np.zeros(1000), RATE_HZ)
     assert level(silence, mode="peak", target_db=-3.0) is silence
     audio = tone()

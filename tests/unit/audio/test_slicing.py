@@ -1,4 +1,4 @@
-"""Promises of svcnb.audio.slicing (positions) and svcnb.data.clips (cutting)."""
+"""Tests of svcnb.audio.slicing (positions) and svcnb.data.clips (cutting)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_slices_of_the_known_signal_are_at_the_known_samples():
         noise.randn(6 * rate_hz) * 0.1, np.zeros(rate_hz), noise.randn(6 * rate_hz) * 0.1,
         np.zeros(12 * rate_hz), noise.randn(3 * rate_hz) * 0.1,
     ])  # fmt: skip
-    found = [(piece.start, piece.end, piece.silent) for piece in find_slices(samples, rate_hz)]
+    found = [(part.start, part.end, part.silent) for part in find_slices(samples, rate_hz)]
     assert found == [
         (0, 266364, False), (266364, 575064, False), (575064, 881118, True), (881118, 1234800, False),
     ]  # fmt: skip
@@ -71,18 +71,18 @@ def test_slices_cover_everything_once(seed):
     slices = find_slices(samples, rate_hz, settings)
     assert (slices[0].start, slices[-1].end) == (0, len(samples))
     assert all(a.end == b.start for a, b in zip(slices, slices[1:], strict=False))
-    assert all(piece.n_samples > 0 for piece in slices)
+    assert all(part.n_samples > 0 for part in slices)
 
 
 @pytest.mark.parametrize("n_samples", [0, 1, 100, 5000])
 def test_very_short_recordings_are_one_slice(n_samples):
     slices = find_slices(np.ones(n_samples, np.float32), RATE_HZ)
-    assert [(piece.start, piece.end) for piece in slices] == ([(0, n_samples)] if n_samples else [])
+    assert [(part.start, part.end) for part in slices] == ([(0, n_samples)] if n_samples else [])
 
 
 def test_digital_silence_is_one_silent_slice():
     slices = find_slices(np.zeros(30 * RATE_HZ, np.float32), RATE_HZ)
-    assert [(piece.silent, piece.n_samples) for piece in slices] == [(True, 30 * RATE_HZ)]
+    assert [(part.silent, part.n_samples) for part in slices] == [(True, 30 * RATE_HZ)]
 
 
 def test_impossible_slice_settings_are_named():
@@ -90,14 +90,14 @@ def test_impossible_slice_settings_are_named():
         SliceSettings(min_length_ms=100, min_interval_ms=300)
 
 
-# ------------------------------------------------------------------------------------------ fixed pieces
+# ------------------------------------------------------------------------------------------ fixed chunks
 
 
 @pytest.mark.parametrize(
     ("n_samples", "length", "overlap"), [(1000, 300, 50), (900, 300, 0), (10, 300, 50), (601, 300, 299)]
 )
 @pytest.mark.parametrize("keep_ratio", [0.0, 0.5, 0.75, 1.0])
-def test_fixed_pieces_join_to_what_they_came_from(n_samples, length, overlap, keep_ratio):
+def test_joined_fixed_chunks_equal_the_input(n_samples, length, overlap, keep_ratio):
     samples = np.random.default_rng(1).standard_normal(n_samples).astype(np.float32)
     pieces = [samples[max(0, start - overlap) : start + length] for start in range(0, n_samples, length)]
     joined = join_with_overlap(pieces, overlap, keep_ratio)
@@ -114,7 +114,7 @@ def test_no_clip_is_longer_than_the_cap_or_shorter_than_the_minimum_and_none_ove
     settings = CutSettings(sample_rate_hz=RATE_HZ, max_clip_s=float(choose.choice([2.0, 3.5, 12.0])))
     samples = bursts(*parts, seed=seed)
     plan = find_clips(samples, settings)
-    lengths_s = [piece.n_samples / RATE_HZ for piece in plan.clips]
+    lengths_s = [clip.n_samples / RATE_HZ for clip in plan.clips]
     assert lengths_s
     assert max(lengths_s) <= settings.max_clip_s
     assert min(lengths_s) >= settings.min_clip_s
@@ -133,7 +133,7 @@ def test_a_song_without_pauses_is_cut_at_its_quietest_point():
 def test_a_short_word_joins_its_nearer_neighbour():
     samples = bursts((0.2, 3.0), (0.0, 2.0), (0.2, 0.3), (0.0, 0.7), (0.2, 3.0))
     clips = find_clips(samples, SETTINGS).clips
-    assert [round(piece.n_samples / RATE_HZ, 1) for piece in clips] == [3.2, 4.2]
+    assert [round(clip.n_samples / RATE_HZ, 1) for clip in clips] == [3.2, 4.2]
 
 
 def test_a_lone_click_is_dropped_and_counted():
@@ -271,7 +271,7 @@ def test_bad_recordings_are_skipped_with_their_reason(tmp_path):
     assert "skipped" in str(report)
 
 
-def test_levelling_rescues_a_quiet_recording(tmp_path):
+def test_peak_normalization_makes_a_quiet_recording_usable(tmp_path):
     record(tmp_path / "raw/ada/quiet.wav", (0.001, 3.0))
     settings = CutSettings(sample_rate_hz=RATE_HZ, level="peak", level_db=-3)
     report = cut_folder(tmp_path / "raw", tmp_path / "clips", settings)

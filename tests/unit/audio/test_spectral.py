@@ -1,4 +1,4 @@
-"""Promises of svcnb.spectral: the known values of so-vits-svc's transforms, and how modules behave."""
+"""Tests of svcnb.audio.spectral: reference values of so-vits-svc's transforms, and module behaviour."""
 
 from __future__ import annotations
 
