@@ -27,8 +27,9 @@ class OutOfMemory(SvcError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether numpy, torch (CPU or GPU) or Python raised an out-of-memory error."""
-    cpu_error = isinstance(error, RuntimeError | OSError) and any(text in str(error) for text in OUT_OF_CPU_MEMORY)
-    return cpu_error or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if isinstance(error, RuntimeError | OSError) and any(text in str(error) for text in OUT_OF_CPU_MEMORY):
+        return True
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 @contextmanager

@@ -140,7 +140,7 @@ def _silent_spans(rms: np.ndarray, threshold: float, *, length: int, interval: i
 
 
 def _cut_silence(rms: np.ndarray, start: int, end: int, kept: int) -> tuple[int, int]:
-    """The span to remove from one silence [start, end): a short one is cut once, a long one loses its middle."""
+    """Span to remove from one silence [start, end): a short one is cut once, a long one loses its middle."""
     if end - start <= kept:
         left = right = _quietest(rms, start, end)
     else:
@@ -220,7 +220,7 @@ def _keep_silence(spans: list[Slice], keep: int, n_samples: int) -> list[Slice]:
 
 
 def _split_long(span: Slice, loudness: np.ndarray, hop: int, settings: CutSettings) -> list[Slice]:
-    """Cut until nothing is longer than max_clip_s, each time at the quietest point of the clip's second half."""
+    """Cut to at most max_clip_s, each time at the quietest point of the clip's second half."""
     longest, shortest = (int(s * settings.sample_rate_hz) for s in (settings.max_clip_s, settings.min_clip_s))
     parts, start = [], span.start
     while span.end - start > longest:
@@ -235,7 +235,7 @@ def _split_long(span: Slice, loudness: np.ndarray, hop: int, settings: CutSettin
 
 
 def _join_short(spans: list[Slice], settings: CutSettings) -> list[Slice]:
-    """Join each span under min_clip_s to its nearer neighbour, as far as max_join_gap_s and max_clip_s allow."""
+    """Join each span under min_clip_s to its nearer neighbour, if max_join_gap_s and max_clip_s allow it."""
     shortest, longest, gap = (
         int(s * settings.sample_rate_hz) for s in (settings.min_clip_s, settings.max_clip_s, settings.max_join_gap_s)
     )

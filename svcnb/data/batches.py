@@ -1,4 +1,4 @@
-"""Batches of training examples: collated, in buckets of similar length, split between processes."""
+"""Training batches: collation, bucketing by length, and distribution over processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from svcnb import SvcError
 from svcnb.data.dataset import Item, VoiceDataset, log
 
-# Lengths are perturbed by up to this ratio before sorting, so that no two epochs group the same clips.
+# Lengths are perturbed by up to this ratio before sorting, so that epochs group clips differently.
 BUCKET_JITTER_RATIO = 0.1
 
 
@@ -26,7 +26,7 @@ BUCKET_JITTER_RATIO = 0.1
 
 @dataclass
 class Batch:
-    """Items padded with zeros to the longest; `lengths` tells the true frames."""
+    """Items zero-padded to the longest; `lengths` are the frames without padding."""
 
     content: Tensor  # [B, D, N]
     f0_hz: Tensor  # [B, N], gaps interpolated
@@ -35,7 +35,7 @@ class Batch:
     speaker: Tensor  # [B, 1] long
     lengths: Tensor  # [B] long, frames
     volume: Tensor | None = None  # [B, N]
-    spec: Tensor | None = None  # [B, F, N], where a recipe computed it beforehand
+    spec: Tensor | None = None  # [B, F, N], if a recipe precomputed it
     names: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class Batch:
 
 
 def collate(items: Sequence[Item], *, min_frames: int = 1) -> Batch:
-    """Pad items to the longest of them, or to `min_frames` (a decoder's segment) where all are shorter."""
+    """Pad items to the longest, or to `min_frames` (a decoder's segment) if all are shorter."""
     n_frames = max(min_frames, *(item.n_frames for item in items))
     hop_samples = len(items[0].audio) // items[0].n_frames
     volumes = [item.volume for item in items]
@@ -70,7 +70,7 @@ def collate(items: Sequence[Item], *, min_frames: int = 1) -> Batch:
 
 
 def pad(batch: Batch, n_frames: int) -> Batch:
-    """The batch with zeros up to `n_frames`; itself where it is as long already."""
+    """Zero-pad a batch to `n_frames`; returned unchanged if it is long enough."""
     missing = n_frames - batch.f0_hz.shape[1]
     if missing <= 0:
         return batch
@@ -90,7 +90,7 @@ def _padded(tensors: Sequence[Tensor], length: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Part:
-    """Which part of every batch is this process's, where several share the batches."""
+    """This process's share of every batch in distributed training."""
 
     rank: int = 0
     n_parts: int = 1
@@ -100,19 +100,19 @@ WHOLE = Part()
 
 
 def check_parts(n_clips: int, n_parts: int) -> None:
-    """Raise SvcError where a batch cannot give every process a clip."""
+    """Raise SvcError if there are fewer clips than processes."""
     if n_clips < n_parts:
         raise SvcError(f"{n_parts} processes cannot share {n_clips} clips: choose n_processes={n_clips} or fewer")
 
 
 class BucketBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of clips of similar length, drawn anew for each epoch from (seed, epoch); every clip once.
+    """Batches of clips of similar length, shuffled per epoch from (seed, epoch); every clip once.
 
-    Of `part` it gives its own clips only, at least one of each batch. A last batch with fewer clips than parts is
-    left out; which clips that concerns is another matter in each epoch. Yields lists of (epoch, index).
+    Yields lists of (epoch, index) with the clips of `part` only, at least one per batch. A last batch with
+    fewer clips than parts is dropped; its clips differ between epochs.
 
     Args:
-        batch_size: clips of a whole batch, of all parts together.
+        batch_size: clips per whole batch, of all parts together.
     """
 
     def __init__(
@@ -127,11 +127,11 @@ class BucketBatches(Sampler[list[tuple[int, int]]]):
         self.first_batch = 0
 
     def set_position(self, epoch: int, batch: int = 0) -> None:
-        """The next iteration is that of `epoch`, without its first `batch` batches."""
+        """The next iteration is `epoch`, without its first `batch` batches."""
         self.epoch, self.first_batch = epoch, batch
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
+        """Number of batches of a whole epoch."""
         n_whole, n_left = divmod(len(self.lengths), self.batch_size)
         return n_whole + (n_left >= self.part.n_parts)
 
@@ -147,7 +147,7 @@ class BucketBatches(Sampler[list[tuple[int, int]]]):
             return np.split(order, range(self.batch_size, n_clips, self.batch_size))
         rng = np.random.default_rng([self.seed, self.epoch])
         jitter = rng.uniform(1 - BUCKET_JITTER_RATIO, 1 + BUCKET_JITTER_RATIO, n_clips)
-        # Equal lengths fall in random order by the jitter; the incomplete batch may be any of them.
+        # The jitter shuffles clips of equal length; the incomplete batch is at a random position.
         sizes = [min(self.batch_size, n_clips - start) for start in range(0, n_clips, self.batch_size)]
         rng.shuffle(sizes)
         batches = np.split(np.argsort(self.lengths * jitter, kind="stable"), np.cumsum(sizes)[:-1])
@@ -155,7 +155,7 @@ class BucketBatches(Sampler[list[tuple[int, int]]]):
 
 
 class VoiceLoader:
-    """Batches of a dataset, an epoch per iteration; `set_position` chooses the epoch and where it starts."""
+    """Batches of a dataset, one epoch per iteration; `set_position` sets the epoch and the first batch."""
 
     def __init__(
         self, dataset: Dataset, batches: BucketBatches, *, collate_items: Callable[[Sequence], Any], n_workers: int = 0
@@ -177,11 +177,11 @@ class VoiceLoader:
 
     @property
     def batch_size(self) -> int:
-        """Clips of this process's part of a batch."""
+        """Clips per batch of this process."""
         return -(-self.batches.batch_size // self.batches.part.n_parts)
 
     def set_batch_size(self, batch_size: int) -> None:
-        """Other batches from the next iteration on."""
+        """Change the batch size from the next iteration on."""
         self.batches.batch_size = batch_size * self.batches.part.n_parts
 
     def __len__(self) -> int:
@@ -198,12 +198,12 @@ def loader(
     """Batches of clips of similar length, reshuffled every epoch.
 
     Args:
-        batch_size: clips of each part of a batch; reduced, with a warning, where there are fewer clips than that.
-        shuffle: False gives every clip in order of length, always the same; for validation.
-        n_workers: reading processes; none are started for sets of a few batches or held in memory.
+        batch_size: clips per process and batch; reduced, with a warning, if there are fewer clips.
+        shuffle: False gives every clip in a fixed order by length; for validation.
+        n_workers: data loading processes; none for datasets of a few batches or in memory.
         min_frames: every batch is padded to at least this length.
-        part: where several processes share the batches. Together they see the clips that one process with
-            n_parts times the batch size would see.
+        part: this process's share in distributed training. All processes together use the same clips as one
+            process with n_parts times the batch size.
 
     Raises:
         SvcError: batch_size below 1, or fewer clips than parts.
@@ -222,6 +222,6 @@ def loader(
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:
-    """Ctrl-C reaches the whole process group; training finishes its step, so its readers must live on."""
+    """Ctrl-C reaches the whole process group; training finishes its step and still needs its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

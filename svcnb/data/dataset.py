@@ -1,7 +1,7 @@
-"""Features in memory: the held-out split, one clip as tensors, batches of clips of similar length.
+"""Training dataset over a feature store: validation split and clips as tensors.
 
-Every random choice is drawn from (seed, epoch, clip), never from a running state: a resumed run sees what
-an unbroken one would have seen.
+Every random choice is drawn from (seed, epoch, clip), never from a running state: a resumed run gets the same
+examples as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Split:
-    """Clip names to train on, and names held out to judge by."""
+    """Names of training clips and of clips held out for validation."""
 
     training: list[str]
     validation: list[str]
@@ -47,9 +47,9 @@ def split_clips(
 ) -> Split:  # fmt: skip
     """Hold out some clips of every speaker (the part of a name before the first "/").
 
-    A speaker gives `validation_ratio` of the clips, at most a fifth, and none of fewer than 5. Where the durations
-    are known it is also at least two clips and 25 s, as far as a fifth allows: a mean over less jumps about.
-    Which ones depends on the seed and on each name alone, not on the order of the names.
+    `validation_ratio` of each speaker's clips, at most a fifth, and none of fewer than 5 clips. If the
+    durations are known it is also at least two clips and 25 s, up to a fifth: a mean over less is too noisy.
+    The choice depends on the seed and on each name only, not on the order of the names.
     """
     by_speaker: dict[str, list[str]] = {}
     for name in names:
@@ -71,10 +71,10 @@ def _draw(seed: int, name: str) -> bytes:
 
 
 def load_split(store: FeatureStore, *, validation_ratio: float = 0.05, seed: int = 1234) -> Split:
-    """The split kept beside the features, made at the first call.
+    """Load the split stored with the features; it is made at the first call.
 
-    A clip once trained on is never held out later: new clips of known speakers are trained on, and only
-    speakers that are new as a whole are split.
+    A training clip never becomes a validation clip: new clips of known speakers are used for training, only
+    new speakers are split.
     """
     path = store.folder / "split.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"training": [], "validation": []}
@@ -122,10 +122,10 @@ class VoiceDataset(Dataset):
     Attributes:
         names: clips to use, e.g. `load_split(store).training`.
         speakers: speaker name -> id.
-        max_frames: longer clips are cropped to this, at a place drawn from (seed, epoch, index).
-        unit_interpolate_mode: how content is stretched to the frame grid; what the checkpoint wants.
-        augment: changes an item, given a generator drawn like the crop; None leaves items as they are.
-        in_memory: keep the arrays after the first reading.
+        max_frames: longer clips are cropped to this, at a random position from (seed, epoch, index).
+        unit_interpolate_mode: how content is stretched to the frame grid; as the checkpoint requires.
+        augment: augments an item, given a generator seeded like the crop; None: no augmentation.
+        in_memory: keep the arrays in memory after the first read.
     """
 
     store: FeatureStore

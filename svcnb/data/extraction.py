@@ -1,4 +1,4 @@
-"""From clips to a feature store, on one core or many; stopped at any point, the same call continues."""
+"""Extract features of clips into a feature store, in one or several processes; resumable at any point."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from svcnb.device import told_when_memory_runs_out
 
 FLUSH_CLIPS = 16
 FLUSH_SECONDS = 20.0
-# The frame counts of one clip's arrays may differ by the padding habits of the programs that made them.
+# Largest difference of frame counts within a clip: f0 methods and encoders pad differently.
 FRAME_SLACK = 2
-# Builds a worker's extractor, once. An extractor that has `for_speaker(speaker, clips)` is told before
-# the first clip of each speaker, with all clips of that speaker.
+# Builds the extractor of a worker, once. If the extractor has `for_speaker(speaker, clips)`, this is called
+# before the first clip of each speaker, with all clips of that speaker.
 MakeExtractor = Callable[[FeatureSettings], Callable[[Clip], Arrays]]
 log = logging.getLogger(__name__)
 LOCAL = "local"
@@ -36,7 +36,7 @@ CONNECT_SECONDS = 10
 
 @dataclass
 class FeatureReport:
-    """What an extraction did. `done` and `reused` are clip names; `skipped` clips are not in the store."""
+    """Result of an extraction. `done` and `reused` are clip names; `skipped` clips are not in the store."""
 
     done: list[str]
     reused: list[str]
@@ -49,7 +49,7 @@ class FeatureReport:
 
 
 def scan_clips(folder: Path | str) -> list[Clip]:
-    """Every audio file of every speaker; speakers are the sub-folders, in alphabetical order.
+    """List the audio files of every speaker; speakers are the sub-folders, in alphabetical order.
 
     Raises:
         SvcError: no such folder, or no audio in any sub-folder.
@@ -61,14 +61,14 @@ def scan_clips(folder: Path | str) -> list[Clip]:
     for speaker_folder in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         paths = find_audio_files(speaker_folder)
         if not paths:
-            log.warning("%s has no audio files and is not taken for a speaker", speaker_folder)
+            log.warning("%s has no audio files and is not used as a speaker", speaker_folder)
         clips += [Clip(path, speaker_folder.name, path.relative_to(folder).as_posix()) for path in paths]
     loose = find_audio_files(folder, recursive=False)
     if not clips:
         found = f"{len(loose)} audio files but no speaker folder" if loose else "no audio files"
         raise SvcError(f"{folder} has {found}: put the clips into {folder / 'SPEAKER'}, one folder for each speaker")
     if loose:
-        log.warning("%d audio files directly in %s belong to no speaker and are left out", len(loose), folder)
+        log.warning("%d audio files directly in %s belong to no speaker and are ignored", len(loose), folder)
     return clips
 
 
@@ -81,20 +81,20 @@ def extract(
     n_jobs: int = 1,
     overwrite: bool = False,
 ) -> FeatureReport:
-    """Extract what is missing or changed, drop what is gone, and leave the store in the order of `clips`.
+    """Extract new and changed clips, drop removed ones, and sort the store in the order of `clips`.
 
     Args:
         make_extractor: called once per worker process; picklable (a top-level function or functools.partial
-            of one) when n_jobs is not 1. What it makes turns a Clip into audio int16 [T] (or float32 in -1..1),
+            of one) if n_jobs is not 1. The extractor turns a Clip into audio int16 [T] (or float32 in -1..1),
             content [N50, D], f0_hz [N] and, with_volume, volume [N].
-        n_jobs: worker processes, -1 for one per core. A joblib backend chosen around the call (dask, ray) is kept.
-        overwrite: start over, whatever the store holds.
+        n_jobs: worker processes, -1 for one per core. An active joblib backend (dask, ray) is used.
+        overwrite: delete an existing store first.
 
     Returns:
-        what was done; clips whose extraction raised SvcError are in `skipped` with the reason.
+        FeatureReport; clips whose extraction raised SvcError are in `skipped` with the reason.
 
     Raises:
-        SvcError: no clips, the store has other settings, or every clip was refused.
+        SvcError: no clips, the store has other settings, or all clips failed.
     """
     started = time.monotonic()
     names = [clip.name for clip in clips]
@@ -120,7 +120,7 @@ def extract(
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker process must know; two are equal when they belong to the same call of extract."""
+    """Input of a worker process; jobs are equal if they belong to the same call of extract."""
 
     settings: FeatureSettings = field(compare=False)
     make_extractor: MakeExtractor = field(compare=False)
@@ -129,7 +129,7 @@ class _Job:
 
 @dataclass
 class _Outcome:
-    """One clip's arrays, or why there are none."""
+    """Arrays of a clip, or the reason why it failed."""
 
     clip: Clip
     record: ClipRecord | None = None
@@ -138,13 +138,13 @@ class _Outcome:
 
 
 class _Worker:
-    """The extractor of one process, and the speaker it was last told about."""
+    """The extractor of one process and its current speaker."""
 
     def __init__(self, job: _Job) -> None:
         self.settings = job.settings
         self.extractor = job.make_extractor(job.settings)
         self.speaker: str | None = None
-        self.turn = threading.Lock()  # a cluster may give one process several threads
+        self.lock = threading.Lock()  # cluster workers may have several threads
 
     def extract(self, clip: Clip, speaker_clips: Sequence[Clip]) -> _Outcome:
         try:
@@ -167,12 +167,12 @@ def _worker_of_process(job: _Job) -> _Worker:
 
 def _extract_in_process(job: _Job, clip: Clip, speaker_clips: Sequence[Clip]) -> _Outcome:
     worker = _worker_of_process(job)
-    with worker.turn:
+    with worker.lock:
         return worker.extract(clip, speaker_clips)
 
 
 def _outcomes(job: _Job, todo: list[Clip], clips: Sequence[Clip], *, n_jobs: int) -> Iterator[_Outcome]:
-    """Results as they finish. Clips go out speaker by speaker, so that a worker meets each speaker once."""
+    """Yield results as they finish. Clips are sorted by speaker: a worker sets up each speaker once."""
     if not todo:
         return
     by_speaker: dict[str, list[Clip]] = {}
@@ -191,13 +191,13 @@ def _outcomes(job: _Job, todo: list[Clip], clips: Sequence[Clip], *, n_jobs: int
         try:
             yield from parallel(delayed(_extract_in_process)(job, clip, by_speaker[clip.speaker]) for clip in ordered)
         except BrokenProcessPool as error:
-            raise SvcError(f"one of {n_jobs} processes was killed, mostly for lack of memory: what was finished is kept; "
-                           "run the same again with fewer (--num_processes)") from error  # fmt: skip
+            raise SvcError(f"one of {n_jobs} processes was killed, usually for lack of memory: "
+                           "finished clips are kept; run the same again with fewer (--num_processes)") from error  # fmt: skip
 
 
 @contextmanager
 def _parallel_backend(n_jobs: int) -> Iterator[None]:
-    """Processes that share the cores and give their memory back soon, unless a cluster's backend is chosen."""
+    """Local processes that share the cores and end after the work, unless a cluster backend is active."""
     from joblib import cpu_count, effective_n_jobs, parallel_config
     from joblib.parallel import get_active_backend
 
@@ -210,13 +210,13 @@ def _parallel_backend(n_jobs: int) -> Iterator[None]:
 
 
 def _extract_into(store: FeatureStore, outcomes: Iterator[_Outcome], *, n_clips: int) -> list[tuple[Clip, str]]:
-    """Store outcomes in small parts as they come; whatever ends the loop, what is finished is stored."""
+    """Store outcomes in small parts as they arrive; finished clips are stored even after an exception."""
     skipped: list[tuple[Clip, str]] = []
     waiting: list[tuple[ClipRecord, Arrays]] = []
     flushed_at = time.monotonic()
     try:
-        looks = {"desc": "features", "unit": "clip", "mininterval": 0.5, "disable": not n_clips}
-        for outcome in tqdm(outcomes, total=n_clips, **looks):
+        bar_options = {"desc": "features", "unit": "clip", "mininterval": 0.5, "disable": not n_clips}
+        for outcome in tqdm(outcomes, total=n_clips, **bar_options):
             if outcome.record is None:
                 skipped.append((outcome.clip, outcome.reason))
                 continue
@@ -233,11 +233,11 @@ def _is_stored(store: FeatureStore, clip: Clip) -> bool:
     try:
         return store.is_current(clip)
     except OSError:
-        return False  # the clip's own turn tells why
+        return False  # extracting the clip reports the error
 
 
 def _check_name(clip: Clip) -> None:
-    """Names from old archives may hold bytes that are no text; they would break every file that lists them."""
+    """Reject names that are not valid Unicode (from old archives): they cannot be written to text files."""
     try:
         clip.name.encode("utf-8")
     except UnicodeEncodeError:
@@ -254,10 +254,10 @@ def _stat(clip: Clip) -> os.stat_result:
 def _checked(
     clip: Clip, stat: os.stat_result, arrays: Arrays, settings: FeatureSettings
 ) -> tuple[ClipRecord, Arrays]:
-    """The arrays as they are stored, once their lengths fit each other and their numbers are finite."""
+    """Check that lengths are consistent and values finite; return the record and the arrays to store."""
     fields = ("audio", "content", "f0_hz") + (("volume",) if settings.with_volume else ())
     if missing := [name for name in fields if name not in arrays]:
-        raise ValueError(f"the extractor gave no {', '.join(missing)} for {clip.name}")
+        raise ValueError(f"the extractor returned no {', '.join(missing)} for {clip.name}")
     kept = {name: np.asarray(arrays[name]) for name in fields}
     if broken := [name for name, array in kept.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]:
         raise SvcError(f"{', '.join(broken)} of {clip.name} has numbers that are not finite: is the recording damaged?")
@@ -266,7 +266,7 @@ def _checked(
     counts = {name: len(kept[name]) for name in fields[2:]} | {"audio": len(kept["audio"]) // settings.hop_samples}
     n_frames = min(counts.values())
     if max(counts.values()) - n_frames > FRAME_SLACK:
-        raise SvcError(f"frames of {clip.name} do not agree ({counts}): are rate and hop those of the settings?")
+        raise SvcError(f"frames of {clip.name} do not match ({counts}): are rate and hop as in the settings?")
     if n_frames < settings.min_frames or not len(kept["content"]):
         shortest_s = settings.min_frames * settings.hop_s
         lasts_s = n_frames * settings.hop_s
@@ -277,16 +277,17 @@ def _checked(
 
 @contextmanager
 def dask_jobs(address: str, *, n_workers: int = -1) -> Iterator[None]:
-    """Inside, joblib sends its parallel jobs (those with n_jobs=-1) to a dask cluster.
+    """Context in which joblib runs its parallel jobs (those with n_jobs=-1) on a dask cluster.
 
     Args:
-        address: "local" starts workers here and ends them again; else that of a running scheduler, for example
-            tcp://host:8786. Its workers need this package, and see the same folders under the same paths.
+        address: "local" starts workers on this machine and stops them afterwards; else the address of a
+            running scheduler, for example tcp://host:8786. Its workers need this package and the same folders
+            under the same paths.
         n_workers: processes for "local", -1 for one per core.
 
     Raises:
         MissingExtra: dask is not installed.
-        SvcError: no scheduler answers, or a worker was killed again and again.
+        SvcError: no scheduler answers, or a worker was killed repeatedly.
     """
     try:
         from distributed import Client, KilledWorker, LocalCluster
@@ -294,25 +295,27 @@ def dask_jobs(address: str, *, n_workers: int = -1) -> Iterator[None]:
         raise MissingExtra('dask is not installed: pip install "svcnb[cluster]"') from error
     from joblib import cpu_count, parallel_config
 
-    place = address
+    target = address
     if address == LOCAL:
-        # One thread each: a network uses as many threads as it gets, and results differ by rounding between them.
+        # One thread each: with other numbers of threads the results differ by rounding.
         n_processes = cpu_count() if n_workers == -1 else n_workers
-        place = LocalCluster(n_workers=n_processes, threads_per_worker=1, dashboard_address=":0", memory_limit=None)
+        target = LocalCluster(
+            n_workers=n_processes, threads_per_worker=1, dashboard_address=":0", memory_limit=None
+        )
     try:
-        with _connected(Client, place), parallel_config(backend="dask"):
+        with _connected(Client, target), parallel_config(backend="dask"):
             yield
     except KilledWorker as error:
-        raise SvcError("a dask worker was killed again and again, mostly for lack of memory: what was finished is kept; "
-                       "run the same again with fewer workers") from error  # fmt: skip
+        raise SvcError("a dask worker was killed repeatedly, usually for lack of memory: finished clips are "
+                       "kept; run the same again with fewer workers") from error  # fmt: skip
     finally:
-        if place is not address:
-            place.close()
+        if target is not address:
+            target.close()
 
 
-def _connected(client_class: type, place: object) -> object:
+def _connected(client_class: type, target: object) -> object:
     try:
-        return client_class(place, timeout=CONNECT_SECONDS)
+        return client_class(target, timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:
-        raise SvcError(f"no dask scheduler answers at {place} ({error}): start one (dask scheduler), "
+        raise SvcError(f"no dask scheduler answers at {target} ({error}): start one (dask scheduler), "
                        'check the address, or give "local"') from None  # fmt: skip

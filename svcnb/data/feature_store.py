@@ -1,12 +1,12 @@
-"""The features of a set of clips on disk: few large files, made for these settings and no others.
+"""Features of a set of clips on disk: a few large files, valid for one set of settings.
 
-    settings.json                      what the features were made with
-    index.json                         which clip lies in which shard, in the order of the clips
-    features_000_1f2e3d4c.safetensors  at most 256 clips and about 200 MB, named by its content
-    part_00000.safetensors             finished clips of an extraction under way
+    settings.json                      settings of the features
+    index.json                         clips of each shard, in the order of the clips
+    features_000_1f2e3d4c.safetensors  at most 256 clips and about 200 MB, named by its content hash
+    part_00000.safetensors             finished clips of a running extraction
 
-Parts and shards describe their own clips in their headers. Every file is written under another name, then
-renamed, and the index is renamed after the shards it names: killed at any point, the store opens.
+Parts and shards list their clips in their headers. Every file is written under a temporary name and renamed,
+the index after the shards it lists: if the process is killed at any point, the store can still be opened.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from svcnb.files.disk import TEMPORARY_PATTERN, atomic_path, told_plainly, write
 MAX_SHARD_CLIPS = 256
 MAX_SHARD_BYTES = 200_000_000
 INT16_SCALE = 32768.0
-_HEADER_KEY = "clips"  # one key only: the format does not keep the order of several
+_HEADER_KEY = "clips"  # a single key: the format does not keep the order of several
 
 
 class FeatureSettings(BaseModel):
-    """What features are made with; a store belongs to one such set.
+    """Settings of a feature store; all its features have the same.
 
     Attributes:
         encoder: resolved name of the content encoder.
         pitch_method: resolved name of the f0 method.
         f0_threshold: voicing threshold, None for the method's own.
-        min_frames: shorter clips are refused.
-        version: raised when the stored arrays change their meaning.
+        min_frames: shorter clips are rejected.
+        version: incremented when the meaning of the stored arrays changes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,7 +66,7 @@ class FeatureSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Clip:
-    """One recording of one speaker; `name` is its path below the clips folder, "/" between the parts."""
+    """One recording of one speaker; `name` is its path relative to the clips folder, with "/"."""
 
     path: Path
     speaker: str
@@ -75,7 +75,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class ClipRecord:
-    """What the store knows of a clip without reading its arrays. Size and time are those of the audio file."""
+    """Metadata of a stored clip. Size and time are those of the audio file."""
 
     name: str
     speaker: str
@@ -90,16 +90,16 @@ Arrays = dict[str, np.ndarray]
 
 
 class FeatureStore:
-    """Features by clip name; clips keep the order they were extracted for.
+    """Features by clip name, in the order of the extracted clips.
 
-    Use `open` to read; `create` and `add` are for `extract`.
+    Use `open` to read; `create` and `add` are used by `extract`.
     """
 
     def __init__(self, folder: Path, settings: FeatureSettings) -> None:
         self.folder = folder
         self.settings = settings
         self._files: dict[str, list[ClipRecord]] = {}
-        self._place: dict[str, str] = {}  # clip name -> file name
+        self._file_of: dict[str, str] = {}  # clip name -> file name
         self._records: dict[str, ClipRecord] = {}
         self._handles: dict[str, Any] = {}
 
@@ -108,10 +108,11 @@ class FeatureStore:
         """Open a store.
 
         Args:
-            settings: refuse a store that was made with others; None takes what is there.
+            settings: raise if the store has others; None accepts any.
 
         Raises:
-            SvcError: no store, other settings (each difference named, with the fix), files missing or broken.
+            SvcError: no store, other settings (all differences listed, with the fix), files missing or
+                broken.
         """
         folder = Path(folder)
         path = folder / "settings.json"
@@ -128,7 +129,7 @@ class FeatureStore:
 
     @classmethod
     def create(cls, folder: Path | str, settings: FeatureSettings, *, overwrite: bool = False) -> FeatureStore:
-        """Open the store for writing; a new one where there is none, or with `overwrite` other settings."""
+        """Open the store for writing, or create it; `overwrite` deletes an existing store first."""
         folder = Path(folder)
         with told_plainly(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +148,7 @@ class FeatureStore:
         return len(self._records)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_handles": {}}  # open files stay in their process
+        return self.__dict__ | {"_handles": {}}  # file handles are not pickled
 
     def names(self) -> list[str]:
         return list(self._records)
@@ -166,7 +167,7 @@ class FeatureStore:
         return self.record(name).n_frames * self.settings.hop_s
 
     def is_current(self, clip: Clip) -> bool:
-        """Whether the clip is stored and its audio file is as it was then (size and time)."""
+        """Whether the clip is stored and its audio file is unchanged (size and time)."""
         record = self._records.get(clip.name)
         if record is None:
             return False
@@ -174,9 +175,9 @@ class FeatureStore:
         return (record.size_bytes, record.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
 
     def read(self, name: str) -> Arrays:
-        """Arrays of one clip: audio int16 [T], content float [N50, D], f0_hz float32 [N], maybe volume [N]."""
+        """Arrays of a clip: audio int16 [T], content float [N50, D], f0_hz float32 [N], maybe volume [N]."""
         record = self.record(name)
-        file_name = self._place[name]
+        file_name = self._file_of[name]
         try:
             if file_name not in self._handles:
                 self._handles[file_name] = safe_open(self.folder / file_name, framework="np")
@@ -193,12 +194,12 @@ class FeatureStore:
         name = f"part_{max(numbers, default=-1) + 1:05d}.safetensors"
         with atomic_path(self.folder / name) as partial:
             _write_shard(partial, finished)
-        self._place_records(name, [record for record, _ in finished])
+        self._register(name, [record for record, _ in finished])
 
     def merge(self, order: Sequence[str]) -> None:
-        """Bring the store into its final form: the clips of `order` that it has, in full shards, and no parts.
+        """Merge parts into shards, with the stored clips of `order` in that order; others are dropped.
 
-        Shards that stay as they are are not written again.
+        Unchanged shards are not written again.
         """
         wanted = [self._records[name] for name in order if name in self._records]
         files: dict[str, list[ClipRecord]] = {}
@@ -215,7 +216,7 @@ class FeatureStore:
         self._read_index()
 
     def _existing_shard(self, number: int, records: list[ClipRecord]) -> str | None:
-        name = self._place[records[0].name]
+        name = self._file_of[records[0].name]
         return name if name.startswith(f"features_{number:03d}_") and self._files[name] == records else None
 
     def _merge_shard(self, number: int, records: list[ClipRecord]) -> str:
@@ -229,7 +230,7 @@ class FeatureStore:
         return name
 
     def _read_index(self) -> None:
-        self._files, self._place, self._records = {}, {}, {}
+        self._files, self._file_of, self._records = {}, {}, {}
         path = self.folder / "index.json"
         if path.exists():
             try:
@@ -239,15 +240,15 @@ class FeatureStore:
             for name, records in shards.items():
                 if not (self.folder / name).is_file():
                     raise SvcError(f"{self.folder / name} is missing: extract again with overwrite=True (--overwrite)")
-                self._place_records(name, [_record(stored) for stored in records])
+                self._register(name, [_record(stored) for stored in records])
         for part in sorted(self.folder.glob("part_*.safetensors")):
-            self._place_records(part.name, _read_header(part))
+            self._register(part.name, _read_header(part))
 
-    def _place_records(self, file_name: str, records: list[ClipRecord]) -> None:
+    def _register(self, file_name: str, records: list[ClipRecord]) -> None:
         self._files[file_name] = records
         for record in records:
             self._records[record.name] = record
-            self._place[record.name] = file_name
+            self._file_of[record.name] = file_name
 
 
 def _plan_shards(records: Iterable[ClipRecord]) -> Iterator[list[ClipRecord]]:
@@ -277,7 +278,7 @@ def _write_shard(path: Path, clips: Sequence[tuple[ClipRecord, Arrays]]) -> None
 
 
 def _as_system_error(error: SafetensorError) -> OSError | SafetensorError:
-    """safetensors tells the number of what the system said in its text only: "... (os error 28)"."""
+    """Recover the OSError: safetensors gives its number only in the message: "... (os error 28)"."""
     number = re.search(r"os error (\d+)", str(error))
     return OSError(int(number[1]), os.strerror(int(number[1]))) if number else error
 

@@ -1,1 +1,1 @@
-"""Content features: what is said, with as little as possible of who says it."""
+"""Content features: linguistic content with as little speaker information as possible."""

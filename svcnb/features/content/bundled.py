@@ -1,4 +1,4 @@
-"""The bundled learned content encoder: a small network over levelled mel bands (see models.content_network)."""
+"""The bundled learned content encoder: a small convolutional network over normalized mel bands."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from svcnb.nn.frame_decoder import FrameBlock
 FILE_VERSION = 1
 KIND = "svcnb-units"
 SAMPLE_RATE_HZ = 16000
-BLOCK_FRAMES = 16384  # frames analysed at once: bounds memory on long recordings
-MOST_FRAMES = 100_000  # that statistics look at
-PRIOR_FRAMES = 50.0  # a recording's statistics start from half a second of the average reader's
+BLOCK_FRAMES = 16384  # frames per block of the analysis: bounds memory on long recordings
+MOST_FRAMES = 100_000  # used for statistics
+PRIOR_FRAMES = 50.0  # weight of the prior (the training speakers' average) in a recording's statistics: 0.5 s
 LOUD_SHARE = 0.98
 SILENCE_POWER = 1e-9  # about one step of 16 bits: digital silence is not amplified
 FAINTEST_BAND = 1e-6
-SMALLEST_SPREAD = 0.3  # of the average reader's: a held note is no reason to amplify noise
+SMALLEST_SPREAD = 0.3  # relative to the prior: otherwise a sustained note would amplify noise
 LARGEST_DEVIATION = 5.0
 
 
 class LearnedUnits:
-    """Encoder over a `ContentNetwork`; bind it to a voice with `for_recording` for the best units."""
+    """Content encoder with a `ContentNetwork`; best with the statistics of a speaker, see `for_recording`."""
 
     name = "svcnb-units"
 
@@ -42,7 +42,7 @@ class LearnedUnits:
 
     @torch.no_grad()
     def for_recording(self, *clips: Tensor | np.ndarray) -> LearnedUnits:
-        """The encoder with the statistics of one voice: all its clips, or the whole recording to convert."""
+        """The encoder with one speaker's statistics, from all clips or the whole recording to convert."""
         bands = self.network.bands
         power = torch.cat([bands.power(self._waveform(clip)) for clip in clips], dim=1)
         return LearnedUnits(self.network, statistics=bands.statistics(power))
@@ -51,37 +51,38 @@ class LearnedUnits:
     def encode(self, samples: Tensor | np.ndarray) -> Tensor:
         """float32 [N, D], N = T // 320, at least 1; mean 0 and variance 1 in each frame.
 
-        Unbound, the clip's own statistics are used.
+        Without `for_recording` the clip's own statistics are used.
         """
         bands = self.network.bands
         power = bands.power(self._waveform(samples))
         levelled = bands(power, self.statistics or bands.statistics(power))
-        return torch.cat([self.network(piece)[0, first:last] for piece, first, last in _overlapping(levelled, self.network.reach)])
+        blocks = _overlapping(levelled, self.network.context_frames)
+        return torch.cat([self.network(block)[0, first:last] for block, first, last in blocks])
 
     def _waveform(self, samples: Tensor | np.ndarray) -> Tensor:
         return as_waveform(samples, self.network.narrow.weight.device)[None]
 
 
-def _overlapping(levelled: Tensor, reach: int) -> list[tuple[Tensor, int, int]]:
-    """Pieces of levelled bands [1, 2N, M] with `reach` frames around, and which of their frames to keep."""
+def _overlapping(levelled: Tensor, n_context: int) -> list[tuple[Tensor, int, int]]:
+    """Blocks of normalized bands [1, 2N, M] with `n_context` frames on both sides, and the frames to keep."""
     n_frames = levelled.shape[1] // 2
-    pieces = []
+    blocks = []
     for start in range(0, n_frames, READ_FRAMES):
-        first, end = max(0, start - reach), min(n_frames, start + READ_FRAMES)
-        piece = levelled[:, 2 * first : 2 * min(n_frames, end + reach)]
-        pieces.append((piece, start - first, end - first))
-    return pieces
+        first, end = max(0, start - n_context), min(n_frames, start + READ_FRAMES)
+        block = levelled[:, 2 * first : 2 * min(n_frames, end + n_context)]
+        blocks.append((block, start - first, end - first))
+    return blocks
 
 
 def save_network(network: ContentNetwork, path: str | Path, *, metadata: dict[str, object]) -> Path:
-    """Write the weights in half precision (the front end in single), with the settings."""
+    """Write the weights in float16 (the front end in float32), with the settings."""
     about = {**metadata, "kind": KIND, "version": FILE_VERSION, "settings": asdict(network.settings)}
-    halved = {n: v if n.startswith("bands.") else v.half() for n, v in network.state_dict().items()}
-    return write_own(path, halved, about)
+    float16_state = {n: v if n.startswith("bands.") else v.half() for n, v in network.state_dict().items()}
+    return write_own(path, float16_state, about)
 
 
 def load_network(path: str | Path) -> ContentNetwork:
-    """The network of such a file, single precision.
+    """Load a file of `save_network`, in float32.
 
     Raises:
         CheckpointError: another kind of file, or another version.
@@ -94,11 +95,11 @@ def load_network(path: str | Path) -> ContentNetwork:
 
 @dataclass(frozen=True)
 class ContentNetworkSettings:
-    """Sizes. The defaults are those of the bundled file.
+    """Sizes; the defaults are those of the bundled file.
 
-    smallest_half_width_hz: of a band; wide enough that single harmonics (the pitch) hardly show.
-    power_floor: relative to the loud frames of each band: noise below it does not count.
-    n_content: values per frame that leave the network.
+    smallest_half_width_hz: of a band; wide enough that single harmonics (f0) are hardly resolved.
+    power_floor: relative to the loud frames of each band: masks noise below it.
+    n_content: output width, values per frame.
     """
 
     n_bands: int = 60
@@ -119,28 +120,29 @@ class ContentNetworkSettings:
 
 @dataclass(frozen=True)
 class BandStatistics:
-    """Of B recordings: gains that level their bands; mean and spread of the log bands over active frames; each [B, M]."""
+    """Gain per band, mean and standard deviation of the log bands over active frames; each [B, M]."""
 
     gain: Tensor
     mean: Tensor
-    spread: Tensor
+    std: Tensor
 
 
 class LevelledBands(nn.Module):
-    """Waveform to mel bands at 100 frames a second, in units of the recording's own statistics."""
+    """Waveform to log-mel bands at 100 frames per second, normalized by the recording's statistics."""
 
     def __init__(self, settings: ContentNetworkSettings) -> None:
         super().__init__()
         self.settings = settings
         self.register_buffer("window", torch.hann_window(settings.window_samples))
         self.register_buffer("filters", mel_filters(settings))  # [M, F]
-        self.register_buffer("mean", torch.zeros(settings.n_bands))  # of the average reader
+        self.register_buffer("mean", torch.zeros(settings.n_bands))  # prior: average of the training speakers
         self.register_buffer("spread", torch.ones(settings.n_bands))
 
     def power(self, waveform: Tensor) -> Tensor:
-        """Band powers [B, 2N, M] of [B, T], N = T // 320 (at least 1); frame j is centred on sample (j + 0.5) * 160.
+        """Band powers [B, 2N, M] of [B, T], N = T // 320 (at least 1).
 
-        The mean square of white noise is its power in every band.
+        Frame j is centered on sample (j + 0.5) * 160. For white noise the power in every band is its mean
+        square.
         """
         s = self.settings
         n_frames = 2 * max(1, waveform.shape[-1] // (2 * s.hop_samples))
@@ -157,10 +159,10 @@ class LevelledBands(nn.Module):
         return spectrum @ self.filters.T
 
     def statistics(self, power: Tensor) -> BandStatistics:
-        """Of each item of [B, N, M], drawn towards the average reader where there is little.
+        """Band statistics of each item of [B, N, M], shrunk towards the prior for short recordings.
 
-        Frames more than `active_range_db` below the loud ones do not count. A band that is 60 dB below the
-        loudest holds no speech, and is not raised further.
+        Frames more than `active_range_db` below the loud ones are ignored. A band that is 60 dB below the
+        loudest contains no speech and is not amplified further.
         """
         s = self.settings
         power = power[:, :: 1 + power.shape[1] // MOST_FRAMES]
@@ -169,25 +171,26 @@ class LevelledBands(nn.Module):
         logs = torch.log(power * gain[:, None] + s.power_floor)
         level = logs.mean(2)  # [B, N], mean log power of the bands
         loud_level = torch.quantile(level, LOUD_SHARE, dim=1, keepdim=True)
-        heard = loud_level > math.log(s.power_floor) + 1.0  # not only digital silence
-        active = (heard & (level >= loud_level - s.active_range_db / 10 * math.log(10))).float()[..., None]  # [B, N, 1]
+        not_silent = loud_level > math.log(s.power_floor) + 1.0
+        loud_enough = level >= loud_level - s.active_range_db / 10 * math.log(10)
+        active = (not_silent & loud_enough).float()[..., None]  # [B, N, 1]
         n_active = active.sum(1)  # [B, 1]
         mean = (logs * active).sum(1) / n_active.clamp_min(1)
         variance = ((logs - mean[:, None]).square() * active).sum(1) / n_active.clamp_min(1)
-        own = n_active / (n_active + PRIOR_FRAMES)
-        mean = own * mean + (1 - own) * self.mean
-        spread = (own * variance + (1 - own) * self.spread.square()).sqrt()
-        return BandStatistics(gain, mean, torch.maximum(spread, SMALLEST_SPREAD * self.spread))
+        weight = n_active / (n_active + PRIOR_FRAMES)
+        mean = weight * mean + (1 - weight) * self.mean
+        std = (weight * variance + (1 - weight) * self.spread.square()).sqrt()
+        return BandStatistics(gain, mean, torch.maximum(std, SMALLEST_SPREAD * self.spread))
 
     def forward(self, power: Tensor, statistics: BandStatistics) -> Tensor:
-        """[B, N, M], mostly between -2 and 2."""
+        """Normalized bands [B, N, M], mostly between -2 and 2."""
         logs = torch.log(power * statistics.gain[:, None] + self.settings.power_floor)
-        levelled = (logs - statistics.mean[:, None]) / statistics.spread[:, None]
+        levelled = (logs - statistics.mean[:, None]) / statistics.std[:, None]
         return levelled.clamp(-LARGEST_DEVIATION, LARGEST_DEVIATION)
 
 
 class ContentNetwork(nn.Module):
-    """Levelled bands [B, 2N, M] -> content [B, N, D]."""
+    """Normalized bands [B, 2N, M] -> content [B, N, D]; ConvNeXt blocks."""
 
     def __init__(self, settings: ContentNetworkSettings) -> None:
         super().__init__()
@@ -201,12 +204,12 @@ class ContentNetwork(nn.Module):
         self.narrow = nn.Linear(s.channels, s.n_content)
 
     @property
-    def reach(self) -> int:
-        """Frames (of 20 ms) to either side that a frame's content depends on."""
+    def context_frames(self) -> int:
+        """Receptive field to either side, in content frames of 20 ms."""
         return self.settings.n_blocks * (self.settings.kernel_size // 2) + 1
 
     def _states(self, levelled: Tensor) -> Iterator[Tensor]:
-        """What enters the blocks and what each of them gives, [B, C, N]."""
+        """Input of the blocks and output of each block, [B, C, N]."""
         x = self.stem(levelled.transpose(1, 2))
         x = self.stem_norm(x.transpose(1, 2)).transpose(1, 2)
         yield x
@@ -215,7 +218,7 @@ class ContentNetwork(nn.Module):
             yield x
 
     def hidden(self, levelled: Tensor) -> Tensor:
-        """What the last block gives, [B, N, C]."""
+        """Output of the last block, [B, N, C]."""
         for last in self._states(levelled):
             pass
         return self.norm(last.transpose(1, 2))
@@ -225,16 +228,16 @@ class ContentNetwork(nn.Module):
         return F.layer_norm(content.float(), content.shape[-1:])
 
     def maps(self, levelled: Tensor, after: Sequence[int]) -> list[Tensor]:
-        """What there is after so many blocks, [B, N, C] each (0: what enters them), and the content [B, N, D]."""
+        """Activations [B, N, C] after the given numbers of blocks (0: their input), and content [B, N, D]."""
         states = [x.transpose(1, 2) for x in self._states(levelled)]
         return [*(states[number] for number in after), self.narrow(self.norm(states[-1]))]
 
 
 def mel_filters(settings: ContentNetworkSettings, warp: float = 1.0) -> Tensor:
-    """Triangles [M, F] centred on the mel scale, at least `smallest_half_width_hz` to either side, sum 1.
+    """Triangular mel filters [M, F], half width at least `smallest_half_width_hz`, each with sum 1.
 
-    warp: sound at f lands where f * warp would be: above 1 the voice seems to have a shorter throat. Above
-    6 kHz (before or after) the scale bends so that half the sample rate stays in its place.
+    warp: vocal tract length perturbation: energy at f appears at f * warp; above 1 simulates a shorter vocal
+    tract. Above 6 kHz (before or after the warp) the scale is piecewise linear, so that Nyquist is fixed.
     """
     edges_mel = 2595 * np.log10(1 + np.array([settings.fmin_hz, settings.fmax_hz]) / 700)
     points_hz = 700 * (10 ** (np.linspace(*edges_mel, settings.n_bands + 2) / 2595) - 1)
@@ -249,4 +252,4 @@ def mel_filters(settings: ContentNetworkSettings, warp: float = 1.0) -> Tensor:
     return torch.from_numpy(triangles / triangles.sum(1, keepdims=True).clip(1e-9)).float()
 
 
-READ_FRAMES = 3000  # a minute at once: bounds memory on long recordings
+READ_FRAMES = 3000  # block of one minute: bounds memory on long recordings

@@ -1,4 +1,4 @@
-"""Make k-means centres and an index from the content features of a voice, both with faiss."""
+"""K-means clustering and index construction over the content features of a speaker, with faiss."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch import Tensor
 from svcnb import MissingExtra, SvcError
 
 SOVITS_CENTRES = 10_000
-MIN_FRAMES_PER_CENTRE = 2  # a centre of one frame is no average
-MAX_FRAMES_PER_CENTRE = 256  # more hardly move a centre
-WANTED_FRAMES_PER_CENTRE = 10  # what the automatic number gives each
+MIN_FRAMES_PER_CENTRE = 2  # a center of one frame is not an average
+MAX_FRAMES_PER_CENTRE = 256  # more frames hardly change a center
+WANTED_FRAMES_PER_CENTRE = 10  # for the automatic number of centers
 N_ROUNDS, STEP_ITERATIONS, N_LAST_STEPS = 10, 2, 5
-MAX_MOVED_RATIO, SETTLED_RATIO = 0.25, 0.002  # of the centres, in one round
+MAX_MOVED_RATIO, SETTLED_RATIO = 0.25, 0.002  # of the centers, in one round
 MAX_INDEX_FRAMES = 200_000
 REDUCED_FRAMES = 10_000
 ADDED_AT_ONCE = 8192
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class RetrievalError(SvcError):
-    """Features, centres or an index that cannot be used."""
+    """Features, centers or an index that cannot be used."""
 
 
 def import_faiss() -> ModuleType:
@@ -40,7 +40,7 @@ def import_faiss() -> ModuleType:
 
 
 def as_matrix(values: Any, what: str) -> Tensor:
-    """float32 [M, D] on the CPU: M and D at least 1, every number finite. `what` goes into the message."""
+    """float32 [M, D] on the CPU: M and D at least 1, all values finite. `what` is used in error messages."""
     if not isinstance(values, (np.ndarray, Tensor)):
         raise RetrievalError(f"{what}: found a {type(values).__name__}, expected an array [frames, width].")
     if values.ndim != 2 or 0 in values.shape:
@@ -53,13 +53,13 @@ def as_matrix(values: Any, what: str) -> Tensor:
 
 @dataclass(frozen=True)
 class CentreFit:
-    """Centres and how well they fit.
+    """Result of a k-means fit.
 
     Attributes:
         centres: float32 [K, D].
-        mean_squared_distance: of the frames used to the nearest centre.
-        n_frames: frames given.
-        note: what was done otherwise than asked for; empty when nothing was.
+        mean_squared_distance: from the frames used to their nearest center.
+        n_frames: number of input frames.
+        note: deviation from the requested settings; empty if none.
     """
 
     centres: Tensor
@@ -74,11 +74,11 @@ class CentreFit:
 
 @dataclass(frozen=True)
 class FitProgress:
-    """Where a fit stands after some of its steps; `fit_centres` goes on from here to the same centres.
+    """State of a fit after some steps; `fit_centres` resumes from it and returns the same centers.
 
     Attributes:
         centres: float32 [K, D].
-        step: steps done; a step is two iterations, all steps of a fit are `count_steps`.
+        step: completed steps of two iterations; a fit has `count_steps`.
     """
 
     centres: Tensor
@@ -86,12 +86,12 @@ class FitProgress:
 
 
 def choose_n_centres(n_frames: int) -> int:
-    """A number of centres for that many frames: so-vits-svc's 10 000, or fewer so that each is a mean of ten."""
+    """Automatic number of centers: so-vits-svc's 10 000, or fewer with ten frames per center on average."""
     return max(1, min(SOVITS_CENTRES, n_frames // WANTED_FRAMES_PER_CENTRE))
 
 
 def count_steps(n_rounds: int = N_ROUNDS) -> int:
-    """Steps of a fit; centres that settle early skip some."""
+    """Number of steps of a fit; early convergence skips some."""
     return 1 + n_rounds + N_LAST_STEPS
 
 
@@ -104,28 +104,28 @@ def fit_centres(
     start: FitProgress | None = None,
     after_step: Callable[[FitProgress], None] | None = None,
 ) -> CentreFit:
-    """K-means with faiss, on the GPU where faiss has one.
+    """K-means with faiss, on a GPU if faiss supports it.
 
-    Lloyd's iterations from random frames get stuck with several centres in one cluster and one centre in
-    several; so between them, centres that are hardly missed move to where they are. In the cases tried this
-    ended level with scikit-learn's full k-means or below it, in a quarter of its time.
+    Lloyd's iterations from random frames end in local minima with several centers in one cluster and one
+    center for several; so between iterations, centers of little use are moved to where they reduce the error
+    most. In all tests the error was equal to scikit-learn's full k-means or lower, in a quarter of its time.
 
     Args:
         features: float [M, D], array or tensor: all frames of one speaker.
-        n_centres: reduced to M / 2 where there are fewer frames than two per centre; the note says so.
+        n_centres: reduced to M / 2 if there are fewer than two frames per center; reported in the note.
         seed: of the random choices.
-        n_rounds: how often centres move; 0 is plain k-means, several times faster and some per cent worse.
-        start: progress of an earlier call with the same arguments; on the CPU the result is the same to the bit.
-        after_step: called with the progress after each step, to keep it.
+        n_rounds: rounds of moving centers; 0 is plain k-means, several times faster and a few percent worse.
+        start: progress of an earlier call with the same arguments; on a CPU the result is bit-equal.
+        after_step: called with the progress after each step, for example to save it.
 
     Raises:
-        RetrievalError: no frames, numbers that are not finite, or n_centres < 1. MissingExtra: no faiss.
+        RetrievalError: no frames, non-finite values, or n_centres < 1. MissingExtra: no faiss.
     """
     frames = as_matrix(features, "the features").numpy()
     if n_centres < 1:
-        raise RetrievalError(f"{n_centres} centres were asked for, expected at least 1.")
+        raise RetrievalError(f"n_centers is {n_centres}, expected at least 1.")
     n_frames, most = len(frames), max(1, len(frames) // MIN_FRAMES_PER_CENTRE)
-    note = f"{n_centres} were asked for, but {n_frames} frames are enough for {most} only" if n_centres > most else ""
+    note = f"{n_centres} requested, but {n_frames} frames allow only {most}" if n_centres > most else ""
     n_centres = min(n_centres, most)
     random = np.random.default_rng([seed, 0])
     if n_frames > n_centres * MAX_FRAMES_PER_CENTRE:
@@ -142,7 +142,7 @@ def fit_centres(
 
 
 def _steps(frames: np.ndarray, start: FitProgress, seed: int, n_rounds: int) -> Iterator[FitProgress]:
-    """The steps after `start`. Random choices are drawn from (seed, step), so that a step depends on nothing else."""
+    """Run the steps after `start`. Random numbers depend on (seed, step) only, so a fit can be resumed."""
     step, centres = start.step, start.centres.numpy()
     while step < count_steps(n_rounds):
         settled = False
@@ -169,44 +169,46 @@ def _lloyd(frames: np.ndarray, centres: np.ndarray, n_iterations: int) -> np.nda
 
 
 def _move_idle_centres(frames: np.ndarray, centres: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, int]:
-    """Put the centres that are least missed onto frames that are far from theirs, where that pays.
+    """Move the least useful centers to frames far from their own center, where that reduces the error.
 
-    A centre's cost is what the sum of squared distances grows by without it, a frame's gain what it falls
-    by with a centre there. Frames are drawn in proportion to their squared distance, as by k-means++.
+    Cost of a center: increase of the sum of squared distances without it. Gain of a frame: decrease with a
+    center at it. Candidate frames are drawn with probability proportional to their squared distance, as in
+    k-means++.
 
     Returns:
-        The centres, and how many of them moved.
+        The centers, and the number of moved ones.
     """
     n_centres = len(centres)
     if n_centres < 2:
         return centres, 0
-    distances, places = _nearest(frames, centres, 2)
-    costs = np.bincount(places[:, 0], distances[:, 1] - distances[:, 0], n_centres)
-    chances = distances[:, 0].astype(np.float64)
+    distances, nearest_ids = _nearest(frames, centres, 2)
+    costs = np.bincount(nearest_ids[:, 0], distances[:, 1] - distances[:, 0], n_centres)
+    probabilities = distances[:, 0].astype(np.float64)
     most = math.ceil(MAX_MOVED_RATIO * n_centres)
-    n_drawn = min(2 * most, int(np.count_nonzero(chances)))
+    n_drawn = min(2 * most, int(np.count_nonzero(probabilities)))
     if not n_drawn:
-        return centres, 0  # every frame has its own centre
-    drawn = frames[random.choice(len(frames), n_drawn, replace=False, p=chances / chances.sum())]
-    new_distances, new_places = _nearest(frames, drawn, 1)
-    gains = np.bincount(new_places[:, 0], np.maximum(0, distances[:, 0] - new_distances[:, 0]), n_drawn)
-    least_missed = np.argsort(costs)[: min(most, n_drawn)]
-    most_gained = np.argsort(-gains)[: len(least_missed)]
-    n_moved = int((gains[most_gained] > costs[least_missed]).sum())  # gains fall and costs rise: one crossing
+        return centres, 0  # every frame is at a center
+    drawn = frames[random.choice(len(frames), n_drawn, replace=False, p=probabilities / probabilities.sum())]
+    new_distances, new_ids = _nearest(frames, drawn, 1)
+    gains = np.bincount(new_ids[:, 0], np.maximum(0, distances[:, 0] - new_distances[:, 0]), n_drawn)
+    least_useful = np.argsort(costs)[: min(most, n_drawn)]
+    most_gained = np.argsort(-gains)[: len(least_useful)]
+    # gains descend and costs ascend: they cross once
+    n_moved = int((gains[most_gained] > costs[least_useful]).sum())
     moved = centres.copy()
-    moved[least_missed[:n_moved]] = drawn[most_gained[:n_moved]]
+    moved[least_useful[:n_moved]] = drawn[most_gained[:n_moved]]
     return moved, n_moved
 
 
 def _nearest(frames: np.ndarray, vectors: np.ndarray, n_neighbours: int) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distances [M, n], at least 0, and places [M, n] of the nearest vectors."""
+    """Squared distances [M, n], at least 0, and indices [M, n] of the nearest vectors."""
     faiss = import_faiss()
     index = faiss.IndexFlatL2(vectors.shape[1])
     if _n_gpus(faiss):
         index = faiss.index_cpu_to_all_gpus(index)
     index.add(np.ascontiguousarray(vectors))
-    distances, places = index.search(frames, n_neighbours)
-    return np.maximum(distances, 0), places  # rounding gives less than 0 at times
+    distances, nearest_ids = index.search(frames, n_neighbours)
+    return np.maximum(distances, 0), nearest_ids  # rounding can give negative values
 
 
 def _n_gpus(faiss: ModuleType) -> int:
@@ -214,7 +216,7 @@ def _n_gpus(faiss: ModuleType) -> int:
 
 
 def count_lists(n_frames: int) -> int:
-    """Lists of an index of that many vectors: min(16 * sqrt(N), N / 39) in whole numbers, at least 1.
+    """Number of inverted lists for N vectors: min(16 * sqrt(N), N / 39) as integers, at least 1.
 
     Source: so-vits-svc 4.1 and RVC, whose rule gives 0 and fails below 39 frames.
     """
@@ -224,11 +226,11 @@ def count_lists(n_frames: int) -> int:
 def build_index(features: Any, *, seed: int = 0) -> Any:
     """A faiss index "IVF{n},Flat" of one speaker's features [N, D]; one list is searched (nprobe 1).
 
-    More than 200 000 frames (over an hour) become 10 000 centres first, as in so-vits-svc; a log line says
-    so. On a CPU that takes minutes.
+    More than 200 000 frames (over an hour) are first reduced to 10 000 k-means centers, as in so-vits-svc,
+    and this is logged. It takes minutes on a CPU.
 
     Raises:
-        RetrievalError: no frames, or numbers that are not finite. MissingExtra: no faiss.
+        RetrievalError: no frames, or non-finite values. MissingExtra: no faiss.
     """
     faiss = import_faiss()
     frames = as_matrix(features, "the features").numpy()
@@ -237,7 +239,7 @@ def build_index(features: Any, *, seed: int = 0) -> Any:
         chosen = np.random.default_rng(seed).choice(len(frames), MAX_INDEX_FRAMES // 2, replace=False)
         frames = fit_centres(frames[np.sort(chosen)], REDUCED_FRAMES, seed=seed, n_rounds=0).centres.numpy()
     index = faiss.index_factory(frames.shape[1], f"IVF{count_lists(len(frames))},Flat")
-    index.cp.min_points_per_centroid = 1  # no warning about a voice of a few frames
+    index.cp.min_points_per_centroid = 1  # no warning for a few frames
     index.train(frames)
     for start in range(0, len(frames), ADDED_AT_ONCE):
         index.add(frames[start : start + ADDED_AT_ONCE])

@@ -1,4 +1,4 @@
-"""DPHuBERT's files {"config", "state_dict"}: a HuBERT (or WavLM) whose layers were pruned, each on its own."""
+"""DPHuBERT's files {"config", "state_dict"}: a HuBERT (or WavLM) with individually pruned layers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHARED_KEYS = (
     "encoder_pos_conv_kernel", "encoder_pos_conv_groups", "encoder_num_layers", "encoder_use_attention",
     "encoder_use_feed_forward", "encoder_ff_interm_features", "encoder_layer_norm_first",
 )  # fmt: skip
-# Of training only: dropout, layers left out at random, what may be pruned further.
+# For training only: dropout, layer drop, pruning.
 TRAINING_KEYS = (
     "encoder_projection_dropout", "encoder_attention_dropout", "encoder_ff_interm_dropout", "encoder_dropout",
     "encoder_layer_drop", "extractor_prune_conv_channels", "encoder_prune_attention_heads",
@@ -36,12 +36,12 @@ EXTRACTOR_MODES = ("group_norm", "layer_norm")
 def load_dphubert(path: Path, *, name: str) -> HubertEncoder:
     """Encoder from a file of DPHuBERT: the last layer's output, always in evaluation mode.
 
-    The original leaves the network in training mode, so that its dropout and dropped layers make every
-    call different; its config's rates have no effect here.
+    The original leaves the network in training mode: dropout and layer drop make every call different. Here
+    the rates in the config have no effect.
 
     Raises:
         CheckpointError: another kind of file, config keys that are missing or unknown, or tensors that do
-            not fit the config (every difference named).
+            not fit the config (all differences are listed).
     """
     checkpoint = read_checkpoint(path)
     config, state = checkpoint.get("config"), checkpoint.get("state_dict")
@@ -53,9 +53,9 @@ def load_dphubert(path: Path, *, name: str) -> HubertEncoder:
 
 
 def dphubert_from_state(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> PrunedHubert:
-    """The network of a config, with its weights, strictly."""
+    """Build the network of a config and load its weights strictly."""
     network = PrunedHubert(settings_from_config(config))
-    # files that were converted but not pruned have no scale of the channels
+    # files that were converted but not pruned have no channel scale
     load_weights(network, state, may_miss=("feature_extractor.dummy_weight",))
     return network
 
@@ -68,12 +68,12 @@ def settings_from_config(config: Mapping[str, Any]) -> PrunedHubertSettings:
     differences = [f"missing {key}" for key in needed if key not in config]
     differences += [f"unknown {key}" for key in config if key not in known]
     if config.get("aux_num_out"):
-        differences.append(f"aux_num_out is {config['aux_num_out']}, expected none: a model with another task's output")
+        differences.append(f"aux_num_out is {config['aux_num_out']}, expected none: a model for another task")
     mode = config.get("extractor_mode", "group_norm")
     if mode not in EXTRACTOR_MODES:
         differences.append(f"extractor_mode is {mode!r}, expected one of {', '.join(EXTRACTOR_MODES)}")
     if differences:
-        raise CheckpointError(f"this is not the config of a DPHuBERT that is known here: {'; '.join(differences)}.")
+        raise CheckpointError(f"not a supported DPHuBERT config: {'; '.join(differences)}.")
     return PrunedHubertSettings(
         convolutions=tuple(tuple(layer) for layer in config["extractor_conv_layer_config"]),
         conv_bias=config["extractor_conv_bias"],
@@ -106,8 +106,11 @@ def _layer(config: Mapping[str, Any], index: int, *, relative: bool) -> PrunedLa
 
 @dataclass(frozen=True)
 class PrunedLayerSettings:
-    """One transformer layer. `heads`: which of `n_heads` are left, each `head_width` wide; none: no attention.
-    `n_inner`: width inside the feed-forward; 0: no feed-forward."""
+    """One transformer layer.
+
+    heads: the remaining ones of `n_heads`, each `head_width` wide; empty: no attention.
+    n_inner: hidden width of the feed-forward; 0: no feed-forward.
+    """
 
     heads: tuple[int, ...]
     n_heads: int
@@ -121,9 +124,9 @@ class PrunedHubertSettings:
 
     convolutions: channels, kernel and stride of each.
     norm_everywhere: LayerNorm after every convolution, else GroupNorm after the first.
-    pre_norm: layers normalise their input, and a norm ends the stack; else it begins it.
-    n_buckets: of WavLM's gated relative positions, which all layers share; 0: HuBERT, without them.
-    max_distance: frames from which all relative positions share a bucket.
+    pre_norm: layers normalise their input, and the final norm is after the stack; else before it.
+    n_buckets: of WavLM's gated relative position bias, shared by all layers; 0: HuBERT, without it.
+    max_distance: in frames; all larger distances are in one bucket.
     """
 
     convolutions: tuple[tuple[int, int, int], ...]
@@ -157,7 +160,7 @@ class PrunedHubert(nn.Module):
 
 
 class FeatureExtractor(nn.Module):
-    """Convolutions over the waveform; `dummy_weight` scales their channels (it is what pruning has left over)."""
+    """Convolutions over the waveform; `dummy_weight` is a channel scale left over from pruning."""
 
     def __init__(self, settings: PrunedHubertSettings) -> None:
         super().__init__()
@@ -199,7 +202,7 @@ class FeatureProjection(nn.Module):
 
 
 class PositionalConvolution(nn.Module):
-    """What a wide grouped convolution tells about the place in time; [B, N, D] -> [B, N, D]."""
+    """Convolutional positional embedding (grouped, large kernel): [B, N, D] -> [B, N, D]."""
 
     def __init__(self, settings: PrunedHubertSettings) -> None:
         super().__init__()
@@ -224,7 +227,7 @@ class PrunedTransformer(nn.Module):
         x = x + self.pos_conv_embed(x)
         if not self.pre_norm:
             x = self.layer_norm(x)
-        # the first layer's table of relative positions serves all layers
+        # all layers use the first layer's table of relative positions
         bias = self.layers[0].relative_bias(x.shape[1]) if len(self.layers) else None
         for layer in self.layers:
             x = layer(x, bias)
@@ -232,7 +235,7 @@ class PrunedTransformer(nn.Module):
 
 
 class PrunedLayer(nn.Module):
-    """Attention and feed-forward with what is left of them; the norms stay also where a half is gone."""
+    """Pruned attention and feed-forward; the layer norms remain even if one of the two is removed."""
 
     def __init__(self, settings: PrunedHubertSettings, index: int) -> None:
         super().__init__()
@@ -248,7 +251,7 @@ class PrunedLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(width)
 
     def relative_bias(self, n_frames: int) -> Tensor | None:
-        """[H, N, N] of all heads, from this layer's table; None where it has none."""
+        """[H, N, N] for all heads, from this layer's table; None if it has none."""
         return self.attention.relative_bias(n_frames) if self.attention is not None else None
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -263,7 +266,7 @@ class PrunedLayer(nn.Module):
 
 
 class PrunedAttention(nn.Module):
-    """Self-attention of the heads that are left; WavLM's gates on the relative positions see all heads' inputs."""
+    """Self-attention of the remaining heads; WavLM's relative position gates use the inputs of all heads."""
 
     def __init__(self, settings: PrunedHubertSettings, index: int) -> None:
         super().__init__()
@@ -279,7 +282,7 @@ class PrunedAttention(nn.Module):
                 self.rel_attn_embed = nn.Embedding(settings.n_buckets, own.n_heads)
 
     def relative_bias(self, n_frames: int) -> Tensor | None:
-        """[H, N, N]: one number for each head and distance, coarser the farther; None for HuBERT."""
+        """[H, N, N]: one value per head and distance bucket; None for HuBERT."""
         if not self.n_buckets:
             return None
         frames = torch.arange(n_frames, device=self.rel_attn_embed.weight.device)
@@ -290,13 +293,14 @@ class PrunedAttention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         n_left, head_width = len(self.own.heads), self.own.head_width
         projected = (self.q_proj(x), self.k_proj(x), self.v_proj(x))
-        q, k, v = (y.unflatten(2, (n_left, head_width)).transpose(1, 2) for y in projected)  # [B, h, N, W], h left
+        # [B, h, N, W], h remaining heads
+        q, k, v = (y.unflatten(2, (n_left, head_width)).transpose(1, 2) for y in projected)
         mask = None if bias is None else self._gated(x, bias)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def _gated(self, x: Tensor, bias: Tensor) -> Tensor:
-        """[B, h, N, N]: the relative positions' bias, scaled by each frame's own gates."""
+        """[B, h, N, N]: relative position bias, scaled by the gates of each frame."""
         per_head = x.unflatten(2, (self.own.n_heads, self.own.head_width)).transpose(1, 2)  # [B, H, N, W]
         gates = self.gru_rel_pos_linear(per_head).unflatten(3, (2, 4)).sum(4).sigmoid()  # [B, H, N, 2]
         update, reset = gates.split(1, dim=3)
@@ -305,9 +309,10 @@ class PrunedAttention(nn.Module):
 
 
 def relative_buckets(distance: Tensor, *, n_buckets: int, max_distance: int) -> Tensor:
-    """Whole numbers 0..n_buckets - 1 for distances in frames: half of them for each direction.
+    """Bucket numbers 0..n_buckets - 1 for distances in frames: half of the buckets for each direction.
 
-    Half of a direction's buckets are single distances, the others grow logarithmically up to `max_distance`.
+    Half of a direction's buckets are single distances, the others are spaced logarithmically up to
+    `max_distance`.
     """
     per_direction = n_buckets // 2
     n_single = per_direction // 2

@@ -1,7 +1,8 @@
-"""Content encoders: what is said or sung, 50 frames a second, with as little of the voice as possible.
+"""Table of content encoders, loading by name, and alignment of content to the acoustic frame grid.
 
-One table. A new encoder is a new row, and a `load` function only where its network is a new one: the
-modules encoder_* have those for foreign files, which load without the programs that made them.
+Content encoders give linguistic content at 50 frames per second with little speaker information. A new
+encoder is a new row of the table, and a `load` function if its network is new; the modules beside this one
+read third-party files without the programs that made them.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ EXPAND_MODES = ("left", "nearest", "linear", "twice")
 
 
 class ContentError(SvcError):
-    """An encoder that is unknown, absent, or does not belong to the voice."""
+    """An encoder that is unknown, missing, or does not fit the model."""
 
 
 class ContentEncoder(Protocol):
-    """What every encoder offers; samples are mono at 16 kHz."""
+    """Interface of all encoders; samples are mono at 16 kHz."""
 
     name: str
     width: int
@@ -45,7 +46,7 @@ class ContentEncoder(Protocol):
         """float32 [N, D] of samples [T], on the encoder's device."""
 
     def for_recording(self, *clips: Tensor | np.ndarray) -> ContentEncoder:
-        """The encoder bound to the statistics of one voice's recordings; itself where it needs none."""
+        """The encoder with the statistics of one speaker's recordings; itself if it needs none."""
 
 
 def align_to_frames(features: Tensor, n_frames: int, *, mode: str = "nearest") -> Tensor:
@@ -53,10 +54,10 @@ def align_to_frames(features: Tensor, n_frames: int, *, mode: str = "nearest") -
 
     Args:
         features: float32 [D, N_in], usually 50 frames per second.
-        n_frames: wanted length, at least 1; normally T // hop_samples.
-        mode: "nearest" repeats frames, "left" likewise but never skips one (with more frames than wanted it
-            keeps the first ones), "linear" interpolates, "twice" gives every frame twice and then holds the last one
-            (RVC); use what the checkpoint was trained with.
+        n_frames: output length, at least 1; normally T // hop_samples.
+        mode: "nearest" repeats frames; "left" likewise, but if the input is longer it keeps the first frames
+            instead of skipping some; "linear" interpolates; "twice" repeats every frame twice and then the
+            last one (RVC). Use the mode that the checkpoint was trained with.
 
     Returns:
         float32 [D, n_frames], same device.
@@ -69,7 +70,8 @@ def align_to_frames(features: Tensor, n_frames: int, *, mode: str = "nearest") -
     if mode not in EXPAND_MODES:
         raise ValueError(f"unit_interpolate_mode is {mode!r}, expected one of {', '.join(EXPAND_MODES)}")
     if features.ndim != 2 or not features.shape[1] or n_frames < 1:
-        raise ValueError(f"cannot stretch features of shape {tuple(features.shape)} to {n_frames} frames; both need one frame")
+        shape = tuple(features.shape)
+        raise ValueError(f"cannot stretch features of shape {shape} to {n_frames} frames, need at least 1")
     if mode == "linear":
         return F.interpolate(features[None], size=n_frames, mode="linear")[0]
     n_in = features.shape[1]
@@ -77,7 +79,7 @@ def align_to_frames(features: Tensor, n_frames: int, *, mode: str = "nearest") -
         return features[:, (torch.arange(n_frames, device=features.device) // 2).clamp(max=n_in - 1)]
     if mode == "left" and n_in > n_frames:
         return features[:, :n_frames]
-    # whole numbers: the original's float comparisons for "left" differ from this in ties only
+    # integers: the original's float comparisons for "left" differ from this in ties only
     return features[:, torch.arange(n_frames, device=features.device) * n_in // n_frames]
 
 
@@ -86,8 +88,11 @@ def align_to_frames(features: Tensor, n_frames: int, *, mode: str = "nearest") -
 
 @dataclass(frozen=True)
 class EncoderRow:
-    """One encoder. `width` is that of the published file: it names the encoder of a config that does not.
-    `load(path, name=...)` takes the sizes from the file itself."""
+    """One encoder.
+
+    width: of the published file; it identifies the encoder of a config without a name.
+    load: called as load(path, name=...); reads the sizes from the file itself.
+    """
 
     name: str
     weights: str  # name in downloads.WEIGHTS
@@ -100,11 +105,11 @@ def _load_learned_units(path: Path, *, name: str) -> LearnedUnits:
     return LearnedUnits(load_network(path))
 
 
-# n_layers: transformer layers that are run (1-based), all where it is absent.
+# n_layers: number of transformer layers to run; all if absent.
 _vec256l9 = partial(load_hubert, n_layers=9, projected=True)
 # 40 samples = (400 - 320) / 2: as many frames as hops
 _hubert_soft = partial(load_hubert, n_layers=12, projected=True, padding_samples=40)
-# The first row of a width is taken where a config gives no name.
+# If a config has no name, the first row of its width is used.
 ENCODERS: dict[str, EncoderRow] = {
     row.name: row
     for row in (
@@ -117,7 +122,7 @@ ENCODERS: dict[str, EncoderRow] = {
         EncoderRow("whisper-ppg-small", "whisper-small", 768, load_whisper, "Whisper small; not in so-vits-svc's list"),
         EncoderRow("cnhubertlarge", "chinese-hubert-large", 1024, load_hubert, "HuBERT large for Chinese"),
         EncoderRow("dphubert", "dphubert", 768, load_dphubert, "DPHuBERT: a quarter of HuBERT base, quick"),
-        EncoderRow("wavlmbase+", "wavlm-base-plus", 768, load_wavlm, "WavLM Base+; keeps more of the voice"),
+        EncoderRow("wavlmbase+", "wavlm-base-plus", 768, load_wavlm, "WavLM Base+; more speaker leakage"),
         EncoderRow("vec256l9-onnx", "vec256l9-onnx", 256, load_onnx, "ContentVec as an ONNX file"),
         EncoderRow("vec256l12-onnx", "vec256l12-onnx", 256, load_onnx, "ContentVec as an ONNX file"),
         EncoderRow("vec768l9-onnx", "vec768l9-onnx", 768, load_onnx, "ContentVec as an ONNX file"),
@@ -135,30 +140,33 @@ def load_encoder(
     name: str = "auto", *, folder: str | Path = Path("pretrain"), device: str | torch.device = "cpu",
     width: int | None = None,
 ) -> ContentEncoder:  # fmt: skip
-    """The encoder of that name with its weights from `folder`; "auto" takes the best one that is there.
+    """Load an encoder with its weights from `folder`; "auto" is the best one available.
 
     Args:
-        width: values per frame that a voice needs; without it, any width will do, with a warning where it is
-            not the published file's.
+        width: content width that the model needs; None accepts any, with a warning if it is not the published
+            file's.
 
     Raises:
-        ContentError: unknown name, or another width. SvcError: weights absent (the message names the file) or unusable.
+        ContentError: unknown name, or another width. SvcError: weights missing (the message names the file)
+            or unusable.
     """
     row = ENCODERS[resolve_encoder(name, folder)]
     path = find_weights(row.weights, folder)
     encoder = row.load(path, name=row.name)
     if width is not None and encoder.width != width:
         found = f"{path} gives {encoder.width}"
-        raise ContentError(f"the voice needs {width} values per frame, {found}: is it {row.name}'s own file?")
+        raise ContentError(f"the model needs {width} values per frame, {found}: is it {row.name}'s own file?")
     if encoder.width not in (row.width, width):
         found = f"{path} gives {encoder.width} values per frame, {row.name} has {row.width}"
-        warnings.warn(f"{found}: is it another model's file? A voice trained with it cannot be loaded", stacklevel=2)
+        warnings.warn(
+            f"{found}: is it another model's file? A model trained with it cannot be loaded", stacklevel=2
+        )
     encoder.network.to(device)
     return encoder
 
 
 def resolve_encoder(name: str, folder: str | Path = Path("pretrain")) -> str:
-    """The name itself if it is in the table; "auto": vec768l12 where its file is in `folder`, else svcnb-units."""
+    """Resolve an encoder name; "auto" is vec768l12 if its file is in `folder`, else svcnb-units."""
     if name == "auto":
         return "vec768l12" if has_weights("contentvec", folder) else "svcnb-units"
     refuse_removed(name, "this choice")
@@ -175,9 +183,9 @@ def refuse_removed(name: str, what: str) -> None:
 
 
 def encoder_for_width(ssl_dim: int, speech_encoder: str | None = None) -> str:
-    """The encoder of a voice: as its config says or, where it says nothing (4.0), by the content width.
+    """The encoder of a model: from its config or, if not named there (4.0), from the content width.
 
-    256 without a name is taken for vec256l9, as so-vits-svc 4.0 knew no other.
+    256 without a name means vec256l9, the only encoder of so-vits-svc 4.0.
     """
     fitting = [row.name for row in ENCODERS.values() if row.width == ssl_dim]
     if speech_encoder is None and fitting:

@@ -1,7 +1,7 @@
-"""HuBERT and WavLM from the files of fairseq, of hubert-soft and of Microsoft, without those programs.
+"""Load HuBERT and WavLM from files of fairseq, hubert-soft and Microsoft, without those programs.
 
-The networks are transformers' own. What is here reads the sizes off a file, brings its names into
-transformers' and loads strictly: a tensor is used, or it is on the list of those that only training needs.
+The networks are those of the transformers library. This module reads the sizes from a file, maps its tensor
+names to transformers' and loads strictly: every tensor is used or listed as needed for training only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from svcnb.features.content.waveform import as_waveform, build_unfilled, import_
 from svcnb.files.checkpoint import load_weights, read_checkpoint, to_plain_names
 from svcnb.files.unpickling import CheckpointError
 
-HEAD_WIDTH = 64  # of every published HuBERT; a file's own config is believed first
+HEAD_WIDTH = 64  # of every published HuBERT; a file's own config has priority
 # (pattern, replacement): names in the file -> names in transformers' HubertModel and WavLMModel
 FAIRSEQ_NAMES = (
     (r"^feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
@@ -74,7 +74,7 @@ class WaveformNetwork(Protocol):
 
 
 class HubertNetwork(nn.Module):
-    """HuBERT's (or WavLM's) convolutions and first layers, then the projection where the encoder has one."""
+    """HuBERT's (or WavLM's) convolutions and first layers, then the projection if the encoder has one."""
 
     def __init__(self, hubert: nn.Module, projection: nn.Linear | None) -> None:
         super().__init__()
@@ -89,14 +89,14 @@ class HubertNetwork(nn.Module):
 
 
 class HubertEncoder:
-    """HuBERT and its kin (ContentVec, hubert-soft, WavLM, DPHuBERT), in float32 on every device.
+    """HuBERT family (ContentVec, hubert-soft, WavLM, DPHuBERT), in float32 on every device.
 
     Memory grows with the length (about 1 GB for 10 s with the base model, weights included); conversion
-    cuts pieces of at most 30 s. Clips are encoded one by one: the group norm over time mixes padding in.
+    uses chunks of at most 30 s. Clips are not batched: the group norm over time would include padding.
 
     Args:
-        padding_samples: zeros put at each end.
-        normalised: bring the waveform to mean 0 and variance 1 first; else it is taken as it is.
+        padding_samples: zero padding at each end.
+        normalised: normalise the waveform to mean 0 and variance 1 first; else it is used unchanged.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class HubertEncoder:
 
     @torch.no_grad()
     def encode(self, samples: Tensor | np.ndarray) -> Tensor:
-        """float32 [N, D], N = (T + 2 * padding - 400) // 320 + 1; shorter input is filled up to one frame."""
+        """float32 [N, D], N = (T + 2 * padding - 400) // 320 + 1; short input is padded to one frame."""
         waveform = as_waveform(samples, next(self.network.parameters()).device)
         if self.normalised:
             waveform = F.layer_norm(waveform, waveform.shape)
@@ -123,7 +123,7 @@ class HubertEncoder:
         return self.network(waveform[None])[0]
 
     def for_recording(self, *clips: Tensor | np.ndarray) -> HubertEncoder:
-        """Itself: HuBERT needs no statistics of the voice."""
+        """Itself: HuBERT needs no statistics of the speaker."""
         return self
 
 
@@ -135,11 +135,11 @@ def load_hubert(
 ) -> HubertEncoder:
     """Encoder from a file of fairseq, {"model", "cfg" or "args"}, or of hubert-soft (a bare state dict).
 
-    The waveform is not normalised, whatever the file's task says, as voices are trained without.
+    The waveform is not normalised, whatever the file's task config is, as the families train without it.
 
     Args:
         n_layers, projected: as in `hubert_from_state`.
-        padding_samples: zeros put at each end.
+        padding_samples: zero padding at each end.
     """
     checkpoint = read_checkpoint(path)
     settings = stored_settings(checkpoint)
@@ -154,7 +154,7 @@ def load_hubert(
 
 
 def load_wavlm(path: Path, *, name: str) -> HubertEncoder:
-    """Encoder from Microsoft's file {"cfg", "model"}: the last layer's output; "normalize" in cfg is obeyed."""
+    """Encoder from Microsoft's file {"cfg", "model"}: the last layer's output; follows "normalize" in cfg."""
     checkpoint = read_checkpoint(path)
     settings = stored_settings(checkpoint)
     if not settings or "model" not in checkpoint:
@@ -170,7 +170,7 @@ def load_wavlm(path: Path, *, name: str) -> HubertEncoder:
 
 
 def stored_settings(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's settings in a file: fairseq's cfg.model (newer) or args (older), Microsoft's cfg; {} without."""
+    """Model settings in a file: fairseq's cfg.model (newer) or args (older), Microsoft's cfg, or {}."""
     cfg, args = checkpoint.get("cfg"), checkpoint.get("args")
     if isinstance(cfg, dict):
         return cfg["model"] if isinstance(cfg.get("model"), dict) else cfg
@@ -178,7 +178,7 @@ def stored_settings(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stored_heads(checkpoint: Mapping[str, Any]) -> int | None:
-    """The number of attention heads that a file's settings name; None if they do not."""
+    """Number of attention heads in a file's settings; None if it is not there."""
     return stored_settings(checkpoint).get("encoder_attention_heads")
 
 
@@ -189,20 +189,20 @@ def hubert_from_state(
     state: Mapping[str, Tensor], *, n_layers: int = 0, n_heads: int | None = None, projected: bool = False,
     pre_norm: bool | None = None,
 ) -> HubertNetwork:  # fmt: skip
-    """Build HuBERT in the sizes of a state dict and load it, strictly.
+    """Build HuBERT with the sizes of a state dict and load it strictly.
 
     Args:
         state: fairseq's names, or hubert-soft's (with or without "module." in front).
-        n_layers: transformer layers to build; 0 builds all that are stored. Post-norm models have no norm
-            after the last, so this is fairseq's output of that layer; pre-norm ones end in their norm.
-        n_heads: attention heads, which the sizes do not tell; width / 64 when None.
+        n_layers: transformer layers to build; 0 builds all. Post-norm models have no norm after the last
+            layer, so this is fairseq's output of that layer; pre-norm models end with their norm.
+        n_heads: attention heads, which the shapes do not show; None: width / 64.
         projected: with the final projection.
-        pre_norm: layers normalise their input ("layer_norm_first"); None: as the convolutions tell, since
-            the large models have both.
+        pre_norm: layers normalise their input ("layer_norm_first"); None: inferred from the norms of the
+            convolutions, since the large models have both.
     """
     state = _common_names(state)
     if RELATIVE_POSITIONS in state:
-        raise CheckpointError("the file holds a WavLM, expected a HuBERT: take the encoder wavlmbase+ for it.")
+        raise CheckpointError("the file holds a WavLM, expected a HuBERT: use the encoder wavlmbase+ for it.")
     stored_layers = _n_layers(state)
     if n_layers > stored_layers:
         raise CheckpointError(
@@ -219,10 +219,10 @@ def hubert_from_state(
 def wavlm_from_state(
     state: Mapping[str, Tensor], *, n_heads: int | None = None, pre_norm: bool | None = None, max_distance: int = 800
 ) -> HubertNetwork:
-    """Build WavLM in the sizes of a state dict (Microsoft's names) and load it, strictly.
+    """Build WavLM with the sizes of a state dict (Microsoft's names) and load it strictly.
 
     Args:
-        max_distance: frames from which all relative positions share a bucket.
+        max_distance: in frames; all larger relative positions are in one bucket.
     """
     state = _common_names(state)
     if RELATIVE_POSITIONS not in state:
@@ -249,7 +249,7 @@ def _projection(state: Mapping[str, Tensor]) -> nn.Linear:
 
 
 def _common_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state under transformers' names, with a joint q/k/v projection split in three."""
+    """The state under transformers' names, with a joint q/k/v projection split into three."""
     state = {str(name).removeprefix("module."): value for name, value in to_plain_names(state).items()}
     soft, fairseq = "positional_embedding.conv.weight_v" in state, "encoder.pos_conv.0.weight_v" in state
     if not (soft or fairseq):
@@ -265,7 +265,7 @@ def _common_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             renamed[name] = value
     if missing := [name for name in SIZE_GIVING if name not in renamed]:
         raise CheckpointError(f"tensors are missing, in transformers' names {', '.join(missing)}: is the file whole?")
-    if "feature_projection.projection.weight" not in renamed:  # fairseq leaves it out between equal widths
+    if "feature_projection.projection.weight" not in renamed:  # fairseq omits it between equal widths
         width = renamed["feature_projection.layer_norm.weight"].shape[0]
         renamed["feature_projection.projection.weight"] = torch.eye(width)
         renamed["feature_projection.projection.bias"] = torch.zeros(width)
@@ -277,7 +277,7 @@ def _n_layers(state: Mapping[str, Tensor]) -> int:
 
 
 def _sizes(state: Mapping[str, Tensor], *, n_heads: int | None, pre_norm: bool | None) -> dict[str, Any]:
-    """transformers' configuration, read off the shapes of `state` (transformers' names)."""
+    """transformers' configuration, read from the shapes of `state` (transformers' names)."""
     n_convs = len({name.split(".")[2] for name in state if name.startswith("feature_extractor.conv_layers.")})
     convs = [state[f"feature_extractor.conv_layers.{i}.conv.weight"].shape for i in range(n_convs)]
     hidden, per_group, positions = state[POSITIONS].shape

@@ -18,30 +18,30 @@ PROVIDERS = {"cuda": "CUDAExecutionProvider"}
 
 
 class OnnxNetwork(nn.Module):
-    """A graph as a module: `to(device)` opens it again on that device, where onnxruntime can compute there."""
+    """ONNX graph as a module: `to(device)` opens it again on that device, if onnxruntime supports it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        self.register_buffer("place", torch.zeros(0), persistent=False)
+        self.register_buffer("device_probe", torch.zeros(0), persistent=False)
         self.session = _open_session(path, "cpu")
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """float32 [1, 1, T] -> whatever the first output holds, on this module's device."""
+        """float32 [1, 1, T] -> the first output, on this module's device."""
         (name, *_) = [node.name for node in self.session.get_inputs()]
         output, *_ = self.session.run(None, {name: waveform.cpu().numpy()})
-        return torch.from_numpy(np.asarray(output)).to(self.place.device)
+        return torch.from_numpy(np.asarray(output)).to(self.device_probe.device)
 
     def _apply(self, fn: Any, recurse: bool = True) -> OnnxNetwork:
-        before = self.place.device.type
+        before = self.device_probe.device.type
         super()._apply(fn, recurse)
-        if self.place.device.type != before:
-            self.session = _open_session(self.path, self.place.device.type)
+        if self.device_probe.device.type != before:
+            self.session = _open_session(self.path, self.device_probe.device.type)
         return self
 
 
 class OnnxEncoder:
-    """An encoder whose width is whatever its graph gives; the waveform is taken as it is."""
+    """Encoder from an ONNX graph, which determines its width; the waveform is used unchanged."""
 
     def __init__(self, network: OnnxNetwork, *, name: str, width: int) -> None:
         self.network = network
@@ -50,35 +50,36 @@ class OnnxEncoder:
         self.hop_samples = HOP_SAMPLES
 
     def encode(self, samples: Tensor | np.ndarray) -> Tensor:
-        """float32 [N, D], as many frames as the graph gives; input shorter than 25 ms is filled up to that."""
+        """float32 [N, D], N from the graph; input shorter than 25 ms is zero-padded to 25 ms."""
         waveform = as_waveform(samples, "cpu")
         waveform = nn.functional.pad(waveform, (0, max(0, SHORTEST_SAMPLES - len(waveform))))
         return self.network(waveform[None, None])[0].float()
 
     def for_recording(self, *clips: Tensor | np.ndarray) -> OnnxEncoder:
-        """Itself: the graph needs no statistics of the voice."""
+        """Itself: the graph needs no statistics of the speaker."""
         return self
 
 
 def load_onnx(path: Path, *, name: str) -> OnnxEncoder:
-    """Encoder from an ONNX file; a second of silence shows its layout.
+    """Encoder from an ONNX file; its layout is checked on a second of silence.
 
     Raises:
         MissingExtra: onnxruntime is not installed.
-        CheckpointError: no ONNX file, or one with another layout.
+        CheckpointError: not an ONNX file, or one with another layout.
     """
     errors = _onnxruntime_errors()
     network = OnnxNetwork(path)
     shapes = [node.shape for node in network.session.get_inputs()]
     try:
-        shown = network(torch.zeros(1, 1, SAMPLE_RATE_HZ))
+        output = network(torch.zeros(1, 1, SAMPLE_RATE_HZ))
     except errors as error:
         expected = f"expected one waveform [1, 1, T] ({_first_line(error)})"
         raise CheckpointError(f"{path} takes inputs of shape {shapes}, {expected}.") from error
-    if shown.ndim != 3 or shown.shape[0] != 1 or not shown.is_floating_point():
-        found = f"{shown.dtype} {tuple(shown.shape)}"
-        raise CheckpointError(f"{path} gives {found} for a second of sound, expected content [1, N, D] in floats.")
-    return OnnxEncoder(network, name=name, width=shown.shape[2])
+    if output.ndim != 3 or output.shape[0] != 1 or not output.is_floating_point():
+        found = f"{output.dtype} {tuple(output.shape)}"
+        expected = "expected content [1, N, D] in floats"
+        raise CheckpointError(f"{path} gives {found} for a second of audio, {expected}.")
+    return OnnxEncoder(network, name=name, width=output.shape[2])
 
 
 def _onnxruntime() -> Any:
@@ -90,7 +91,7 @@ def _onnxruntime() -> Any:
 
 
 def _onnxruntime_errors() -> tuple[type[Exception], ...]:
-    """What onnxruntime raises; its errors have no common class but Exception."""
+    """Exceptions of onnxruntime, which have no common base class but Exception."""
     _onnxruntime()
     from onnxruntime.capi import onnxruntime_pybind11_state as raised
 
@@ -101,7 +102,7 @@ def _onnxruntime_errors() -> tuple[type[Exception], ...]:
         raised.InvalidProtobuf,
         raised.NotImplemented,
         raised.RuntimeException,
-        ValueError,  # inputs that are missing or unknown
+        ValueError,  # missing or unknown inputs
     )
 
 

@@ -1,7 +1,8 @@
-"""Pull content towards the target voice: k-means centres per speaker, or nearest neighbours in an index.
+"""Feature retrieval: blend content with the target speaker's k-means centers or nearest neighbours.
 
-Both leak timbre into the content on purpose: a higher ratio sounds more like the target, and less clear.
-Reads and writes so-vits-svc's kmeans_*.pt and feature_and_index.pkl, and RVC's added_*.index.
+Both replace part of the source's content by the target speaker's: a higher ratio gives higher speaker
+similarity and lower intelligibility. Reads and writes so-vits-svc's kmeans_*.pt and feature_and_index.pkl,
+and RVC's added_*.index.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from svcnb.features.content.index_files import read_indexes, stored_indexes
 from svcnb.files.checkpoint import read_checkpoint, read_safetensors, write_safetensors
 from svcnb.files.disk import write_bytes
 
-INDEX_FILE = "feature_and_index.pkl"  # as so-vits-svc calls it
+INDEX_FILE = "feature_and_index.pkl"  # so-vits-svc's name
 KIND = "svcnb speaker centres"
-FRAMES_PER_BLOCK = 1024  # bounds the memory of a search: 40 MB for 10 000 centres
-SOVITS_THREADS = 4  # what so-vits-svc writes; scikit-learn wants some number there
+FRAMES_PER_BLOCK = 1024  # bounds the memory of a search: 40 MB for 10 000 centers
+SOVITS_THREADS = 4  # value written by so-vits-svc; scikit-learn requires a number
 
 
-# Centres -------------------------------------------------------------------------------------------
+# Centers -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class SpeakerCentres:
-    """K-means centres of the content of each speaker: float32 [K, D] by speaker name."""
+    """K-means centers of the content features of each speaker: float32 [K, D] by speaker name."""
 
     centres: Mapping[str, Tensor]
 
@@ -44,17 +45,18 @@ class SpeakerCentres:
 
     @classmethod
     def read(cls, path: str | Path) -> SpeakerCentres:
-        """Read a kmeans_*.pt of so-vits-svc 4.0/4.1, or our own .safetensors; nothing in the file is run.
+        """Read a kmeans_*.pt of so-vits-svc 4.0/4.1, or svcnb's .safetensors; no code in the file is run.
 
         Raises:
-            UnsafePickle: the file asks for more than arrays. CheckpointError: missing or damaged.
-            RetrievalError: it holds something else than centres.
+            UnsafePickle: the file needs more than arrays. CheckpointError: missing or damaged.
+            RetrievalError: it does not contain centers.
         """
         path = Path(path)
         if path.suffix == ".safetensors":
             stored, metadata = read_safetensors(path)
             if metadata.get("kind") != KIND:
-                raise RetrievalError(f"{path} says it is {metadata.get('kind', 'nothing')!r}, expected {KIND!r}: another file?")
+                kind = metadata.get("kind", "nothing")
+                raise RetrievalError(f"{path} has kind {kind!r}, expected {KIND!r}: another file?")
         else:
             stored = {str(speaker): _stored_centres(path, speaker, entry) for speaker, entry in read_checkpoint(path).items()}
         return cls({speaker: as_matrix(centres, f"{path}, speaker {speaker!r}") for speaker, centres in stored.items()})
@@ -74,22 +76,23 @@ class SpeakerCentres:
             }
             for speaker, centres in self.centres.items()
         }
-        memory = io.BytesIO()  # torch writes a file's name into it: the same centres would give other bytes
+        memory = io.BytesIO()  # torch stores the file name in a file: bytes would depend on it
         torch.save(contents, memory, pickle_module=SimpleNamespace(__name__="pickle", Pickler=_PortableArrays))
         return write_bytes(path, memory.getvalue())
 
     def width(self, speaker: str) -> int:
-        """Values per frame of the speaker's centres.
+        """Width of the speaker's centers, values per frame.
 
         Raises:
-            RetrievalError: unknown speaker (the known ones are named).
+            RetrievalError: unknown speaker (the known ones are listed).
         """
         if speaker not in self.centres:
-            raise RetrievalError(f"no k-means centres for speaker {speaker!r}, there are some for {_listed(self.speakers)}.")
+            known = _listed(self.speakers)
+            raise RetrievalError(f"no k-means centers for speaker {speaker!r}, only for {known}.")
         return self.centres[speaker].shape[1]
 
     def nearest(self, content: Tensor, speaker: str) -> Tensor:
-        """The centre closest to each frame (Euclidean).
+        """The center closest to each frame (Euclidean).
 
         Args:
             content: float [N, D] on any device.
@@ -99,22 +102,22 @@ class SpeakerCentres:
             Same shape, dtype and device as `content`.
 
         Raises:
-            RetrievalError: unknown speaker (the known ones are named), or content of another encoder.
+            RetrievalError: unknown speaker (the known ones are listed), or content of another encoder.
         """
         _check_content(content, self.width(speaker), f"the centres of {speaker!r}")
         centres = self.centres[speaker].to(content.device)
-        half_squares = centres.square().sum(dim=1) / 2  # [K]; |x - c|² / 2 without the term that is equal for all c
+        half_squares = centres.square().sum(dim=1) / 2  # [K]; |x - c|² / 2 without the constant |x|² / 2
         blocks = content.float().split(FRAMES_PER_BLOCK)
-        places = torch.cat([(half_squares - block @ centres.T).argmin(dim=1) for block in blocks])  # [N]
-        return centres[places].to(content.dtype)
+        nearest_ids = torch.cat([(half_squares - block @ centres.T).argmin(dim=1) for block in blocks])  # [N]
+        return centres[nearest_ids].to(content.dtype)
 
     def blend(self, content: Tensor, speaker: str, ratio: float) -> Tensor:
-        """ratio * nearest centre + (1 - ratio) * content, for content [N, D] and a ratio of 0..1.
+        """ratio * nearest center + (1 - ratio) * content, for content [N, D] and a ratio of 0..1.
 
         Source: so-vits-svc, --cluster_infer_ratio.
         """
         nearest = self.nearest(content, speaker)
-        return _mixed(content, nearest, ratio)
+        return _blend(content, nearest, ratio)
 
 
 def _stored_centres(path: Path, speaker: Any, entry: Any) -> Any:
@@ -125,7 +128,7 @@ def _stored_centres(path: Path, speaker: Any, entry: Any) -> Any:
 
 
 class _PortableArrays(pickle.Pickler):
-    """Arrays as `numpy.ndarray(shape, dtype, buffer)`: numpy 2's own pickles cannot be read by numpy 1."""
+    """Arrays as `numpy.ndarray(shape, dtype, buffer)`: numpy 1 cannot read numpy 2's own pickles."""
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
@@ -142,7 +145,7 @@ class Neighbours:
 
     Attributes:
         distances: float32 [N, k], squared Euclidean.
-        ids: int64 [N, k], numbers in the index; -1 where fewer were found.
+        ids: int64 [N, k], positions in the index; -1 if fewer were found.
         vectors: float32 [N, k, D]; undefined where the id is -1.
     """
 
@@ -151,12 +154,12 @@ class Neighbours:
     vectors: np.ndarray
 
     def mean(self) -> np.ndarray:
-        """float32 [N, D], weighted by (1 / distance)², normalised; an exact hit is that vector itself.
+        """Mean weighted by (1 / distance)², normalised: float32 [N, D]; an exact match gives that vector.
 
-        Source: so-vits-svc 4.1 and RVC, which divide by zero at an exact hit.
+        Source: so-vits-svc 4.1 and RVC, which divide by zero at an exact match.
         """
         closest = self.distances[:, :1]
-        # Relative to the closest: the same weights after normalising, and no division by zero.
+        # Relative to the closest: equal weights after normalising, without division by zero.
         closeness = np.divide(closest, self.distances, out=np.ones_like(self.distances), where=self.distances > 0)
         found = self.ids >= 0
         weights = np.where(found, closeness**2, 0).astype(np.float32)
@@ -171,7 +174,9 @@ class FeatureIndex:
         self.indexes = dict(indexes)
         empty = [speaker_id for speaker_id, index in self.indexes.items() if not index.ntotal]
         if empty or not self.indexes:
-            raise RetrievalError(f"no vectors in the index of speaker {empty}: RVC's trained_*.index is empty, take the added_*.index")
+            raise RetrievalError(
+                f"no vectors in the index of speaker {empty}: RVC's trained_*.index is empty, use added_*"
+            )
 
     @property
     def speaker_ids(self) -> list[int]:
@@ -183,12 +188,13 @@ class FeatureIndex:
 
     @classmethod
     def read(cls, path: str | Path, *, speaker_id: int = 0) -> FeatureIndex:
-        """Read a feature_and_index.pkl, or a plain index file, which then is the one of `speaker_id`.
+        """Read a feature_and_index.pkl, or a plain index file, which is assigned to `speaker_id`.
 
-        Which of both it is, the content tells. Of a pickle only the indexes' bytes are taken; nothing is run.
+        The kind of file is detected from its content. From a pickle only the bytes of the indexes are read;
+        no code is run.
 
         Raises:
-            UnsafePickle: the pickle asks for anything but indexes. CheckpointError: missing or damaged.
+            UnsafePickle: the pickle needs anything but indexes. CheckpointError: missing or damaged.
         """
         path = Path(path)
         return cls(read_indexes(stored_indexes(path, speaker_id=speaker_id), path))
@@ -196,8 +202,8 @@ class FeatureIndex:
     def write(self, path: str | Path) -> Path:
         """Write .pkl (all speakers, for so-vits-svc) or .index (one speaker, as for RVC).
 
-        The pickle names faiss' module for this machine's CPU, as so-vits-svc's own does: its reader needs a
-        faiss that has the same. `read` takes any.
+        The pickle refers to the faiss module for this machine's CPU, as so-vits-svc's own does: so-vits-svc
+        needs a faiss with the same module to read it. `read` accepts any.
         """
         path = Path(path)
         faiss = import_faiss()
@@ -212,31 +218,32 @@ class FeatureIndex:
         return write_bytes(path, contents)
 
     def width(self, speaker_id: int) -> int:
-        """Values per frame of the speaker's vectors.
+        """Width of the speaker's vectors, values per frame.
 
         Raises:
-            RetrievalError: unknown speaker (the known ones are named).
+            RetrievalError: unknown speaker (the known ones are listed).
         """
         if speaker_id not in self.indexes:
-            raise RetrievalError(f"no index for speaker id {speaker_id!r}, there are some for {_listed(self.speaker_ids)}.")
+            known = _listed(self.speaker_ids)
+            raise RetrievalError(f"no index for speaker id {speaker_id!r}, only for {known}.")
         return self.indexes[speaker_id].d
 
     def neighbours(self, content: Tensor, speaker_id: int, *, n_neighbours: int = 8) -> Neighbours:
-        """Search with as many lists as the file says (1 from both families), in all where those are empty.
+        """Search the file's number of lists (nprobe, 1 in both families); if those are empty, search all.
 
         Raises:
-            RetrievalError: unknown speaker (the known ones are named), or content of another encoder.
+            RetrievalError: unknown speaker (the known ones are listed), or content of another encoder.
         """
         _check_content(content, self.width(speaker_id), f"the index of speaker {speaker_id}")
         index = self.indexes[speaker_id]
         queries = np.ascontiguousarray(content.detach().float().cpu().numpy())
         distances, ids, vectors = index.search_and_reconstruct(queries, n_neighbours)
-        alone = ids[:, 0] < 0
-        if alone.any():
-            everywhere = import_faiss().SearchParametersIVF(nprobe=index.nlist)
-            found = index.search_and_reconstruct(queries[alone], n_neighbours, params=everywhere)
-            distances[alone], ids[alone], vectors[alone] = found
-        return Neighbours(np.maximum(distances, 0), ids, vectors)  # rounding can give less than 0
+        unmatched = ids[:, 0] < 0
+        if unmatched.any():
+            all_lists = import_faiss().SearchParametersIVF(nprobe=index.nlist)
+            found = index.search_and_reconstruct(queries[unmatched], n_neighbours, params=all_lists)
+            distances[unmatched], ids[unmatched], vectors[unmatched] = found
+        return Neighbours(np.maximum(distances, 0), ids, vectors)  # rounding can give negative values
 
     def blend(self, content: Tensor, speaker_id: int, ratio: float, *, n_neighbours: int = 8) -> Tensor:
         """ratio * weighted mean of the nearest vectors + (1 - ratio) * content.
@@ -244,19 +251,19 @@ class FeatureIndex:
         Args:
             content: float [N, D] on any device.
             speaker_id: one of `speaker_ids`.
-            ratio: 0..1; 0 gives the content itself.
+            ratio: 0..1; 0 returns the content.
 
         Returns:
             Same shape, dtype and device as `content`; finite where the content is.
         """
         blocks = content.split(FRAMES_PER_BLOCK)
         means = [self.neighbours(block, speaker_id, n_neighbours=n_neighbours).mean() for block in blocks]
-        return _mixed(content, torch.from_numpy(np.concatenate(means)).to(content), ratio)
+        return _blend(content, torch.from_numpy(np.concatenate(means)).to(content), ratio)
 
 
-def _mixed(content: Tensor, target: Tensor, ratio: float) -> Tensor:
+def _blend(content: Tensor, target: Tensor, ratio: float) -> Tensor:
     if not 0 <= ratio <= 1:
-        raise RetrievalError(f"the ratio is {ratio}, expected 0 (content as it is) to 1 (target only)")
+        raise RetrievalError(f"the ratio is {ratio}, expected 0 (source content only) to 1 (target only)")
     return ratio * target + (1 - ratio) * content
 
 
@@ -264,11 +271,11 @@ def _check_content(content: Tensor, width: int, what: str) -> None:
     if content.ndim != 2 or content.shape[1] != width:
         raise RetrievalError(
             f"the content has shape {tuple(content.shape)}, {what} is for [frames, {width}]. "
-            "Make it from features of the encoder that the voice was trained with."
+            "Make it from features of the encoder that the model was trained with."
         )
     if not content.isfinite().all():
         raise RetrievalError("some of the content's numbers are not finite: is the recording readable?")
 
 
 def _listed(known: list) -> str:
-    return ", ".join(map(str, known)) or "nobody"
+    return ", ".join(map(str, known)) or "none"

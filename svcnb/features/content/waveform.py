@@ -1,4 +1,4 @@
-"""What every content encoder is fed: one mono waveform at 16 kHz."""
+"""Input of all content encoders (mono waveform at 16 kHz), and lazy imports of transformers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from svcnb import MissingExtra
 from svcnb.files.optional_imports import ensure_torchaudio
 
 SAMPLE_RATE_HZ = 16000
-HOP_SAMPLES = 320  # 20 ms: the grid of every speech encoder here
+HOP_SAMPLES = 320  # 20 ms: hop of all content encoders here
 
 
 def as_waveform(samples: Tensor | np.ndarray, device: torch.device | str) -> Tensor:
     """float32 [T] on the device.
 
     Raises:
-        ValueError: another shape, or no sample at all (the message gives the shape).
+        ValueError: another shape, or no samples (the message gives the shape).
     """
     waveform = torch.as_tensor(samples, dtype=torch.float32, device=device)
     if waveform.ndim != 1 or not len(waveform):
@@ -29,7 +29,7 @@ def as_waveform(samples: Tensor | np.ndarray, device: torch.device | str) -> Ten
 
 
 def import_transformers() -> Any:
-    """transformers, which imports torchaudio where it is installed, whether it fits this torch or not.
+    """Import transformers, which imports an installed torchaudio even if it does not fit this torch.
 
     Raises:
         MissingExtra: transformers is not installed.
@@ -44,9 +44,9 @@ def import_transformers() -> Any:
 
 
 def build_unfilled(network_class: type[nn.Module], config: Any) -> nn.Module:
-    """A network whose values are whatever was in memory: for strict loading at once.
+    """Build a network with uninitialised weights, for strict loading right after.
 
-    Drawing random values that are then replaced takes seconds for the large encoders.
+    Random initialisation that is then overwritten takes seconds for the large encoders.
     """
     with torch.device("meta"):
         network = network_class(config)

@@ -1,7 +1,7 @@
 """Whisper's encoder as content ("whisper-ppg"), from OpenAI's files {"dims", "model_state_dict"}.
 
-The network is transformers' WhisperEncoder; its sizes are the file's dims. It was trained on windows of
-30 s, always full: shorter sound is followed by silence. Longer sound is heard in several windows.
+The network is transformers' WhisperEncoder with the sizes in the file's dims. It was trained on windows of
+exactly 30 s: shorter audio is zero-padded, longer audio is encoded in several windows.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ OPENAI_NAMES = (
 
 
 class WhisperNetwork(nn.Module):
-    """One window of waveform [B, T] -> [B, N, D], N = `window_frames` of 20 ms, whatever T (at most N hops) is."""
+    """One window of waveform [B, T] -> [B, N, D], N = `window_frames` of 20 ms for any T up to N hops."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -63,9 +63,9 @@ class WhisperNetwork(nn.Module):
         self.register_buffer("window", torch.hann_window(FFT_SAMPLES), persistent=False)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
-        """Log-mel power [B, M, 2N] of waveform [B, T], filled with silence to a full window.
+        """Log-mel power [B, M, 2N] of waveform [B, T], zero-padded to a full window.
 
-        Powers more than 8 decades below the window's loudest are raised to that; then (x + 4) / 4.
+        log10 power, clipped at 8 below the maximum of the window; then (x + 4) / 4.
         Source: OpenAI's Whisper.
         """
         waveform = F.pad(waveform, (0, self.window_frames * HOP_SAMPLES - waveform.shape[-1]))
@@ -80,12 +80,12 @@ class WhisperNetwork(nn.Module):
 
 
 class WhisperEncoder:
-    """Whisper's encoder output (after its last norm), 50 frames a second.
+    """Whisper's encoder output (after its last norm), 50 frames per second.
 
-    Up to one window (30 s; the file's n_audio_ctx says) the numbers are the original's. Longer sound is
-    encoded in full windows on the 20 ms grid, spread evenly and overlapping by 5 s or more. Each seam lies in
-    the middle of an overlap, where both windows have heard at least 2 s beyond it, and over 1 s the one fades
-    linearly into the other: the content has neither gap nor step. (The original drops what is beyond 30 s.)
+    Up to one window (30 s; the file's n_audio_ctx) the values equal the original's. Longer audio is encoded
+    in full windows on the 20 ms grid, evenly spaced and overlapping by at least 5 s. In the middle of each
+    overlap, where both windows have at least 2 s of further context, the content is cross-faded linearly over
+    1 s, without gap or step. (The original drops everything after 30 s.)
     """
 
     def __init__(self, network: WhisperNetwork, *, name: str) -> None:
@@ -106,17 +106,17 @@ class WhisperEncoder:
         return joined
 
     def _window(self, waveform: Tensor, start_frame: int) -> Tensor:
-        """Content [N, D] of the full window that begins at a frame."""
-        piece = waveform[start_frame * HOP_SAMPLES :][: self.network.window_frames * HOP_SAMPLES]
-        return self.network(piece[None])[0]
+        """Content [N, D] of the full window that starts at a frame."""
+        window = waveform[start_frame * HOP_SAMPLES :][: self.network.window_frames * HOP_SAMPLES]
+        return self.network(window[None])[0]
 
     def for_recording(self, *clips: Tensor | np.ndarray) -> WhisperEncoder:
-        """Itself: Whisper needs no statistics of the voice."""
+        """Itself: Whisper needs no statistics of the speaker."""
         return self
 
 
 def window_starts(n_frames: int, window: int) -> list[int]:
-    """First frames of the windows that cover a recording: evenly spread, the last one ends where the frames do."""
+    """Start frames of evenly spaced windows that cover a recording; the last one ends at the last frame."""
     if n_frames <= window:
         return [0]
     overlap = round(window * OVERLAP_SHARE)
@@ -125,19 +125,20 @@ def window_starts(n_frames: int, window: int) -> list[int]:
 
 
 def _join(before: Tensor, after: Tensor, start: int, *, n_shared: int) -> Tensor:
-    """`before` [N, D] and `after` [W, D], which begins at frame `start`, faded in the middle of their shared frames."""
+    """Cross-fade `before` [N, D] and `after` [W, D] (from frame `start`) in the middle of their overlap."""
     n_fade = max(1, min(n_shared, round(len(after) * FADE_SHARE)))
     first = start + (n_shared - n_fade) // 2
-    share = (torch.arange(n_fade, device=after.device) + 0.5).unsqueeze(1) / n_fade
-    faded = (1 - share) * before[first : first + n_fade] + share * after[first - start :][:n_fade]
+    weight = (torch.arange(n_fade, device=after.device) + 0.5).unsqueeze(1) / n_fade
+    faded = (1 - weight) * before[first : first + n_fade] + weight * after[first - start :][:n_fade]
     return torch.cat([before[:first], faded, after[first - start + n_fade :]])
 
 
 def load_whisper(path: Path, *, name: str) -> WhisperEncoder:
-    """Encoder from one of OpenAI's files; its decoder stays unused.
+    """Encoder from one of OpenAI's files; the decoder is not used.
 
     Raises:
-        CheckpointError: another kind of file, or weights that do not fit its dims (every difference named).
+        CheckpointError: another kind of file, or weights that do not fit its dims (all differences are
+            listed).
     """
     checkpoint = read_checkpoint(path)
     dims, state = checkpoint.get("dims"), checkpoint.get("model_state_dict")

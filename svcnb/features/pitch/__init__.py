@@ -1,1 +1,1 @@
-"""f0: estimators, tracks, and the networks behind them."""
+"""f0 estimation: estimators, f0 tracks, and the neural f0 networks."""

@@ -1,8 +1,7 @@
-"""Pitch predictors that are signal processing: dio and harvest (WORLD), pm (Praat); and what all predictors share.
+"""Signal-processing f0 predictors: dio and harvest (WORLD), pm (Praat); and what all predictors share.
 
-A predictor turns a recording into f0 on the voice's own frame grid: frame n belongs to the time
-n * hop_samples / sample_rate_hz, 0 Hz means unvoiced. The neural ones are in network_predictors.py;
-`pitch.PitchEstimator` picks one by name.
+A predictor estimates f0 on the model's frame grid: frame n is at time n * hop_samples / sample_rate_hz, 0 Hz
+means unvoiced. Neural predictors are in neural.py; `PitchEstimator` in estimator.py selects one by name.
 """
 
 from __future__ import annotations
@@ -17,24 +16,24 @@ from svcnb import SvcError
 from svcnb.files.optional_imports import import_optional
 
 DEFAULT_THRESHOLD = 0.05
-MAX_F0_HZ = 4000.0  # far above any voice; catches a rate or a period given as a pitch
+MAX_F0_HZ = 4000.0  # far above any voice; detects a sample rate or a period passed as f0
 PRAAT_VOICING_THRESHOLD = 0.6  # the originals' value; Praat's own is 0.45
 
 
 class PitchError(SvcError):
-    """A pitch method, setting, weight file or pitch table that cannot be used."""
+    """An f0 method, setting, weight file or f0 table that cannot be used."""
 
 
 @dataclass(frozen=True)
 class PitchSettings:
-    """What every pitch predictor is told.
+    """Settings of all f0 predictors.
 
     Args:
-        f0_min_hz, f0_max_hz: the range searched; the neural predictors' values outside it become unvoiced.
-        threshold: confidence in 0..1 up to which a frame counts as unvoiced, for crepe, rmvpe and fcpe
-            (None: 0.05). Higher drops breath and creak, lower keeps soft endings; below 0.02 fcpe calls
-            white noise voiced.
-        pretrain_folder: where rmvpe.pt is looked for.
+        f0_min_hz, f0_max_hz: search range; values of neural predictors outside it become unvoiced.
+        threshold: confidence in 0..1 up to which a frame is unvoiced, for crepe, rmvpe and fcpe (None:
+            0.05). Higher values drop breath and creaky voice, lower values keep soft note endings; below 0.02
+            fcpe classifies white noise as voiced.
+        pretrain_folder: folder of rmvpe.pt.
     """
 
     f0_min_hz: float = 50.0
@@ -73,7 +72,7 @@ class FrameGrid:
 
 
 class Predictor(Protocol):
-    """float32 samples [T] and the wanted number of frames -> float64 f0 in Hz [N], 0 where unvoiced."""
+    """float32 samples [T] and the number of frames -> float64 f0 in Hz [N], 0 where unvoiced."""
 
     def __call__(self, samples: np.ndarray, n_frames: int) -> np.ndarray: ...
 
@@ -82,7 +81,7 @@ class Predictor(Protocol):
 
 
 def stretch_f0(f0_hz: np.ndarray, n_frames: int) -> np.ndarray:
-    """f0 squeezed or stretched to `n_frames`: linear at positions n * N / n_frames; unvoiced stays unvoiced.
+    """f0 resampled to `n_frames`: linear interpolation at n * N / n_frames; unvoiced stays unvoiced.
 
     Between a voiced and an unvoiced frame the result is unvoiced.
 
@@ -97,10 +96,10 @@ def stretch_f0(f0_hz: np.ndarray, n_frames: int) -> np.ndarray:
 
 
 def sample_f0(times_s: np.ndarray, f0_hz: np.ndarray, wanted_s: np.ndarray) -> np.ndarray:
-    """f0 at other times: along the logarithm between voiced neighbours, else the nearest frame's.
+    """f0 at other times: linear in log f0 between voiced neighbours, else the nearest frame's value.
 
-    Neighbours that differ by more than four semitones (an octave jump, a new note) are not bridged, and a
-    time further than one source step from every source frame is unvoiced.
+    There is no interpolation between neighbours that differ by more than four semitones (octave jump, new
+    note). A time further than one source step from every source frame is unvoiced.
 
     Args:
         times_s: ascending, [N].
@@ -119,17 +118,17 @@ def sample_f0(times_s: np.ndarray, f0_hz: np.ndarray, wanted_s: np.ndarray) -> n
     right = np.minimum(right, len(times_s) - 1)
     left = np.maximum(right - 1, 0)
     gap_s = times_s[right] - times_s[left]
-    share = np.clip((wanted_s - times_s[left]) / np.where(gap_s > 0, gap_s, 1.0), 0.0, 1.0)
-    nearest = np.where(share < 0.5, left, right)
+    fraction = np.clip((wanted_s - times_s[left]) / np.where(gap_s > 0, gap_s, 1.0), 0.0, 1.0)
+    nearest = np.where(fraction < 0.5, left, right)
     both_voiced = (f0_hz[left] > 0) & (f0_hz[right] > 0)
     ratio = np.where(both_voiced, f0_hz[right], 1.0) / np.where(both_voiced, f0_hz[left], 1.0)
-    bridged = both_voiced & (np.abs(np.log2(ratio)) < 4 / 12) & (gap_s <= 1.5 * step_s)
-    found = np.where(bridged, f0_hz[left] * ratio**share, f0_hz[nearest])
+    interpolated = both_voiced & (np.abs(np.log2(ratio)) < 4 / 12) & (gap_s <= 1.5 * step_s)
+    found = np.where(interpolated, f0_hz[left] * ratio**fraction, f0_hz[nearest])
     return np.where(np.abs(times_s[nearest] - wanted_s) <= 1.001 * step_s + 1e-9, found, 0.0)
 
 
 def centre_f0(f0_hz: np.ndarray, n_frames: int) -> np.ndarray:
-    """f0 padded with unvoiced frames on both sides (one more at the left), or cut on both sides."""
+    """f0 padded with unvoiced frames on both sides (one more on the left), or cropped on both sides."""
     missing = n_frames - len(f0_hz)
     if missing < 0:
         return f0_hz[-missing // 2 :][:n_frames]
@@ -144,7 +143,7 @@ class WorldPredictor:
     """dio or harvest with stonemask refinement.
 
     Args:
-        algorithm: "dio" (fast, misses soft voicing) or "harvest" (slow, fills almost everything).
+        algorithm: "dio" (fast, misses weakly voiced frames) or "harvest" (slow, few unvoiced frames).
         one_decimal: round to 0.1 Hz as so-vits-svc does after dio (the 4.0 forks after harvest too).
 
     Source: so-vits-svc 4.1, DioF0Predictor and HarvestF0Predictor.
@@ -156,7 +155,7 @@ class WorldPredictor:
         self.grid, self.settings, self.one_decimal = grid, settings, one_decimal
 
     def raw(self, samples: np.ndarray) -> np.ndarray:
-        """WORLD's own frames: T // hop + 1 of them."""
+        """f0 on WORLD's own T // hop + 1 frames."""
         samples = np.ascontiguousarray(samples, dtype=np.float64)
         coarse, times_s = self.estimate(
             samples,
@@ -173,9 +172,9 @@ class WorldPredictor:
 
 
 class PraatPredictor:
-    """Praat's autocorrelation method, the fastest one; unvoiced at both edges, where Praat has no full window.
+    """Praat's autocorrelation method, the fastest; unvoiced at both ends, where Praat has no full window.
 
-    Source: so-vits-svc 4.1, PMF0Predictor (ours also cuts where Praat returns too many frames).
+    Source: so-vits-svc 4.1, PMF0Predictor (here it is also cropped where Praat returns too many frames).
     """
 
     def __init__(self, grid: FrameGrid, settings: PitchSettings) -> None:

@@ -1,4 +1,4 @@
-"""f0 estimation by name: which methods there are, which one "auto" is, and one estimator per method."""
+"""f0 estimation by method name: table of methods, resolution of "auto", and the estimator class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from svcnb.features.pitch.classical import (
 from svcnb.features.pitch.neural import RMVPE_FILE, CrepePredictor, FcpePredictor, RmvpePredictor
 from svcnb.features.pitch.track import F0Track
 
-SHORTEST_INPUT_S = 0.2  # WORLD and Praat want a few periods; less is padded with silence
+SHORTEST_INPUT_S = 0.2  # WORLD and Praat need a few periods; shorter input is padded with silence
 # ---------------------------------------------------------------- estimation
 
 PREDICTORS: dict[str, Callable[[FrameGrid, PitchSettings, str], Predictor]] = {
@@ -33,10 +33,10 @@ METHODS = tuple(PREDICTORS)
 
 
 def resolve_method(method: str = "auto", folder: Path | str = "pretrain") -> str:
-    """A name of METHODS; "auto" is rmvpe where its weights are in `folder`, else fcpe.
+    """Resolve a method name; "auto" is rmvpe if its weights are in `folder`, else fcpe.
 
     Raises:
-        PitchError: unknown name (the message lists the valid ones).
+        PitchError: unknown name (the message lists the valid names).
     """
     if method == "auto":
         return "rmvpe" if (Path(folder) / RMVPE_FILE).is_file() else "fcpe"
@@ -46,13 +46,13 @@ def resolve_method(method: str = "auto", folder: Path | str = "pretrain") -> str
 
 
 class PitchEstimator:
-    """One pitch method, loaded once, for any number of recordings at one rate.
+    """f0 estimator of one method, loaded once, for any number of recordings at one sample rate.
 
     Args:
         method: a name of METHODS, or "auto" (see resolve_method).
         sample_rate_hz, hop_samples: the frame grid, for example 44100 and 512.
         settings: range, threshold, folder of weights.
-        device: where a neural method runs ("cpu", "cuda").
+        device: of a neural method ("cpu", "cuda").
 
     Raises:
         PitchError: unknown method, or rmvpe without its file.
@@ -74,11 +74,11 @@ class PitchEstimator:
         self.predictor = PREDICTORS[self.method](self.grid, self.settings, device)
 
     def __call__(self, samples: np.ndarray, *, n_frames: int | None = None) -> F0Track:
-        """The melody of one recording.
+        """f0 contour of one recording.
 
         Args:
             samples: float [T], mono, at the estimator's rate.
-            n_frames: wanted frames, default T // hop_samples.
+            n_frames: number of frames, default T // hop_samples.
         """
         samples = np.asarray(samples, np.float32)
         if samples.ndim != 1 or not np.isfinite(samples).all():

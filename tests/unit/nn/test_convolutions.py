@@ -1,4 +1,4 @@
-"""The CPU's convolutions give torch's numbers, take part only where they should, and dropout drops what it says."""
+"""The CPU convolutions equal torch's and are used only where intended; dropout has the requested rate."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_period_discriminator_is_the_same_as_products() -> None:
         torch.testing.assert_close(mine, theirs)
 
 
-def test_dropout_drops_the_share_it_is_told_and_keeps_the_mean() -> None:
+def test_dropout_has_the_requested_rate_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
     y = drop_out(torch.ones(1001, 999), 0.1, True)
     assert abs(float((y == 0).float().mean()) - 0.1) < 0.002 and abs(float(y.mean()) - 1) < 0.002

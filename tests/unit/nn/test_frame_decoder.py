@@ -1,4 +1,4 @@
-"""What the frame-rate decoder promises: its pulses, its silence, its shape."""
+"""Frame-rate decoder: harmonic excitation, silence where unvoiced, output shape."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_pulses_come_at_f0_with_all_harmonics(f0_hz: float) -> None:
     assert loudest_hz(pulses, 4.5 * f0_hz, 5.5 * f0_hz) == pytest.approx(5 * f0_hz, abs=resolution)
 
 
-def test_pulses_fall_silent_where_unvoiced_and_keep_their_pitch_up_to_there() -> None:
+def test_the_pulse_train_is_zero_where_unvoiced_and_keeps_f0_up_to_there() -> None:
     f0 = torch.full((1, 120), 200.0)
     f0[:, 60:] = 0
     pulses = pulse_train(f0, HOP, RATE_HZ)[0]
@@ -62,7 +62,7 @@ def test_same_seed_gives_the_same_noise() -> None:
 
 @torch.no_grad()
 def test_filters_that_differ_within_each_frame_make_no_hum_at_the_frames_rate() -> None:
-    """86 Hz in every quiet voiced frame: pitch trackers took it for the octave below."""
+    """86 Hz in every quiet voiced frame: f0 estimators detected the octave below."""
     decoder = FrameDecoder(4, sampling_rate=RATE_HZ, hop_samples=HOP, channels=8, n_blocks=1)
     decoder.head.weight.zero_()
     bias = decoder.head.bias.view(2, 4, -1)  # halves of a frame; gain, phase, noise
@@ -73,8 +73,8 @@ def test_filters_that_differ_within_each_frame_make_no_hum_at_the_frames_rate() 
     frequency = torch.fft.rfftfreq(len(audio), 1 / RATE_HZ)
     frame_rate_hz = RATE_HZ / HOP
     hum = spectrum[(frequency - frame_rate_hz).abs() < 5].max()
-    sung = spectrum[(frequency - 220).abs() < 5].max()
-    assert 20 * torch.log10(hum / sung) < -50
+    tone = spectrum[(frequency - 220).abs() < 5].max()
+    assert 20 * torch.log10(hum / tone) < -50
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +89,8 @@ def untrained_vocoder(mel: VocoderMel) -> FrameVocoder:
     return vocoder
 
 
-def test_a_vocoder_follows_the_mel_before_it_has_learnt_anything(mel: VocoderMel) -> None:
-    """A burst and a peak at 3 kHz come back at their time and frequency, as high above the rest as they were."""
+def test_an_untrained_vocoder_follows_the_mel(mel: VocoderMel) -> None:
+    """A burst and a peak at 3 kHz are reproduced in time, frequency and relative level."""
     n_frames, vocoder = 60, untrained_vocoder(mel)
     wanted = torch.full((1, 80, n_frames), -5.0) + vocoder.log_width
     centre_hz = (mel.filters @ torch.linspace(0, RATE_HZ / 2, mel.filters.shape[1])) / mel.filters.sum(1)
@@ -98,29 +98,31 @@ def test_a_vocoder_follows_the_mel_before_it_has_learnt_anything(mel: VocoderMel
     wanted[:, peak - 3 : peak + 4] += 3
     wanted[:, :, 30:34] += 2
     with torch.no_grad():
-        sung = mel(vocoder(wanted, torch.zeros(1, n_frames), noise=Noise(torch.Generator().manual_seed(1)))[:, 0])
-    level = sung - vocoder.log_width
+        noise = Noise(torch.Generator().manual_seed(1))
+        output = mel(vocoder(wanted, torch.zeros(1, n_frames), noise=noise)[:, 0])
+    level = output - vocoder.log_width
     assert (level[0, peak] - level[0, peak - 12 : peak - 7].mean(0)).mean() == pytest.approx(3, abs=0.4)
     burst = level[0, 20:, 31:33].mean() - level[0, 20:, 10:25].mean()
     assert burst == pytest.approx(2, abs=0.3)
     assert int(level[0, 20:].mean(0).argmax()) in (31, 32)
 
 
-def test_a_vocoders_noise_has_fewer_peaks_and_gaps_of_its_own_than_white_noise(mel: VocoderMel) -> None:
+def test_a_vocoders_noise_has_a_smoother_spectrogram_than_white_noise(mel: VocoderMel) -> None:
     vocoder, n_frames = untrained_vocoder(mel), 200
-    flat = torch.full((1, 80, n_frames), -6.0) + vocoder.log_width
+    constant = torch.full((1, 80, n_frames), -6.0) + vocoder.log_width
     noise = Noise(torch.Generator().manual_seed(1))
     with torch.no_grad():
-        sung = vocoder(flat, torch.zeros(1, n_frames), noise=noise)[:, 0]
-    white = torch.randn(1, n_frames * HOP, generator=torch.Generator().manual_seed(1)) * sung.std()
-    uneven = [mel(sound)[0, 40:, 4:-4].std(dim=1).mean() for sound in (sung, white)]
+        output = vocoder(constant, torch.zeros(1, n_frames), noise=noise)[:, 0]
+    white = torch.randn(1, n_frames * HOP, generator=torch.Generator().manual_seed(1)) * output.std()
+    uneven = [mel(sound)[0, 40:, 4:-4].std(dim=1).mean() for sound in (output, white)]
     assert uneven[0] < 0.5 * uneven[1], uneven
-    assert sung.std() == pytest.approx(float(torch.exp(torch.tensor(-6.0 - 0.7)) / vocoder.n_fft**0.5), rel=0.2)
+    expected = float(torch.exp(torch.tensor(-6.0 - 0.7)) / vocoder.n_fft**0.5)
+    assert output.std() == pytest.approx(expected, rel=0.2)
 
 
-def test_bands_too_narrow_to_hold_a_bin_do_not_make_holes() -> None:
+def test_mel_bands_without_a_bin_leave_no_gaps() -> None:
     with pytest.warns(UserWarning, match="Empty filters"):
-        narrow = VocoderMel(sample_rate_hz=RATE_HZ, n_fft=256, hop_samples=64, n_mels=80, fmax_hz=11025.0)
-    assert (narrow.filters.sum(1) == 0).any()
-    vocoder = FrameVocoder(narrow.filters, sampling_rate=RATE_HZ, hop_samples=64, channels=8, n_blocks=1)
+        sparse = VocoderMel(sample_rate_hz=RATE_HZ, n_fft=256, hop_samples=64, n_mels=80, fmax_hz=11025.0)
+    assert (sparse.filters.sum(1) == 0).any()
+    vocoder = FrameVocoder(sparse.filters, sampling_rate=RATE_HZ, hop_samples=64, channels=8, n_blocks=1)
     assert torch.allclose(vocoder.between_bands.sum(1), torch.ones(vocoder.n_fft // 2 + 1))

@@ -1,4 +1,4 @@
-"""The bundled learned encoder: its frames, its levelling, its file."""
+"""The bundled learned encoder: frame grid, band normalization, file format."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def small() -> LearnedUnits:
     return LearnedUnits(ContentNetwork(SMALL))
 
 
-def test_it_is_found_from_any_folder_and_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_found_from_any_folder_and_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     encoder = load_encoder("svcnb-units")
     assert (encoder.name, encoder.hop_samples) == ("svcnb-units", 320)
@@ -52,12 +52,12 @@ def test_frames_are_as_many_as_hops_but_one_and_the_same_each_time(bundled) -> N
 
 
 def test_a_frame_describes_its_own_20_ms(bundled) -> None:
-    """A change in the middle of a recording shows where it happens, not a frame earlier or later."""
+    """A change in the middle of a recording appears in the frame where it happens."""
     samples = voice_like(2 * RATE_HZ)
     change = bundled.network.bands.power(torch.from_numpy(np.where(np.arange(2 * RATE_HZ) < RATE_HZ, samples, 0))[None])
-    sounding = change.sum(2)[0] > 1e-7
-    assert sounding[:100].all()
-    assert not sounding[102:].any()  # 100 frames of 10 ms, and one window that reaches over
+    not_silent = change.sum(2)[0] > 1e-7
+    assert not_silent[:100].all()
+    assert not not_silent[102:].any()  # 100 frames of 10 ms, and one window that overlaps the change
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_frame_describes_its_own_20_ms(bundled) -> None:
     ],
     ids=["digital silence", "constant", "one sample", "almost silent", "half silent", "pure tone"],
 )
-def test_content_is_finite_and_of_unit_variance_whatever_comes_in(bundled, samples: np.ndarray) -> None:
+def test_content_is_finite_and_of_unit_variance_for_any_input(bundled, samples: np.ndarray) -> None:
     for encoder in (bundled, bundled.for_recording(samples)):
         content = encoder.encode(samples)
         assert torch.isfinite(content).all()
@@ -84,23 +84,23 @@ def test_content_does_not_depend_on_the_level(bundled) -> None:
     torch.testing.assert_close(bundled.encode(samples), bundled.encode(samples * 0.05), atol=1e-3, rtol=0)
 
 
-def test_a_bound_encoder_uses_the_whole_recordings_statistics_for_each_piece(bundled) -> None:
+def test_a_bound_encoder_uses_the_whole_recordings_statistics_for_each_chunk(bundled) -> None:
     samples = voice_like(6 * RATE_HZ)
     bound = bundled.for_recording(samples[: 3 * RATE_HZ], samples[3 * RATE_HZ :])
-    reach = bundled.network.reach
-    whole, piece = bound.encode(samples), bound.encode(samples[RATE_HZ : 5 * RATE_HZ])
-    torch.testing.assert_close(piece[reach + 1 : -reach - 1], whole[50 + reach + 1 : 250 - reach - 1], atol=1e-4, rtol=0)
+    n = bundled.network.context_frames + 1
+    whole, chunk = bound.encode(samples), bound.encode(samples[RATE_HZ : 5 * RATE_HZ])
+    torch.testing.assert_close(chunk[n:-n], whole[50 + n : 250 - n], atol=1e-4, rtol=0)
     assert bundled.statistics is None
 
 
-def test_long_recordings_are_encoded_in_pieces_that_leave_no_seam(small, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_recordings_are_encoded_in_blocks_without_a_seam(small, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = voice_like(3 * RATE_HZ)
     whole = small.encode(samples)
     monkeypatch.setattr("svcnb.features.content.bundled.READ_FRAMES", 17)
     torch.testing.assert_close(small.encode(samples), whole, atol=1e-5, rtol=0)
 
 
-def test_what_is_no_waveform_is_refused_with_its_shape(small) -> None:
+def test_other_shapes_than_a_waveform_are_refused(small) -> None:
     with pytest.raises(ValueError, match=r"shape \(2, 5\), expected \[T\]"):
         small.encode(np.zeros((2, 5), np.float32))
 
@@ -119,6 +119,7 @@ def test_a_warp_moves_the_bands_and_keeps_half_the_sample_rate_in_place() -> Non
     plain, up = mel_filters(SMALL), mel_filters(SMALL, 1.2)
     hz = torch.linspace(0, 8000, 257)
     middle = [(filters * hz).sum(1) / filters.sum(1) for filters in (plain, up)]
-    torch.testing.assert_close(middle[1][:12] * 1.2, middle[0][:12], rtol=0.02, atol=0)  # heard 1.2 times as high
-    # above 6 kHz (5 kHz before the warp) 2 kHz hold what 3 kHz held
+    # the bands respond to frequencies 1.2 times lower
+    torch.testing.assert_close(middle[1][:12] * 1.2, middle[0][:12], rtol=0.02, atol=0)
+    # above 6 kHz (5 kHz before the warp) 3 kHz are mapped to 2 kHz
     torch.testing.assert_close(middle[1][-1], 5000 + 1.5 * (middle[0][-1] - 6000), rtol=0.02, atol=0)

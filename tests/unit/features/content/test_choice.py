@@ -1,4 +1,4 @@
-"""A speech encoder is chosen by name at the features; training and conversion follow it."""
+"""The content encoder is chosen by name for feature extraction; training and conversion use the same."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_chosen_encoder_goes_from_features_to_a_converted_recording(made: Path) -> None:
+def test_a_chosen_encoder_is_used_from_features_to_conversion(made: Path) -> None:
     for part in ("features", "voice"):
         model = json.loads((made / part / "config.json").read_text())["model"]
         assert (model["speech_encoder"], model["ssl_dim"]) == ("wavlmbase+", 768)
@@ -80,13 +80,13 @@ def test_a_chosen_encoder_goes_from_features_to_a_converted_recording(made: Path
     assert np.isfinite(converted.samples).all() and np.abs(converted.samples).max() > 0
 
 
-def test_a_voice_names_the_encoder_that_it_needs(made: Path, tmp_path: Path) -> None:
+def test_a_model_loads_the_encoder_that_it_needs(made: Path, tmp_path: Path) -> None:
     assert sovits.load_voice(made / "voice", pretrain_folder=made / "pretrain").encoder.name == "wavlmbase+"
     with pytest.raises(SvcError, match=r"WavLM-Base\+\.pt is not there"):
         sovits.load_voice(made / "voice", pretrain_folder=tmp_path)
 
 
-def test_a_config_that_names_no_encoder_is_served_by_the_width(made: Path, tmp_path: Path) -> None:
+def test_without_a_name_in_the_config_the_width_selects_the_encoder(made: Path, tmp_path: Path) -> None:
     stored = json.loads((made / "voice" / "config.json").read_text())
     del stored["model"]["speech_encoder"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
@@ -94,7 +94,7 @@ def test_a_config_that_names_no_encoder_is_served_by_the_width(made: Path, tmp_p
         sovits.load_voice(made / "voice", config=tmp_path / "config.json", pretrain_folder=tmp_path)
 
 
-def test_weights_of_another_width_are_told_when_the_voice_is_loaded(made: Path, tmp_path: Path) -> None:
+def test_weights_of_another_width_raise_when_the_model_is_loaded(made: Path, tmp_path: Path) -> None:
     cfg = {"encoder_attention_heads": 4, "normalize": False}
     torch.save({"cfg": cfg, "model": hubert_state(Layout(gated=True))}, tmp_path / "WavLM-Base+.pt")
     with pytest.warns(UserWarning, match=r"WavLM-Base\+\.pt gives 32 values per frame, wavlmbase\+ has 768"):

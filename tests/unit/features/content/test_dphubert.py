@@ -1,4 +1,4 @@
-"""DPHuBERT: its file layout at small size, each layer pruned on its own, against the network by hand."""
+"""DPHuBERT: small files with individually pruned layers, compared with a reference implementation."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def their_name(name: str) -> str:
 
 
 def config_of(layout: Layout, **changes: object) -> dict[str, object]:
-    """The keys of a DPHuBERT config; all dropouts and dropped layers at rates that would be noticed."""
+    """The keys of a DPHuBERT config; dropout and layer drop at rates that would change the output."""
     heads = {"encoder_num_heads": [len(own) for own in layout.heads], "encoder_head_dim": layout.head_width}
     if layout.gated:
         heads = {
@@ -122,7 +122,7 @@ def test_dropout_rates_in_the_file_have_no_effect(tmp_path: Path) -> None:
 
 
 def test_a_pruned_network_is_the_whole_one_without_those_heads_and_units(tmp_path: Path) -> None:
-    """Heads whose output is not passed on, and units that are not, may as well be absent: also for the gates."""
+    """Removing heads whose output weights are zero changes nothing, also for the gates."""
     whole = Layout(heads=((0, 1, 2, 3),) * 3, inner=(20, 7, 0), gated=True)
     state = save_dphubert(tmp_path / FILE, whole)
     kept = torch.cat([torch.arange(8, 16), torch.arange(24, 32)])  # heads 1 and 3 of width 8
@@ -143,7 +143,7 @@ def test_a_pruned_network_is_the_whole_one_without_those_heads_and_units(tmp_pat
     torch.testing.assert_close(*contents)
 
 
-def test_the_waveform_is_normalised_where_the_config_says_so(tmp_path: Path) -> None:
+def test_the_waveform_is_normalised_if_the_config_asks_for_it(tmp_path: Path) -> None:
     state = save_dphubert(tmp_path / FILE, PRUNED, normalize_waveform=True)
     samples = torch.from_numpy(voice_like(4000)) + 0.02
     normalised = (samples - samples.mean()) / (samples.var(unbiased=False) + 1e-5).sqrt()
@@ -190,9 +190,10 @@ def test_config_keys_that_are_missing_or_unknown_are_all_named(tmp_path: Path) -
     torch.save(stored, tmp_path / FILE)
     with pytest.raises(CheckpointError) as caught:
         load_encoder("dphubert", folder=tmp_path)
-    told_of = ("missing encoder_head_dim", "unknown encoder_rotary", "aux_num_out is 32", "extractor_mode is 'batch_")
-    for told in told_of:
-        assert told in str(caught.value)
+    for message in (
+        "missing encoder_head_dim", "unknown encoder_rotary", "aux_num_out is 32", "extractor_mode is 'batch_",
+    ):  # fmt: skip
+        assert message in str(caught.value)
 
 
 def test_tensors_that_do_not_fit_the_config_are_all_named(tmp_path: Path) -> None:
@@ -203,9 +204,9 @@ def test_tensors_that_do_not_fit_the_config_are_all_named(tmp_path: Path) -> Non
     torch.save(stored, tmp_path / FILE)
     with pytest.raises(CheckpointError) as caught:
         load_encoder("dphubert", folder=tmp_path)
-    for told in (
+    for message in (
         "intermediate_dense.weight is (20, 32), expected (21, 32)",
         "unexpected encoder.transformer.layers.0.hard_concrete",
         "missing encoder.transformer.layer_norm.weight",
     ):
-        assert told in str(caught.value)
+        assert message in str(caught.value)

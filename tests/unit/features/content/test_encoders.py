@@ -1,4 +1,4 @@
-"""Content encoders: the grid, the files that load, and the bundled encoder that needs none."""
+"""Content encoders: frame alignment, loading of files, and the bundled cepstral encoder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RATE_HZ = 16000
 
 
 def voice_like(n_samples: int, *, seed: int = 0, level: float = 0.1) -> np.ndarray:
-    """Noise whose spectrum and loudness wander slowly: different units over time, no recording needed."""
+    """Noise with slowly varying spectrum and loudness: different units over time without a recording."""
     generator = np.random.default_rng(seed)
     noise = np.cumsum(generator.standard_normal(n_samples)) * 0.02 + generator.standard_normal(n_samples)
     time = np.arange(n_samples) / RATE_HZ
@@ -59,7 +59,7 @@ def test_stretching_gives_the_wanted_length_and_keeps_the_width(n_frames: int) -
         assert align_to_frames(torch.zeros(6, 50), n_frames, mode=mode).shape == (6, n_frames)
 
 
-def test_what_cannot_be_stretched_is_named_with_both_numbers() -> None:
+def test_invalid_stretching_raises_with_both_numbers() -> None:
     with pytest.raises(ValueError, match=r"\(4, 0\) to 7 frames"):
         align_to_frames(torch.zeros(4, 0), 7)
     with pytest.raises(ValueError, match=r"\(4, 2\) to 0 frames"):
@@ -68,16 +68,16 @@ def test_what_cannot_be_stretched_is_named_with_both_numbers() -> None:
         align_to_frames(torch.zeros(4, 2), 3, mode="cubic")
 
 
-# choosing
+# choice of the encoder
 
 
-def test_auto_takes_contentvec_where_its_file_is_and_the_bundled_encoder_elsewhere(tmp_path: Path) -> None:
+def test_auto_is_contentvec_if_its_file_exists_and_else_the_bundled_encoder(tmp_path: Path) -> None:
     assert resolve_encoder("auto", tmp_path) == "svcnb-units"
     (tmp_path / "hubert_base.pt").touch()
     assert resolve_encoder("auto", tmp_path) == "vec768l12"
 
 
-def test_an_unknown_encoder_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+def test_errors_for_an_unknown_encoder_list_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(SvcError) as caught:
         load_encoder("vec1024", folder=tmp_path)
     assert f"expected auto or one of {', '.join(ENCODERS)}" in str(caught.value)
@@ -86,7 +86,7 @@ def test_an_unknown_encoder_is_answered_with_the_known_ones(tmp_path: Path) -> N
     assert set(ENCODERS) >= {*original, *onnx}
 
 
-def test_an_absent_file_is_named_with_its_place(tmp_path: Path) -> None:
+def test_a_missing_file_is_named_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(SvcError, match=r"checkpoint_best_legacy_500\.pt \(or hubert_base\.pt\) is not there"):
         load_encoder("vec256l9", folder=tmp_path)
 
@@ -160,7 +160,7 @@ def hubert_soft_state(*, width: int = 128, conv: int = 16, ffn: int = 32, n_laye
 
 
 def hubert_soft_by_hand(state: dict[str, Tensor], samples: Tensor, n_layers: int) -> Tensor:
-    """The same network written out with torch's own layers."""
+    """Reference implementation with torch's own layers."""
     width, _, kernel = state["positional_embedding.conv.weight_v"].shape
     x = nn.functional.pad(samples, (40, 40))[None, None]
     x = nn.functional.conv1d(x, state["feature_extractor.conv0.weight"], stride=5)
@@ -226,7 +226,7 @@ def fairseq_state(*, n_layers: int = 3, width: int = 32, with_projection: bool =
     return state
 
 
-def test_the_layer_and_the_projection_are_those_asked_for() -> None:
+def test_the_layer_and_the_projection_are_the_requested_ones() -> None:
     state = fairseq_state()
     samples = torch.from_numpy(voice_like(4000))[None]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""HuBERT large (Chinese) and WavLM: real file layouts at small size, against the networks written out by hand."""
+"""HuBERT large (Chinese) and WavLM: small files in the real layouts against reference implementations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GATED = Layout(gated=True)
 
 
 def save_fairseq(path: Path, layout: Layout, *, kind: str = "cfg") -> dict[str, torch.Tensor]:
-    """A file as fairseq writes it, with what only training needs; the weights are returned."""
+    """A file as fairseq writes it, with training-only entries; returns the weights."""
     state = hubert_state(layout)
     settings = {"encoder_attention_heads": layout.n_heads, "layer_norm_first": layout.pre_norm, "final_dim": 5}
     training = {"final_proj.weight": torch.ones(5, layout.width), "final_proj.bias": torch.ones(5)}
@@ -47,7 +47,7 @@ def save_wavlm(path: Path, layout: Layout, **cfg: object) -> dict[str, torch.Ten
 
 
 @pytest.mark.parametrize("kind", ["cfg", "args"])
-def test_hubert_large_ends_in_its_last_norm_and_takes_the_waveform_as_it_is(tmp_path: Path, kind: str) -> None:
+def test_hubert_large_ends_with_its_norm_and_keeps_the_waveform(tmp_path: Path, kind: str) -> None:
     state = save_fairseq(tmp_path / CHINESE, LARGE, kind=kind)
     encoder = load_encoder("cnhubertlarge", folder=tmp_path)
     samples = torch.from_numpy(voice_like(5000))
@@ -79,7 +79,7 @@ def test_our_layout_has_as_many_tensors_as_wavlm_base() -> None:
     assert len(hubert_state(replace(GATED, heads=GATED.heads * 6, inner=GATED.inner * 6))) == 248
 
 
-def test_wavlm_normalises_the_waveform_where_its_settings_say_so(tmp_path: Path) -> None:
+def test_wavlm_normalises_the_waveform_if_its_settings_ask_for_it(tmp_path: Path) -> None:
     state = save_wavlm(tmp_path / WAVLM, GATED, normalize=True)
     samples = torch.from_numpy(voice_like(4000)) + 0.02
     normalised = (samples - samples.mean()) / (samples.var(unbiased=False) + 1e-5).sqrt()
@@ -110,35 +110,35 @@ def test_the_network_is_transformers_own_with_the_files_weights(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("name", "file_name", "layout", "told"),
+    ("name", "file_name", "layout", "message"),
     [
         ("wavlmbase+", WAVLM, Layout(), "holds a HuBERT without relative positions, expected a WavLM"),
-        ("cnhubertlarge", CHINESE, GATED, "holds a WavLM, expected a HuBERT: take the encoder wavlmbase"),
+        ("cnhubertlarge", CHINESE, GATED, "holds a WavLM, expected a HuBERT: use the encoder wavlmbase"),
         ("vec768l12", "hubert_base.pt", LARGE, "has 2 transformer layers, the encoder needs 12"),
     ],
 )
-def test_another_networks_file_is_named(tmp_path: Path, name: str, file_name: str, layout: Layout, told: str) -> None:
+def test_another_networks_file_is_named(tmp_path: Path, name: str, file_name: str, layout: Layout, message: str) -> None:
     save_wavlm(tmp_path / file_name, layout)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         load_encoder(name, folder=tmp_path)
 
 
-def test_every_tensor_must_have_its_place(tmp_path: Path) -> None:
+def test_missing_and_unexpected_tensors_are_all_listed(tmp_path: Path) -> None:
     state = hubert_state(GATED)
     del state["encoder.layers.1.fc2.bias"], state["encoder.layers.1.self_attn.grep_a"]
     state["encoder.layers.0.adapter.weight"] = torch.ones(3)
     with pytest.raises(CheckpointError) as caught:
         wavlm_from_state(state)
-    for told in (
+    for message in (
         "missing encoder.layers.1.feed_forward.output_dense.bias (32,)",
         "missing encoder.layers.1.attention.gru_rel_pos_const",
         "unexpected encoder.layers.0.adapter.weight (3,)",
         "3 differences",
     ):
-        assert told in str(caught.value)
+        assert message in str(caught.value)
 
 
-def test_a_file_cut_down_is_told_from_another_models() -> None:
+def test_a_truncated_file_is_distinguished_from_another_models() -> None:
     state = {name: value for name, value in hubert_state(GATED).items() if not name.startswith("encoder.layers.")}
     with pytest.raises(CheckpointError, match="tensors are missing.*encoder.layers.0.feed_forward"):
         wavlm_from_state(state)

@@ -1,4 +1,4 @@
-"""The speech encoders on a GPU give what they give on the CPU; skipped, and said so, where there is none."""
+"""Content encoders give equal output on a GPU and a CPU; skipped with a reason if there is no GPU."""
 
 from __future__ import annotations
 

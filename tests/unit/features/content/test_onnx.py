@@ -1,4 +1,4 @@
-"""Encoders that are ONNX files: a small graph of the family's layout, [1, 1, T] -> [1, N, D]."""
+"""ONNX encoders: a small graph in the family's layout, [1, 1, T] -> [1, N, D]."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def write_graph(path: Path, *, width: int = 6, rank: int = 3, transposed: bool =
     weight = np.random.default_rng(0).standard_normal((width, 1, 400)).astype(np.float32)
     shape = [1, 1, "T"][3 - rank :]
     inputs = [helper.make_tensor_value_info(f"source{i}", TensorProto.FLOAT, shape) for i in range(n_inputs)]
-    nodes, heard = [], "source0"
+    nodes, waveform = [], "source0"
     if rank == 2:
         nodes.append(helper.make_node("Unsqueeze", ["source0", "axis"], ["raised"]))
-        heard = "raised"
-    nodes.append(helper.make_node("Conv", [heard, "weight"], ["content"], strides=[320]))
+        waveform = "raised"
+    nodes.append(helper.make_node("Conv", [waveform, "weight"], ["content"], strides=[320]))
     if transposed:
         nodes.append(helper.make_node("Transpose", ["content"], ["last"], perm=[0, 2, 1]))
     else:
@@ -46,7 +46,7 @@ def write_graph(path: Path, *, width: int = 6, rank: int = 3, transposed: bool =
 
 
 @pytest.mark.parametrize("name", ONNX_NAMES)
-def test_content_is_what_the_graph_gives(tmp_path: Path, name: str) -> None:
+def test_content_equals_the_output_of_the_graph(tmp_path: Path, name: str) -> None:
     weight = write_graph(tmp_path / WEIGHTS[ENCODERS[name].weights].file_name)
     encoder = load_encoder(name, folder=tmp_path)
     samples = torch.from_numpy(voice_like(5000))
@@ -74,17 +74,17 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "told"),
+    ("layout", "message"),
     [
         ({"rank": 2}, r"takes inputs of shape \[\[1, 'T'\]\], expected one waveform \[1, 1, T\]"),
         ({"n_inputs": 2}, r"takes inputs of shape .*expected one waveform"),
-        ({"transposed": False}, r"gives torch.float32 \(\) for a second of sound, expected content \[1, N, D\]"),
+        ({"transposed": False}, r"gives torch.float32 \(\) for a second of audio, expected content \[1, N, D\]"),
     ],
     ids=["two axes", "two inputs", "a number"],
 )
-def test_a_graph_of_another_layout_is_named(tmp_path: Path, layout: dict, told: str) -> None:
+def test_a_graph_of_another_layout_is_named(tmp_path: Path, layout: dict, message: str) -> None:
     write_graph(tmp_path / "vec-768-layer-9.onnx", **layout)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         load_encoder("vec768l9-onnx", folder=tmp_path)
 
 
@@ -96,7 +96,7 @@ def test_without_onnxruntime_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
     assert issubclass(MissingExtra, SvcError)
 
 
-def test_a_graph_follows_its_module_to_another_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_moves_with_its_module_to_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The session is opened again for the device, and once only."""
     import svcnb.features.content.onnx as module
 

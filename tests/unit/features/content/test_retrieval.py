@@ -1,4 +1,4 @@
-"""Centres and indexes: made as well as the originals', read without running anything, blended without NaN."""
+"""K-means centers and indexes: as good as the originals', read without running code, blended without NaN."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RunsWhenRead:
 
 
 def clustered(n_frames: int, n_clusters: int = 60, *, width: int = WIDTH, seed: int = 0) -> np.ndarray:
-    """Clusters of very unequal sizes, as sounds of a language have."""
+    """Clusters of very unequal sizes, like the sounds of a language."""
     random = np.random.default_rng(seed)
     middles = random.standard_normal((n_clusters, width))
     chances = random.pareto(1.5, n_clusters) + 0.2
@@ -67,7 +67,7 @@ def index(frames: np.ndarray) -> FeatureIndex:
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
-def test_centres_come_back_equal(tmp_path: Path, suffix: str) -> None:
+def test_centers_round_trip(tmp_path: Path, suffix: str) -> None:
     written = some_centres()
     read = SpeakerCentres.read(written.write(tmp_path / f"kmeans.{suffix}"))
     assert sorted(read.speakers) == sorted(written.speakers)
@@ -88,7 +88,7 @@ def test_written_pt_names_no_module_that_numpy_1_lacks(tmp_path: Path) -> None:
         assert all(b"_core" not in archive.read(name) for name in archive.namelist())
 
 
-def test_an_evil_kmeans_file_is_refused_and_does_not_run(tmp_path: Path) -> None:
+def test_a_malicious_kmeans_file_is_refused_and_does_not_run(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     torch.save({"alto": {"cluster_centers_": RunsWhenRead(os.mkdir, str(trace))}}, tmp_path / "kmeans.pt")
     with pytest.raises(UnsafePickle, match="mkdir"):
@@ -97,27 +97,27 @@ def test_an_evil_kmeans_file_is_refused_and_does_not_run(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("contents", [{"model": torch.ones(2)}, {"alto": {"model": 1}}, {"alto": {"cluster_centers_": np.ones(3)}}])
-def test_another_weights_file_is_told_from_centres(tmp_path: Path, contents: dict) -> None:
+def test_another_weights_file_is_refused_as_centers(tmp_path: Path, contents: dict) -> None:
     torch.save(contents, tmp_path / "kmeans.pt")
     with pytest.raises(RetrievalError, match="expected"):
         SpeakerCentres.read(tmp_path / "kmeans.pt")
 
 
-def test_each_frame_goes_to_its_nearest_centre() -> None:
+def test_each_frame_is_assigned_to_its_nearest_center() -> None:
     centres, frames = some_centres(), content(3000)  # more than one block
     expected = centres.centres["alto"][torch.cdist(frames, centres.centres["alto"]).argmin(dim=1)]
     assert torch.equal(centres.nearest(frames, "alto"), expected)
     torch.testing.assert_close(centres.blend(frames, "alto", 0.3), 0.3 * expected + 0.7 * frames)
 
 
-def test_centre_ratio_0_is_the_input_and_1_the_centres() -> None:
+def test_blend_ratio_0_is_the_input_and_1_the_centers() -> None:
     centres, frames = some_centres(), content()
     assert torch.equal(centres.blend(frames, "alto", 0.0), frames)
     assert torch.equal(centres.blend(frames, "alto", 1.0), centres.nearest(frames, "alto"))
     assert centres.blend(frames.half(), "alto", 0.5).dtype == torch.float16
 
 
-def test_an_unknown_speaker_tells_the_known_ones(index: FeatureIndex) -> None:
+def test_errors_for_an_unknown_speaker_list_the_known_ones(index: FeatureIndex) -> None:
     with pytest.raises(RetrievalError, match="'soprano'.* alto, Bariton ä"):
         some_centres().blend(content(), "soprano", 0.5)
     with pytest.raises(RetrievalError, match=r"id 7, .* 3, 0\."):
@@ -138,7 +138,7 @@ def test_content_of_another_encoder_and_a_ratio_out_of_range_are_refused(index: 
 
 
 @pytest.mark.parametrize("name", ["feature_and_index.pkl", "added.index"])
-def test_an_index_comes_back_equal(tmp_path: Path, frames: np.ndarray, index: FeatureIndex, name: str) -> None:
+def test_an_index_round_trips(tmp_path: Path, frames: np.ndarray, index: FeatureIndex, name: str) -> None:
     written = index if name.endswith("pkl") else FeatureIndex({3: index.indexes[3]})
     read = FeatureIndex.read(written.write(tmp_path / name), speaker_id=3)
     assert read.speaker_ids == written.speaker_ids
@@ -165,7 +165,7 @@ def test_a_pickle_from_another_cpu_is_read(tmp_path: Path, index: FeatureIndex, 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 @pytest.mark.parametrize("function", [os.mkdir, os.system, builtins.eval, faiss.read_index, faiss.IndexPQ], ids=lambda f: f.__name__)
-def test_an_evil_pickle_is_refused_by_name_and_does_not_run(tmp_path: Path, function, protocol: int) -> None:
+def test_a_malicious_pickle_is_refused_by_name(tmp_path: Path, function, protocol: int) -> None:
     trace, path = tmp_path / "trace", tmp_path / "feature_and_index.pkl"
     argument = {"system": f"mkdir '{trace}'", "eval": f"__import__('os').mkdir({str(trace)!r})"}.get(function.__name__, str(trace))
     path.write_bytes(pickle.dumps({0: RunsWhenRead(function, argument)}, protocol=protocol))
@@ -277,7 +277,7 @@ def test_what_is_read_is_written_byte_for_byte(tmp_path: Path, index: FeatureInd
         assert again.read_bytes() == written.read_bytes(), kind
 
 
-def test_a_missing_file_and_an_index_without_vectors_say_so(tmp_path: Path, frames: np.ndarray) -> None:
+def test_a_missing_file_and_an_index_without_vectors_are_errors(tmp_path: Path, frames: np.ndarray) -> None:
     with pytest.raises(CheckpointError, match="no such file"):
         FeatureIndex.read(tmp_path / "added.index")
     trained = faiss.index_factory(WIDTH, "IVF4,Flat")
@@ -287,7 +287,7 @@ def test_a_missing_file_and_an_index_without_vectors_say_so(tmp_path: Path, fram
         FeatureIndex.read(tmp_path / "trained.index")
 
 
-def test_an_exact_hit_is_that_vector_and_finite(frames: np.ndarray, index: FeatureIndex) -> None:
+def test_an_exact_match_gives_that_vector_and_is_finite(frames: np.ndarray, index: FeatureIndex) -> None:
     hits = torch.from_numpy(frames[:50])
     torch.testing.assert_close(index.blend(hits, 3, 1.0), hits)
     twice = FeatureIndex({0: build_index(np.repeat(frames[:50], 2, axis=0))})
@@ -300,9 +300,9 @@ def test_neighbours_are_weighted_by_the_square_of_the_inverse_distance(frames: n
     queries = content(5)
     for query, ours in zip(queries, FeatureIndex({0: flat}).blend(queries, 0, 0.4, n_neighbours=3), strict=True):
         distances = (torch.from_numpy(frames) - query).square().sum(dim=1)
-        nearest, places = distances.double().topk(3, largest=False)
+        nearest, ids = distances.double().topk(3, largest=False)
         weights = nearest**-2 / (nearest**-2).sum()
-        mean = weights.float() @ torch.from_numpy(frames)[places]
+        mean = weights.float() @ torch.from_numpy(frames)[ids]
         torch.testing.assert_close(ours, 0.4 * mean + 0.6 * query, rtol=1e-4, atol=1e-5)
 
 
@@ -326,7 +326,7 @@ def test_lists_follow_the_original_rule_but_are_never_none() -> None:
     assert [count_lists(n) for n in (1, 38, 39, 78)] == [1, 1, 1, 2]
 
 
-def test_hours_of_frames_are_reduced_to_centres(monkeypatch: pytest.MonkeyPatch, frames: np.ndarray) -> None:
+def test_hours_of_frames_are_reduced_to_centers(monkeypatch: pytest.MonkeyPatch, frames: np.ndarray) -> None:
     monkeypatch.setattr("svcnb.features.content.clustering.MAX_INDEX_FRAMES", 400)
     monkeypatch.setattr("svcnb.features.content.clustering.REDUCED_FRAMES", 50)
     assert build_index(frames).ntotal == 50
@@ -335,7 +335,7 @@ def test_hours_of_frames_are_reduced_to_centres(monkeypatch: pytest.MonkeyPatch,
 # fitting
 
 
-def test_centres_fit_as_well_as_those_of_scikit_learn() -> None:
+def test_the_error_is_at_most_that_of_scikit_learn() -> None:
     cluster = pytest.importorskip("sklearn.cluster")
     for n_clusters, n_centres in ((60, 50), (60, 200), (1, 100)):
         frames = clustered(3000, n_clusters)
@@ -346,25 +346,26 @@ def test_centres_fit_as_well_as_those_of_scikit_learn() -> None:
         assert fit.mean_squared_distance == pytest.approx(gaps.mean(), rel=1e-3)
 
 
-def test_moving_idle_centres_pays() -> None:
+def test_moving_idle_centers_reduces_the_error() -> None:
     frames = clustered(3000)
     plain, moved = (fit_centres(frames, 60, n_rounds=n_rounds).mean_squared_distance for n_rounds in (0, 10))
     assert moved < 0.9 * plain
 
 
-def test_the_same_seed_gives_the_same_centres(frames: np.ndarray) -> None:
+def test_the_same_seed_gives_the_same_centers(frames: np.ndarray) -> None:
     assert torch.equal(fit_centres(frames, 20, seed=1).centres, fit_centres(torch.from_numpy(frames), 20, seed=1).centres)
     assert not torch.equal(fit_centres(frames, 20, seed=1).centres, fit_centres(frames, 20, seed=2).centres)
 
 
-def test_fewer_frames_than_centres_are_a_note_not_an_error(frames: np.ndarray) -> None:
+def test_fewer_frames_than_centers_give_a_note_not_an_error(frames: np.ndarray) -> None:
     fit = fit_centres(frames, 10_000)
-    assert fit.centres.shape == (300, WIDTH) and "10000 were asked for, but 600 frames" in fit.note and fit.note in str(fit)
+    assert fit.centres.shape == (300, WIDTH)
+    assert "10000 requested, but 600 frames" in fit.note and fit.note in str(fit)
     assert fit_centres(frames[:1], 100).centres.shape == (1, WIDTH)
     assert not fit_centres(frames, 300).note
 
 
-def test_frames_that_are_all_equal_give_finite_centres() -> None:
+def test_frames_that_are_all_equal_give_finite_centers() -> None:
     fit = fit_centres(np.ones((50, WIDTH), np.float32), 10)
     assert fit.centres.isfinite().all() and fit.mean_squared_distance < 1e-3
 
@@ -377,7 +378,9 @@ def test_features_that_cannot_be_used_are_refused(features) -> None:
         build_index(features)
 
 
-def test_without_faiss_the_pip_command_is_named_and_centres_still_blend(monkeypatch: pytest.MonkeyPatch, frames: np.ndarray) -> None:
+def test_without_faiss_the_pip_command_is_named_and_centers_blend(
+    monkeypatch: pytest.MonkeyPatch, frames: np.ndarray
+) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(MissingExtra, match=r'pip install "svcnb\[index\]"'):
         fit_centres(frames, 2)

@@ -1,4 +1,4 @@
-"""Whisper as content: OpenAI's layout at small size against the network by hand, and sound longer than a window."""
+"""Whisper encoder: small files in OpenAI's layout against a reference implementation, and long audio."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_in_the_middle_of_each_window_the_content_is_that_windows(tmp_path: Path
     torch.testing.assert_close(whole[:6], encoder.encode(samples[: 60 * HOP])[:6])
 
 
-def test_sound_after_thirty_seconds_is_heard(tmp_path: Path) -> None:
+def test_audio_after_thirty_seconds_is_encoded(tmp_path: Path) -> None:
     save_whisper(tmp_path / "medium.pt", n_audio_ctx=1500, n_audio_layer=1)
     encoder = load_encoder("whisper-ppg", folder=tmp_path)
     samples = voice_like(40 * 16000)
@@ -110,7 +110,7 @@ def test_sound_after_thirty_seconds_is_heard(tmp_path: Path) -> None:
 
 
 class LocalNetwork(nn.Module):
-    """Each frame's content is its own loudness, and one more in each next window: only seams are left to see."""
+    """Content is the loudness of each frame plus the window number, so that the seams are visible."""
 
     width, window_frames = 1, 1500
 
@@ -125,7 +125,7 @@ class LocalNetwork(nn.Module):
         return (loudness + self.n_calls - 1)[..., None]
 
 
-def test_seams_fade_over_a_second_where_both_windows_have_heard_the_surroundings() -> None:
+def test_windows_are_cross_faded_over_a_second_where_both_have_context() -> None:
     samples = torch.from_numpy(voice_like(4500 * HOP))
     content = WhisperEncoder(LocalNetwork(), name="local").encode(samples)[:, 0]
     offset = content - samples.unflatten(0, (4500, HOP)).abs().mean(1)
@@ -159,8 +159,8 @@ def test_weights_that_do_not_fit_their_dims_are_listed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_encoder("whisper-ppg", folder=tmp_path)
     mels = "conv1.weight is (16, 20, 3), expected (16, 40, 3)"
-    for told in ("missing layer_norm.bias (16,)", "unexpected extra (2,)", mels):
-        assert told in str(caught.value)
+    for message in ("missing layer_norm.bias (16,)", "unexpected extra (2,)", mels):
+        assert message in str(caught.value)
     torch.save({"dims": dims, "model_state_dict": {"decoder.ln.weight": torch.ones(1)}}, tmp_path / "medium.pt")
     with pytest.raises(CheckpointError, match="no encoder.blocks.0.mlp.0.weight among the weights"):
         load_encoder("whisper-ppg", folder=tmp_path)

@@ -1,4 +1,4 @@
-"""What every pitch predictor promises, on tones whose f0 is known; and torchaudio without its binary."""
+"""Tests of all f0 predictors on tones of known f0; and torchaudio without its binary."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from svcnb.files.optional_imports import ensure_torchaudio, import_optional
 
 RATE_HZ, HOP_SAMPLES = 44100, 512
 PACKAGES = {"fcpe": "torchfcpe", "crepe": "torchcrepe", "dio": "pyworld", "harvest": "pyworld", "pm": "parselmouth"}
-FAST_METHODS = [name for name in PACKAGES if name != "crepe"]  # crepe: 4 s of CPU per second of sound
+FAST_METHODS = [name for name in PACKAGES if name != "crepe"]  # crepe: 4 s of CPU time per second of audio
 TINY = RmvpeLayout(n_blocks=1, en_de_layers=2, inter_layers=1, en_out_channels=2)
 
 
@@ -83,7 +83,7 @@ def test_inputs_shorter_than_a_window_give_t_over_hop_frames(method: str, n_samp
 
 
 @pytest.mark.parametrize("method", FAST_METHODS)
-def test_more_frames_may_be_asked_for(method: str):
+def test_more_frames_may_be_requested(method: str):
     assert estimator(method)(tone(220.0, 0.5), n_frames=44).n_frames == 44
 
 
@@ -101,7 +101,7 @@ def test_other_rates_and_hops_give_the_same_pitch(method: str, sample_rate_hz: i
 
 
 @pytest.mark.parametrize("method", FAST_METHODS)
-def test_vibrato_is_tracked_in_time_and_width(method: str):
+def test_vibrato_is_tracked_with_its_rate_and_extent(method: str):
     times_s = np.arange(RATE_HZ) / RATE_HZ
     track = estimator(method)(tone(300 * 2 ** (0.5 / 12 * np.sin(2 * np.pi * 5.5 * times_s)), 1.0))
     truth_hz = 300 * 2 ** (0.5 / 12 * np.sin(2 * np.pi * 5.5 * track.times_s))
@@ -136,21 +136,21 @@ def test_stereo_and_nan_are_refused(samples: np.ndarray):
 # ---------------------------------------------------------------- long recordings
 
 
-def test_blocks_leave_the_pitch_of_a_long_recording_alone():
+def test_blocks_do_not_change_the_f0_of_a_long_recording():
     # fcpe normalises over the whole input, so blocks may differ by a fraction of a cent
     times_s = np.arange(16000 * 16) / 16000
     samples = tone(200 * 2 ** (times_s / 16 + 0.3 / 12 * np.sin(2 * np.pi * 5 * times_s)), 16.0, 16000)
     predictor = estimator("fcpe", 16000, 160).predictor
     whole = predictor.run(samples)[:1600]
-    pieces = run_in_blocks(predictor.run, samples, 160, block_frames=480)
-    both = (whole > 0) & (pieces > 0)
-    assert both.mean() > 0.99 and ((whole > 0) == (pieces > 0)).mean() > 0.995
-    assert np.abs(cents(pieces[both], whole[both])).mean() < 1
+    blocks = run_in_blocks(predictor.run, samples, 160, block_frames=480)
+    both = (whole > 0) & (blocks > 0)
+    assert both.mean() > 0.99 and ((whole > 0) == (blocks > 0)).mean() > 0.995
+    assert np.abs(cents(blocks[both], whole[both])).mean() < 1
 
 
 def test_every_frame_of_a_block_comes_from_its_own_time():
-    samples = np.arange(160 * 2000, dtype=np.float32)  # each frame's first sample tells where it is from
-    frames = run_in_blocks(lambda shown: shown[::160], samples, 160, block_frames=320)
+    samples = np.arange(160 * 2000, dtype=np.float32)  # each frame's first sample identifies its position
+    frames = run_in_blocks(lambda block: block[::160], samples, 160, block_frames=320)
     assert (frames == samples[::160]).all()
 
 
@@ -198,7 +198,7 @@ def test_rmvpe_keeps_the_published_names_and_size():
     assert sum(value.numel() for value in state.values()) == pytest.approx(92.0e6, rel=1e-3)
 
 
-def test_rmvpe_gives_a_track_on_the_voices_grid(tmp_path: Path):
+def test_rmvpe_gives_a_track_on_the_models_grid(tmp_path: Path):
     save_rmvpe(tmp_path)
     predictor = PitchEstimator("auto", sample_rate_hz=RATE_HZ, hop_samples=HOP_SAMPLES,
                                settings=PitchSettings(pretrain_folder=tmp_path))  # fmt: skip
@@ -212,12 +212,12 @@ def test_rmvpe_in_blocks_equals_rmvpe_in_one_run(tmp_path: Path):
     mel = RmvpeMel()
     samples = tone(200 * 2 ** (np.arange(16000 * 12) / 96000), 12.0, 16000)
 
-    def strongest(shown: np.ndarray) -> np.ndarray:
+    def salience(block: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return network(mel(torch.from_numpy(shown)[None]))[0].numpy()
+            return network(mel(torch.from_numpy(block)[None]))[0].numpy()
 
-    whole = strongest(samples)[:1200]
-    assert np.abs(run_in_blocks(strongest, samples, 160, block_frames=320) - whole).max() < 1e-5
+    whole = salience(samples)[:1200]
+    assert np.abs(run_in_blocks(salience, samples, 160, block_frames=320) - whole).max() < 1e-5
 
 
 def test_a_file_that_is_no_rmvpe_is_refused(tmp_path: Path):
@@ -241,14 +241,14 @@ def test_salience_is_decoded_by_the_local_mean_and_the_threshold():
 # ---------------------------------------------------------------- grids
 
 
-def test_reading_at_other_times_follows_the_logarithm_between_voiced_frames():
+def test_sampling_at_other_times_is_linear_in_log_f0_between_voiced_frames():
     times_s = np.arange(5) * 0.01
     assert sample_f0(times_s, np.array([100, 110, 0, 200, 420.0]), np.array([0.005, 0.013, 0.017])) == pytest.approx(
         [np.sqrt(100 * 110), 110, 0]
     )
 
 
-def test_an_octave_jump_is_not_bridged():
+def test_there_is_no_interpolation_over_an_octave_jump():
     assert sample_f0(np.array([0, 0.01]), np.array([100, 200.0]), np.array([0.004, 0.006])).tolist() == [100, 200]
 
 
@@ -262,7 +262,7 @@ def test_stretching_to_the_same_length_changes_nothing():
     assert stretch_f0(f0_hz, 5).tolist() == f0_hz.tolist()
 
 
-def test_centring_pads_one_more_at_the_left_and_cuts_at_both_sides():
+def test_centering_pads_one_more_on_the_left_and_crops_on_both_sides():
     assert centre_f0(np.ones(3), 6).tolist() == [0, 0, 1, 1, 1, 0]
     assert centre_f0(np.arange(7.0), 4).tolist() == [1, 2, 3, 4]
 

@@ -19,17 +19,17 @@ def track(*f0_hz: float, hop_s: float = HOP_S) -> F0Track:
     return F0Track(np.array(f0_hz, np.float64), hop_s)
 
 
-def test_gaps_become_straight_lines_and_edges_are_held():
+def test_gaps_are_interpolated_linearly_and_ends_are_constant():
     filled = track(0, 0, 100, 0, 0, 0, 200, 0).interpolated()
     assert filled == pytest.approx([100, 100, 100, 125, 150, 175, 200, 200], rel=1e-6)
 
 
-def test_gaps_of_40_arrive_one_frame_early():
+def test_gaps_of_40_reach_the_next_value_one_frame_early():
     filled = track(0, 100, 0, 0, 0, 200, 0, 300, 0).interpolated(rule="4.0")
     assert filled == pytest.approx([100, 100, 100 + 100 / 3, 100 + 200 / 3, 200, 200, 300, 300, 300])
 
 
-def test_gaps_of_40_hold_the_value_when_only_the_last_frame_is_voiced_again():
+def test_gaps_of_40_keep_the_value_when_only_the_last_frame_is_voiced_again():
     assert track(100, 0, 0, 200).interpolated(rule="4.0").tolist() == [100, 100, 100, 200]
 
 
