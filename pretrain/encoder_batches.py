@@ -1,8 +1,8 @@
-"""Batches for the learned encoder: crops of labelled clips, each as two voices that never were.
+"""Training batches of the learned encoder: each crop of a labelled clip in two speaker-perturbed views.
 
-A crop is read at another speed (pitch and formants move together), its spectrum is warped back or further
-(formants alone), equalised at random, and given a little noise, all before the bands are levelled. Both
-views keep the crop's frames, so they must get the same content.
+Perturbation: resampling (shifts f0 and formants), a warp of the frequency axis (formants only), random
+equalisation and additive noise, all before the bands are normalized. Both views keep the crop's frames, so
+their content must be equal.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from svcnb import SvcError
 from svcnb.features.content.bundled import SAMPLE_RATE_HZ, LevelledBands, mel_filters
 
 N_WARPS = 41
-SYNTHESISERS = ("flite-", "pico-")  # how their speakers' names begin
+SYNTHESISERS = ("flite-", "pico-")  # prefixes of their speaker names
 
 
 @dataclass(frozen=True)
 class PerturbSettings:
-    """How far the voice is bent. Ratios are drawn evenly on a log scale between 1/x and x.
+    """Strength of the speaker perturbation. Ratios are log-uniform between 1/x and x.
 
-    pitch_ratio, formant_ratio: of pitch, and of formants, each on its own.
-    pace_ratio: durations of a crop, the same for both views.
-    equaliser_db: largest slope over the whole range, and spread of random bumps.
-    noise_db: noise at most this far below speech; drawn between that and 60 dB below.
-    mask_share: frames hidden in spans of up to `mask_frames`; one strip of bands is hidden likewise.
+    pitch_ratio, formant_ratio: of f0 and of formants, drawn independently.
+    pace_ratio: of durations, equal for both views of a crop.
+    equaliser_db: largest slope over the whole range, and standard deviation of random bumps.
+    noise_db: signal-to-noise ratio, drawn between this and 60 dB.
+    mask_share: fraction of frames masked, in spans of up to `mask_frames`; one strip of bands is masked, too.
     """
 
     pitch_ratio: float = 1.35
@@ -45,17 +45,15 @@ class PerturbSettings:
 
 @dataclass(frozen=True)
 class Batch:
-    """Levelled bands of both views [2B, 2N, M] (view 1 of all, then view 2) and of the unbent crops [B, 2N, M];
-    phone numbers, trust and presence (1 where there is sound) [B, N]; how a recogniser hears the frames [B, N, H],
-    of mean 0 and spread 1; speaker numbers [B]."""
+    """Crops with labels and teacher features, B crops of N content frames."""
 
-    views: Tensor
-    plain: Tensor
-    labels: Tensor
-    trust: Tensor
-    present: Tensor
-    heard: Tensor
-    speakers: Tensor
+    views: Tensor  # [2B, 2N, M] normalized bands: first views of all crops, then second views
+    plain: Tensor  # [B, 2N, M] of the unperturbed crops
+    labels: Tensor  # [B, N] phone numbers
+    trust: Tensor  # [B, N] confidence of the labels, 0..1
+    present: Tensor  # [B, N] 1 inside the clip
+    teacher: Tensor  # [B, N, H] features of the speech recogniser, normalized to mean 0 and standard deviation 1
+    speakers: Tensor  # [B] speaker numbers
 
 
 class ClipStore:
@@ -71,21 +69,21 @@ class ClipStore:
                 if len(stored["samples"]) >= minimum_s * SAMPLE_RATE_HZ:
                     self.clips.append({name: stored[name] for name in ("samples", "labels", "trust", "heard", "speaker")})
         self.speakers = sorted({str(clip["speaker"]) for clip in self.clips})
-        heard = np.concatenate([clip["heard"][::10] for clip in self.clips]).astype(np.float32)
-        self.heard_mean, self.heard_spread = heard.mean(0), heard.std(0).clip(1e-6)
+        teacher = np.concatenate([clip["heard"][::10] for clip in self.clips]).astype(np.float32)
+        self.teacher_mean, self.teacher_std = teacher.mean(0), teacher.std(0).clip(1e-6)
         self.n_seconds = np.array([len(clip["samples"]) / SAMPLE_RATE_HZ for clip in self.clips])
 
-    def shares(self, synthetic_share: float) -> np.ndarray:
-        """How likely each clip is drawn: by its length, the synthesisers' together `synthetic_share`."""
+    def probabilities(self, synthetic_ratio: float) -> np.ndarray:
+        """Sampling probability per clip: proportional to its length; `synthetic_ratio` in total for synthesisers."""
         synthetic = np.array([str(clip["speaker"]).startswith(SYNTHESISERS) for clip in self.clips])
         weights = self.n_seconds.copy()
-        for kind, share in ((synthetic, synthetic_share), (~synthetic, 1 - synthetic_share)):
-            weights[kind] *= share / max(weights[kind].sum(), 1e-9)
+        for kind, ratio in ((synthetic, synthetic_ratio), (~synthetic, 1 - synthetic_ratio)):
+            weights[kind] *= ratio / max(weights[kind].sum(), 1e-9)
         return weights / weights.sum()
 
 
 class BatchMaker:
-    """Draws batches; everything random comes from one generator."""
+    """Draws random batches from one generator."""
 
     def __init__(self, store: ClipStore, bands: LevelledBands, *, settings: PerturbSettings, seed: int) -> None:
         self.store, self.bands, self.settings = store, bands, settings
@@ -94,21 +92,23 @@ class BatchMaker:
         self.filters = torch.stack([mel_filters(bands.settings, warp) for warp in self.warps])  # [W, M, F]
         self.number = {speaker: i for i, speaker in enumerate(store.speakers)}
 
-    def draw(self, n_clips: int, seconds: float, shares: np.ndarray) -> Batch:
+    def draw(self, n_clips: int, seconds: float, probabilities: np.ndarray) -> Batch:
         n_frames = round(seconds * 50)
-        chosen = [self.store.clips[i] for i in self.random.choice(len(shares), n_clips, p=shares)]
+        chosen = [self.store.clips[i] for i in self.random.choice(len(probabilities), n_clips, p=probabilities)]
         crops = [self._crop(clip, n_frames) for clip in chosen]
         samples, paces = torch.stack([c[0] for c in crops]), np.array([c[4] for c in crops])
         plain = self._power(samples, n_frames, pitch=np.ones(n_clips), warp=np.ones(n_clips), pace=paces)
         views = torch.cat([self._perturbed(samples, n_frames, paces) for _ in range(2)])
         levelled = [self.bands(power, self.bands.statistics(power)) for power in (views, plain)]
-        labels, trust, heard = (torch.from_numpy(np.stack([c[i] for c in crops])) for i in (1, 2, 3))
+        labels, trust, teacher = (torch.from_numpy(np.stack([c[i] for c in crops])) for i in (1, 2, 3))
         speakers = torch.tensor([self.number[str(clip["speaker"])] for clip in chosen])
         present = (labels >= 0).float()
-        return Batch(self._masked(levelled[0]), levelled[1], labels.clamp_min(0), trust, present, heard, speakers)
+        return Batch(
+            self._masked(levelled[0]), levelled[1], labels.clamp_min(0), trust, present, teacher, speakers
+        )
 
     def _crop(self, clip: dict[str, np.ndarray], n_frames: int) -> tuple[Tensor, np.ndarray, np.ndarray, np.ndarray, float]:
-        """Samples with half a second around; labels (-1 beyond the clip), trust and hearing at the crop's pace; the pace."""
+        """Samples with 0.5 s margins; labels (-1 outside the clip), trust and teacher features; the pace."""
         pace = self._ratio(self.settings.pace_ratio)
         n_samples = round(n_frames * 320 * pace)
         start = int(self.random.integers(0, max(1, len(clip["samples"]) - n_samples)))
@@ -116,18 +116,18 @@ class BatchMaker:
         longest = margin * 2 + round(n_frames * 320 * self.settings.pace_ratio)
         wave = np.zeros(longest, np.float32)
         first = max(0, start - margin)
-        piece = clip["samples"][first : start - margin + longest]
-        wave[first - start + margin :][: len(piece)] = piece / 32768
+        part = clip["samples"][first : start - margin + longest]
+        wave[first - start + margin :][: len(part)] = part / 32768
         at = (start + (np.arange(n_frames) + 0.5) * 320 * pace) / 320
         frame = np.minimum(at.astype(int), len(clip["labels"]) - 1)
         inside = at < len(clip["labels"])
         labels = np.where(inside, clip["labels"][frame].astype(np.int64), -1)
         trust = np.where(inside, clip["trust"][frame], 0).astype(np.float32)
-        heard = (clip["heard"][frame].astype(np.float32) - self.store.heard_mean) / self.store.heard_spread
-        return torch.from_numpy(wave), labels, trust, heard, pace
+        teacher = (clip["heard"][frame].astype(np.float32) - self.store.teacher_mean) / self.store.teacher_std
+        return torch.from_numpy(wave), labels, trust, teacher, pace
 
     def _power(self, samples: Tensor, n_frames: int, *, pitch: np.ndarray, warp: np.ndarray, pace: np.ndarray) -> Tensor:
-        """Band powers [B, 2N, M] of crops [B, T] read at other speeds and with warped bands."""
+        """Band powers [B, 2N, M] of crops [B, T], resampled and with warped bands."""
         s = self.bands.settings
         half = s.window_samples / 2
         centres = (torch.arange(2 * n_frames) + 0.5) * s.hop_samples * torch.from_numpy(pace).float()[:, None]  # [B, 2N]
@@ -150,12 +150,12 @@ class BatchMaker:
         slope = torch.linspace(-1, 1, power.shape[2]) * self._uniform(-1, 1, n)[:, None, None]
         power = power * 10 ** ((bumps * 0.5 + slope) * s.equaliser_db / 10)
         level = power.mean((1, 2), keepdim=True) * 10 ** (-self._uniform(s.noise_db, 60, n)[:, None, None] / 10)
-        grain = (self._normal(*power.shape).square() + self._normal(*power.shape).square()) / 2  # as noise's power has it
+        grain = (self._normal(*power.shape).square() + self._normal(*power.shape).square()) / 2  # chi-squared, as the power of noise
         tint = 10 ** (F.interpolate(self._normal(n, 1, 4), power.shape[2], mode="linear") * 0.5)
         return power + level * tint * grain
 
     def _masked(self, levelled: Tensor) -> Tensor:
-        """A copy with spans of frames and one strip of bands at 0, the recording's mean."""
+        """SpecAugment: spans of frames and one strip of bands set to 0, the recording's mean."""
         s = self.settings
         n_views, n_frames, n_bands = levelled.shape
         keep = np.ones(levelled.shape, np.float32)

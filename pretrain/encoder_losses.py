@@ -1,9 +1,10 @@
-"""What the learned encoder is trained for, and the layers that only its training needs.
+"""Losses of the learned encoder, and the heads that only its training needs.
 
-On the narrow, noisy content: name the phone; tell how a speech recogniser hears the unbent crop; describe that crop,
-given who speaks; be equal for both views; and do not let a classifier find the speaker. An encoder that goes on from
-an earlier one is also held to what that one gave for the unbent crop, so that voices trained on the earlier content
-understand the new.
+On the low-dimensional content with added noise: phone classification; regression of a speech recogniser's
+features of the unperturbed crop (distillation); reconstruction of that crop, given the speaker; consistency
+of both views; and an adversarial speaker classifier. An encoder that is fine-tuned from a base encoder is
+also regularized towards the base's content of the unperturbed crop, so that models trained on the old content
+can use the new.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ TRAINED = ("phone", "hear", "describe", "agree", "speaker", "keep")
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Weights of the terms, and what happens to the content before they see it.
+    """Weights of the loss terms (fields of the same names), and regularization.
 
-    keep: counts where there is an earlier encoder.
-    noise: added to every value of the content (which has variance 1): limits what it can carry.
-    reversal: of the speaker classifier's gradient, reached after `reversal_steps`.
+    hear: distillation of the speech recogniser's features; describe: reconstruction; agree: consistency.
+    keep: distance to the base encoder, if there is one.
+    noise: standard deviation of noise added to the content (variance 1): limits its information.
+    reversal: factor of the reversed gradient of the speaker classifier, reached after `reversal_steps`.
     """
 
     phone: float = 1.0
@@ -55,7 +57,7 @@ class _Reverse(torch.autograd.Function):
 
 
 class _OverTime(nn.Module):
-    """A block over [B, N, C] that looks at the frames around: a recogniser's frames are of another length."""
+    """ConvNeXt block over [B, N, C]: adds temporal context, as the recogniser's frames have another length."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -66,13 +68,13 @@ class _OverTime(nn.Module):
 
 
 class TrainingHeads(nn.Module):
-    """Small networks over content [B, N, D]."""
+    """Training heads over content [B, N, D]; attribute names are keys of the stored training state."""
 
-    def __init__(self, network: ContentNetwork, n_speakers: int, n_heard: int, *, width: int = 192, n_voice: int = 32) -> None:
+    def __init__(self, network: ContentNetwork, n_speakers: int, n_teacher: int, *, width: int = 192, n_voice: int = 32) -> None:
         super().__init__()
         s = network.settings
         self.phone = nn.Linear(s.n_content, len(PHONES))
-        self.hear = nn.Sequential(nn.Linear(s.n_content, width), _OverTime(width), nn.Linear(width, n_heard))
+        self.hear = nn.Sequential(nn.Linear(s.n_content, width), _OverTime(width), nn.Linear(width, n_teacher))
         self.voice = nn.Embedding(n_speakers, n_voice)
         self.enter = nn.Linear(s.n_content + n_voice, width)
         self.mix = nn.Sequential(*(_OverTime(width) for _ in range(2)))
@@ -80,58 +82,59 @@ class TrainingHeads(nn.Module):
         self.speaker = nn.Sequential(nn.Linear(s.n_content, 256), nn.GELU(), nn.Linear(256, n_speakers))
 
     def described(self, content: Tensor, speakers: Tensor) -> Tensor:
-        """Levelled bands [B, 2N, M] of that voice saying this content."""
+        """Reconstruct normalized bands [B, 2N, M] from content and speaker."""
         voice = self.voice(speakers)[:, None].expand(-1, content.shape[1], -1)
         x = self.mix(self.enter(torch.cat([content, voice], 2)))
         return self.describe(x).reshape(content.shape[0], 2 * content.shape[1], -1)
 
 
 class EncoderLosses(nn.Module):
-    """Loss terms of a batch, by name; `total` weighs and adds those that train."""
+    """Loss terms of a batch, by name; `total` is the weighted sum of the trained terms."""
 
     def __init__(self, network: ContentNetwork, heads: TrainingHeads, settings: LossSettings) -> None:
         super().__init__()
         self.network, self.heads, self.settings = network, heads, settings
-        self._former: tuple[ContentNetwork, Tensor] | None = None  # in a tuple it is no part of this module: it does not learn
+        # in a tuple, so that the base is not a submodule and not trained
+        self._base: tuple[ContentNetwork, Tensor] | None = None
 
-    def hold_to(self, former: ContentNetwork, known: Tensor) -> None:
-        """Keep near an earlier encoder for the speakers it knows, bool [S]: only with them it is right."""
-        self._former = former.requires_grad_(False), known.float()
+    def regularize_towards(self, base: ContentNetwork, known: Tensor) -> None:
+        """Penalise the distance to a base encoder for the speakers in its training data, bool [S]."""
+        self._base = base.requires_grad_(False), known.float()
 
     def forward(self, batch: Batch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         s = self.settings
         content = self.network(batch.views)  # [2B, N, D]
         noise = torch.randn(content.shape, generator=generator).to(content.device)
         noisy = content + s.noise * noise
-        present, trust, labels, heard, speakers = (x.repeat(2, *[1] * (x.ndim - 1)) for x in (
-            batch.present, batch.trust, batch.labels, batch.heard, batch.speakers))  # fmt: skip
-        named = self.heads.phone(noisy).float()  # [2B, N, K]
-        phone = F.cross_entropy(named.transpose(1, 2), labels, reduction="none", label_smoothing=s.label_smoothing)
+        present, trust, labels, teacher, speakers = (x.repeat(2, *[1] * (x.ndim - 1)) for x in (
+            batch.present, batch.trust, batch.labels, batch.teacher, batch.speakers))  # fmt: skip
+        phone_logits = self.heads.phone(noisy).float()  # [2B, N, K]
+        phone = F.cross_entropy(phone_logits.transpose(1, 2), labels, reduction="none", label_smoothing=s.label_smoothing)
         described = self.heads.described(noisy, speakers).float()
         distance = (described - batch.plain.repeat(2, 1, 1)).abs().mean(2).view(*present.shape, 2).mean(2)
         first, second = content.chunk(2)
         strength = s.reversal * min(1.0, step / s.reversal_steps)
-        guessed = self.heads.speaker(_Reverse.apply(noisy, strength)).float()  # [2B, N, S]
-        wanted = speakers[:, None].expand(-1, guessed.shape[1])
-        guess = F.cross_entropy(guessed.transpose(1, 2), wanted, reduction="none")
-        kept = {"keep": self._kept(content, batch, *self._former)} if self._former else {}
+        speaker_logits = self.heads.speaker(_Reverse.apply(noisy, strength)).float()  # [2B, N, S]
+        wanted = speakers[:, None].expand(-1, speaker_logits.shape[1])
+        speaker_loss = F.cross_entropy(speaker_logits.transpose(1, 2), wanted, reduction="none")
+        kept = {"keep": self._kept(content, batch, *self._base)} if self._base else {}
         return kept | {
             "phone": _mean(phone, trust),
-            "hear": _mean((self.heads.hear(noisy).float() - heard).square().mean(2), present),
+            "hear": _mean((self.heads.hear(noisy).float() - teacher).square().mean(2), present),
             "describe": _mean(distance, present),
             "agree": _mean((first - second).square().mean(2), batch.present),
-            "speaker": _mean(guess, present),
-            "phone_accuracy": _mean((named.argmax(2) == labels).float(), trust),
-            "speaker_accuracy": _mean((guessed.argmax(2) == wanted).float(), present),
+            "speaker": _mean(speaker_loss, present),
+            "phone_accuracy": _mean((phone_logits.argmax(2) == labels).float(), trust),
+            "speaker_accuracy": _mean((speaker_logits.argmax(2) == wanted).float(), present),
         }
 
     @staticmethod
-    def _kept(content: Tensor, batch: Batch, former: ContentNetwork, known: Tensor) -> Tensor:
-        """Distance of both views' content [2B, N, D] to the earlier content of the unbent crops."""
+    def _kept(content: Tensor, batch: Batch, base: ContentNetwork, known: Tensor) -> Tensor:
+        """Distance of both views' content [2B, N, D] to the base encoder's content of the unperturbed crops."""
         with torch.no_grad():
-            wanted = former(batch.plain).repeat(2, 1, 1)
+            target = base(batch.plain).repeat(2, 1, 1)
         weights = batch.present * known.to(content.device)[batch.speakers][:, None]
-        return _mean((content - wanted).square().mean(2), weights.repeat(2, 1))
+        return _mean((content - target).square().mean(2), weights.repeat(2, 1))
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         return sum(getattr(self.settings, name) * losses[name] for name in TRAINED if name in losses)

@@ -1,6 +1,6 @@
-"""Moonshine tiny, a speech recogniser (MIT, Useful Sensors), as a teacher: what was said, and how it hears each frame.
+"""Moonshine tiny, a speech recogniser (MIT, Useful Sensors), as a teacher: transcripts and encoder features.
 
-Its weights come in the npm package @usefulsensors/moonshine-js, its vocabulary in llama-tokenizer-js:
+Its weights are in the npm package @usefulsensors/moonshine-js, its vocabulary is in llama-tokenizer-js:
 
     npm pack @usefulsensors/moonshine-js@0.1.21 llama-tokenizer-js@1.2.2
     for each in *.tgz; do tar xzf $each --one-top-level; done
@@ -23,42 +23,42 @@ from svcnb.evaluation.words import normalise_text
 SAMPLE_RATE_HZ = 16000
 N_LAYERS, N_HEADS, HEAD_WIDTH = 6, 8, 36
 HOP_SAMPLES, OUR_HOP_SAMPLES = 384, 320
-# The last layer is on its way to letters: of all layers, this one names an unheard voice's phones best.
-HEARING = "/layers.4/Add_1_output_0"
+# The last layer encodes characters rather than phones; a phone probe on this one is best for unseen speakers.
+TEACHER_OUTPUT = "/layers.4/Add_1_output_0"
 START, END = 1, 2
-TOKENS_PER_S = 6.5  # nobody speaks faster: what is longer has begun to repeat itself
+TOKENS_PER_S = 6.5  # upper limit of speech rate: longer output is a repetition loop
 
 
 class Moonshine:
     """The recogniser, loaded once.
 
     Args:
-        folder: where the two packages were unpacked.
-        n_threads: 0 takes all cores.
+        folder: of the two unpacked packages.
+        n_threads: 0 uses all cores.
     """
 
     def __init__(self, folder: Path, *, n_threads: int = 0) -> None:
-        encoder = read_encoder(folder)  # says what is missing
+        encoder = read_encoder(folder)  # raises if a file is missing
         import onnxruntime
 
-        encoder.graph.output.add(name=HEARING)
+        encoder.graph.output.add(name=TEACHER_OUTPUT)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads
         self._encoder = onnxruntime.InferenceSession(encoder.SerializeToString(), options)
         self._decoder = onnxruntime.InferenceSession(str(_only(folder, "tiny/quantized/decoder_model_merged.onnx")), options)
         self._vocabulary = _vocabulary(_only(folder, "llama-tokenizer.js"))
 
-    def hear(self, samples: np.ndarray) -> Tensor:
-        """How it hears float samples [T] at 16 kHz: float32 [N, 288], one row per 20 ms, between its own of 24 ms."""
-        heard = torch.from_numpy(self._states(samples)[1][0]).T  # [288, M]
+    def features(self, samples: np.ndarray) -> Tensor:
+        """Encoder features of samples [T] at 16 kHz, interpolated from 24 ms to 20 ms frames: float32 [N, 288]."""
+        states = torch.from_numpy(self._states(samples)[1][0]).T  # [288, M]
         at = (torch.arange(max(1, len(samples) // OUR_HOP_SAMPLES)) + 0.5) * OUR_HOP_SAMPLES / HOP_SAMPLES - 0.5
-        at = at.clamp(0, heard.shape[1] - 1)
+        at = at.clamp(0, states.shape[1] - 1)
         before = at.long()
-        after = (before + 1).clamp_max(heard.shape[1] - 1)
-        return torch.lerp(heard[:, before], heard[:, after], at - before).T.contiguous()
+        after = (before + 1).clamp_max(states.shape[1] - 1)
+        return torch.lerp(states[:, before], states[:, after], at - before).T.contiguous()
 
     def transcribe(self, samples: np.ndarray) -> str:
-        """What was said: lower-case words without punctuation, numbers spelt out."""
+        """Transcript in lower case without punctuation, with numbers as words."""
         states = self._states(samples)[0]
         past = {
             f"past_key_values.{layer}.{side}.{kind}": np.zeros((0, N_HEADS, 1, HEAD_WIDTH), np.float32)
@@ -77,15 +77,15 @@ class Moonshine:
             for name in past:
                 if position == 0 or ".decoder." in name:
                     past[name] = found[name.replace("past_key_values", "present")]
-        said = "".join(self._vocabulary[token] for token in tokens[1:] if token != END)
-        return normalise_text(said.replace("▁", " "))
+        text = "".join(self._vocabulary[token] for token in tokens[1:] if token != END)
+        return normalise_text(text.replace("▁", " "))
 
     def _states(self, samples: np.ndarray) -> list[np.ndarray]:
-        return self._encoder.run(["last_hidden_state", HEARING], {"input_values": samples[None].astype(np.float32)})
+        return self._encoder.run(["last_hidden_state", TEACHER_OUTPUT], {"input_values": samples[None].astype(np.float32)})
 
 
 def read_encoder(folder: Path) -> Any:
-    """The encoder's onnx.ModelProto, from the folder where the packages were unpacked."""
+    """Read the encoder's onnx.ModelProto from the folder of the unpacked packages."""
     try:
         import onnx
         import onnxruntime  # noqa: F401
@@ -95,7 +95,7 @@ def read_encoder(folder: Path) -> Any:
 
 
 def _vocabulary(path: Path) -> list[str]:
-    """Of the tokenizer's script: one long base64 string, of lines."""
+    """Read the vocabulary from the tokenizer's script: a base64 string of lines."""
     found = re.search(r"vocab_base64\s*=\s*[\"'`]([A-Za-z0-9+/=]+)", path.read_text(encoding="utf-8"))
     if found is None:
         raise SvcError(f"{path} has no vocabulary in it, expected the script of llama-tokenizer-js 1.2.2")

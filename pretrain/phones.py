@@ -1,7 +1,7 @@
-"""Speech with phone labels: flite's own timings, and pocketsphinx's alignment of what was said or understood.
+"""Speech with phone labels: from flite's timings, or pocketsphinx's alignment of a transcript.
 
-All speak of American English, with the 39 phones of the CMU dictionary; silence is the fortieth. Labels
-are per frame of 20 ms, frame i centred on (i + 0.5) * 320 samples at 16 kHz, as the encoders count.
+The phones are the 39 of the CMU dictionary (American English) and silence. Labels are per frame of 20 ms,
+frame i centered on sample (i + 0.5) * 320 at 16 kHz, the encoders' frame grid.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PHONES = tuple(
 )
 SILENCE = PHONES.index("SIL")
 VOWELS = frozenset("AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split())
-# The dictionary is American: of these phones of a British voice it only guesses.
+# The dictionary is American: these phones are unreliable for a British voice.
 GUESSED = {"en-US": frozenset[str](), "en-GB": VOWELS | {"R"}}
 PICO_VOLUME = 40  # percent: at 100 it clips
 # names beyond the 39: flite's schwa and pause, pocketsphinx's noises (breath, cough, other)
@@ -34,7 +34,7 @@ ALIASES = {"AX": "AH", "PAU": "SIL", "H#": "SIL", "BRTH": "SIL", "+SPN+": "SIL",
 
 @dataclass(frozen=True)
 class Phone:
-    """One phone: its number in PHONES, where it ends, and how much its label can be trusted, 0..1."""
+    """One phone: its number in PHONES, end time, and confidence of its label, 0..1."""
 
     index: int
     end_s: float
@@ -43,7 +43,7 @@ class Phone:
 
 @dataclass(frozen=True)
 class LabelledClip:
-    """One clip: its words, who speaks, float32 samples [T] at 16 kHz, and the phones in order from 0 s on (maybe none)."""
+    """One clip: text, speaker, float32 samples [T] at 16 kHz, and phones in order from 0 s on (maybe none)."""
 
     text: str
     speaker: str
@@ -51,7 +51,7 @@ class LabelledClip:
     phones: tuple[Phone, ...]
 
     def frame_labels(self) -> tuple[np.ndarray, np.ndarray]:
-        """Phone number int64 [N] and trust float32 [N] of every frame, N = T // 320; beyond the last phone trust is 0."""
+        """Phone number int64 [N] and trust float32 [N] per frame, N = T // 320; trust is 0 after the last phone."""
         n_frames = max(1, len(self.samples) // round(FRAME_S * SAMPLE_RATE_HZ))
         labels, trust = np.full(n_frames, SILENCE), np.zeros(n_frames, np.float32)
         ends = np.array([phone.end_s for phone in self.phones])
@@ -63,10 +63,10 @@ class LabelledClip:
 
 
 def phone_index(name: str) -> int:
-    """The number of a phone by flite's or pocketsphinx's name.
+    """Number of a phone by flite's or pocketsphinx's name.
 
     Raises:
-        SvcError: a name that neither uses for American English.
+        SvcError: unknown name.
     """
     plain = name.upper()
     plain = ALIASES.get(plain, plain)
@@ -76,29 +76,29 @@ def phone_index(name: str) -> int:
 
 
 def speak(text: str, voice: str, *, stretch: float = 1.0, pitch_hz: float | None = None) -> LabelledClip:
-    """A text spoken by a voice of flite, with the synthesiser's exact timings.
+    """Synthesize a text with a flite voice, with the exact phone timings.
 
     Args:
         voice: rms, awb, slt (statistical), kal16 or kal (diphones, 16 and 8 kHz).
-        stretch: duration of all phones, 1 is the voice's own pace.
-        pitch_hz: mean pitch instead of the voice's own (rms keeps its own in any case).
+        stretch: factor of all durations; 1 is the voice's default.
+        pitch_hz: mean f0 instead of the voice's default (no effect on rms).
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "speech.wav"
-        manner = ["--setf", f"duration_stretch={stretch}"]
+        options = ["--setf", f"duration_stretch={stretch}"]
         if pitch_hz is not None:
-            manner += ["--setf", f"int_f0_target_mean={pitch_hz}"]
-        printed = _flite("-voice", voice, *manner, "-psdur", "-t", f"{text} ", "-o", str(path))
+            options += ["--setf", f"int_f0_target_mean={pitch_hz}"]
+        printed = _flite("-voice", voice, *options, "-psdur", "-t", f"{text} ", "-o", str(path))
         samples = read_audio(path, sample_rate_hz=SAMPLE_RATE_HZ).samples
     pairs = [word.rsplit(":", 1) for word in printed.split()]
     return LabelledClip(text, f"flite-{voice}", samples, tuple(Phone(phone_index(name), float(end)) for name, end in pairs))
 
 
 def pronounce(word: str) -> list[int]:
-    """The phones of a word, by flite's dictionary and its rules for words that are in none.
+    """Phones of a word, from flite's dictionary and its letter-to-sound rules.
 
     Raises:
-        SvcError: nothing that can be spoken.
+        SvcError: no phones.
     """
     printed = _flite("-voice", "kal", "-ps", "-t", word, "none")
     phones = [index for name in printed.split() if (index := phone_index(name)) != SILENCE]
@@ -108,7 +108,7 @@ def pronounce(word: str) -> list[int]:
 
 
 class Pico:
-    """SVOX Pico, the women's voices that Android once spoke with; it tells no timings, so pocketsphinx aligns them.
+    """SVOX Pico, Android's former speech synthesiser (female voices); without timings, so pocketsphinx aligns it.
 
     Args:
         language: en-US or en-GB.
@@ -126,8 +126,9 @@ class Pico:
         self._aligner, self._guessed = aligner, {PHONES.index(name) for name in GUESSED[language]}
 
     def speak(self, text: str, *, pace: float = 1.0, pitch: float = 1.0) -> LabelledClip:
-        """A text at a pace (0.2 to 5) and a pitch (0.5 to 2), each relative to the voice's own."""
+        """Synthesize a text; pace (0.2 to 5) and pitch (0.5 to 2) are relative to the voice's defaults."""
         self._engine.rate, self._engine.pitch = round(100 * pace), round(100 * pitch)
+        # TtsEngine.speak is ttspico's own name
         samples = np.frombuffer(self._engine.speak(text), np.int16).astype(np.float32) / 32768
         clip = self._aligner.align_text(self.speaker, samples, text)
         phones = (replace(phone, trust=0.0) if phone.index in self._guessed else phone for phone in clip.phones)
@@ -135,7 +136,7 @@ class Pico:
 
 
 class Aligner:
-    """pocketsphinx with the English model of its own package: what it understood, and where every phone lies."""
+    """pocketsphinx with the English model of its package: transcription and phone alignment."""
 
     def __init__(self) -> None:
         try:
@@ -145,21 +146,21 @@ class Aligner:
         self._decoder = Decoder(samprate=SAMPLE_RATE_HZ, loglevel="ERROR")
 
     def align(self, speaker: str, samples: np.ndarray) -> LabelledClip:
-        """The clip with the phones of the best hypothesis, each trusted as far as its word's posterior goes."""
+        """Clip with the phones of the best hypothesis; trust is the posterior probability of the word."""
         decoder = self._decoder
         self._decode(samples)
         if decoder.hyp() is None:
             return LabelledClip("", speaker, samples, ())
         trust = [float(min(1.0, segment.prob)) for segment in decoder.seg()]
-        spoken = decoder.hyp().hypstr
+        transcript = decoder.hyp().hypstr
         phones = self._phones(samples, trust)
         decoder.activate_search("_default")
-        return LabelledClip(spoken, speaker, samples, phones)
+        return LabelledClip(transcript, speaker, samples, phones)
 
     def align_text(self, speaker: str, samples: np.ndarray, text: str) -> LabelledClip:
-        """The clip with the phones of a known text, all trusted; none where sound and text do not go together.
+        """Clip with the phones of a known text, trust 1; no phones if the alignment fails.
 
-        Words that are not in pocketsphinx's dictionary are taken as flite pronounces them.
+        Words that are not in pocketsphinx's dictionary get flite's pronunciation.
 
         Raises:
             SvcError: a word that flite cannot pronounce either.
@@ -174,13 +175,13 @@ class Aligner:
             found = list(self._decoder.seg() or ())
             complete = [plain for segment in found if (plain := segment.word.split("(")[0]) in words] == words
             phones = self._phones(samples, [1.0] * len(found)) if complete else ()
-        except RuntimeError:  # no way through the phones to the end of the sound
+        except RuntimeError:  # no alignment up to the end of the audio
             phones = ()
         self._decoder.activate_search("_default")
         return LabelledClip(text, speaker, samples, phones)
 
     def _phones(self, samples: np.ndarray, trust: list[float]) -> tuple[Phone, ...]:
-        """Of the words that the decoder just found, each with a trust."""
+        """Phones of the last decoded words, with a trust per word."""
         decoder = self._decoder
         decoder.set_alignment()
         self._decode(samples)
@@ -192,24 +193,24 @@ class Aligner:
         return tuple(phones)
 
     def _decode(self, samples: np.ndarray) -> None:
-        self._decoder.reinit_feat()  # forget the levels of the recording before
+        self._decoder.reinit_feat()  # reset the level estimates of the previous recording
         self._decoder.start_utt()
         self._decoder.process_raw((samples * 32767).astype(np.int16).tobytes(), full_utt=True)
         self._decoder.end_utt()
 
 
 def _flite(*arguments: str) -> str:
-    """What the program prints."""
+    """Run flite and return its output."""
     try:
         return subprocess.run(["flite", *arguments], check=True, capture_output=True, text=True).stdout
     except FileNotFoundError as error:
-        raise SvcError("flite is not on this machine, expected the program in PATH: apt-get install flite") from error
+        raise SvcError("flite is not installed, expected the program in PATH: apt-get install flite") from error
 
 
-def pieces(texts: Sequence[str], n_words: int) -> list[str]:
-    """The texts in pieces of so many words."""
-    cut: list[str] = []
+def split_texts(texts: Sequence[str], n_words: int) -> list[str]:
+    """Split texts into parts of at most `n_words` words."""
+    parts: list[str] = []
     for text in texts:
         words = text.split()
-        cut += [" ".join(words[start : start + n_words]) for start in range(0, len(words), n_words)]
-    return cut
+        parts += [" ".join(words[start : start + n_words]) for start in range(0, len(words), n_words)]
+    return parts

@@ -1,6 +1,6 @@
-"""Sentences of the project's own, for measuring: none of them is in the encoder's training."""
+"""Evaluation sentences written for this project: none of them is in the encoder's training data."""
 
-PROBE_SENTENCES = tuple(  # the probes learn on these
+PROBE_SENTENCES = tuple(  # training set of the probes
     """
     The old bridge creaked whenever a heavy cart rolled over it.
     She measured the flour twice before mixing the dough.
@@ -44,7 +44,7 @@ PROBE_SENTENCES = tuple(  # the probes learn on these
     The usual treasure hunt was cancelled because of rain.
     """.strip().splitlines()
 )
-TEST_SENTENCES = tuple(  # the probes are judged on these
+TEST_SENTENCES = tuple(  # test set of the probes
     """
     The farmer fed his oxen before the sun came up.
     A small leisure boat drifted toward the southern shore.

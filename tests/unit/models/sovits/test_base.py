@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.make_base_voice import HEARD_HZ, extend_upwards, write_base
+from pretrain.make_base_voice import TRAINED_HZ, extend_upwards, write_base
 from svcnb import SvcError
 from svcnb.files.checkpoint import read_safetensors, to_plain_names
 from svcnb.models import sovits
@@ -102,7 +102,7 @@ def test_bands_missing_in_the_training_data_start_as_the_highest_available_ones(
     after = extend_upwards(before, config)
     old, new = (state["dec.head.weight"].unflatten(0, (SUBFRAMES * 4, -1)) for state in (before, after))
     bin_hz = config.data.sampling_rate / 2 / (old.shape[1] - 1)
-    first, last = round(7000 / bin_hz), round(HEARD_HZ / bin_hz)
+    first, last = round(7000 / bin_hz), round(TRAINED_HZ / bin_hz)
     assert torch.equal(new[:, :last], old[:, :last])
     torch.testing.assert_close(new[:, -1], old[:, first:last].mean(1))
     assert after["enc_q.pre.weight"][:, -100:].abs().max() == 0 < before["enc_q.pre.weight"][:, -100:].abs().max()
