@@ -34,7 +34,6 @@ validate_every_steps  #@option train --validate_every_steps
 stop_when_flat  #@option train --stop_when_flat
 save_every_steps  #@option train --save_every_steps
 keep_checkpoints  #@option train --keep_checkpoints
-key_shift_semitones  #@option train --key_shift_semitones
 vol_aug  #@option train --vol_aug
 tensorboard  #@option train --tensorboard
 device  #@option train --device
@@ -57,9 +56,8 @@ show_facts({"speakers": ", ".join(store.speakers()), "clips": len(store), "minut
 
 # %% [markdown] settings-text
 # ## How it will be trained
-# How long, how often to save and to measure, and whether to vary the clips. A varied clip is one more for the network to
-# learn: another loudness is for voices that are conditioned on it, so it is off
-# unless you ask for them.
+# How long, how often to save and to measure, and whether to vary the loudness of the clips: that is for voices that are
+# conditioned on the loudness, and off unless you ask for it.
 
 # %% settings
 from svcnb.training.settings import TrainSettings
@@ -68,8 +66,7 @@ settings = TrainSettings(
     max_minutes=max_minutes or None, max_steps=max_steps or None, precision=precision, device=device,
     log_every_steps=log_every_steps, save_every_steps=save_every_steps, stop_when_flat=stop_when_flat,
     keep_checkpoints=keep_checkpoints, validate_every_steps=validate_every_steps, seed=seed,
-    key_shift_semitones=key_shift_semitones, vol_aug=vol_aug, tensorboard=tensorboard,
-    n_processes=n_processes,
+    vol_aug=vol_aug, tensorboard=tensorboard, n_processes=n_processes,
 )
 limits = {"minutes at most": max_minutes or "no limit", "steps at most": max_steps or "no limit"}
 show_facts(limits | {"precision": precision, "device": choose_device(device)})

@@ -148,6 +148,12 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number; put files before the flags") from None
 
 
+def removed(text: str) -> None:
+    """The type of --key_shift_semitones, which some command lines still give."""
+    reason = "training on transposed clips lowered the similarity to the speaker"
+    raise argparse.ArgumentTypeError(f"removed, because {reason}; leave it out")
+
+
 def whole_number(text: str) -> int:
     try:
         return int(text)

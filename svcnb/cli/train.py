@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svcnb.cli.parser import CommandParser, add_command, number, read_settings
+from svcnb.cli.parser import CommandParser, add_command, number, read_settings, removed
 from svcnb.device import choose_device
 
 if TYPE_CHECKING:
     from svcnb.training.loop import TrainReport
 
-NOT_BESIDE_A_VOICE = ("n_processes", "key_shift_semitones", "vol_aug")  # vocoder and diffusion train without these
+NOT_BESIDE_A_VOICE = ("n_processes", "vol_aug")  # vocoder and diffusion train without these
 
 
 def add_train(subparsers) -> None:
@@ -31,6 +31,7 @@ def _fill_train(parser: CommandParser) -> None:
     parser.add_argument("voice", type=Path, metavar="VOICE", help="folder for the checkpoints and the history")
     parser.add_options(VoiceTraining)
     parser.add_options(TrainSettings)
+    parser.add_argument("--key_shift_semitones", type=removed, help=argparse.SUPPRESS)
 
 
 def run_train(options: argparse.Namespace) -> None:

@@ -53,10 +53,6 @@ class TrainSettings(Settings):
     )
     stop_when_flat: bool = option(False, "stop when held-out clips have not improved for long", advanced=True)
     tensorboard: bool = option(False, "also write TensorBoard's event files into the folder tensorboard", advanced=True)
-    key_shift_semitones: float | None = option(
-        None, "also train on clips transposed by up to this much", unit="semitones", unset="the config's", group="quality",
-        advanced=True, ge=0, le=12, slider=(0, 6, 0.5),
-    )
     vol_aug: bool | None = option(
         None, "also train on louder and quieter clips, for features with --vol_embedding", unset="the config's",
         group="quality", advanced=True,

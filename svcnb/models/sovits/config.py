@@ -6,6 +6,7 @@ Source: so-vits-svc 4.0 and 4.1 configs_template/config_template.json (keys, def
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +20,11 @@ from svcnb.files.disk import write_text
 # Width of the content features per encoder; the prior's feed-forward grows with the wide ones.
 CONTENT_FILTER_CHANNELS = {1024: 1024, 1280: 1280}
 FRAME_DECODER = "svcnb-frame"
+log = logging.getLogger(__name__)
 
 
 class TrainSection(Section):
-    """How to train. The last nine keys are ours; they are written only when they differ from the defaults."""
+    """How to train. The last eight keys are ours; they are written only when they differ from the defaults."""
 
     log_interval: int = Field(200, ge=1, description="steps between logged losses")
     eval_interval: int = Field(800, ge=1, description="steps between checkpoints")
@@ -52,7 +54,6 @@ class TrainSection(Section):
     c_adversarial: float = Field(1.0, description="weight of the discriminator's two losses; 0 trains without one")
     adversarial_after_steps: int = Field(0, ge=0, description="step from which the discriminator takes part")
     max_frames: int = Field(800, ge=20, description="longer clips are cropped to this, at random")
-    key_shift_semitones: float = Field(0.0, ge=0, le=12, description="clips are moved by up to this, half of the time")
     loss_max_hz: float | None = Field(None, gt=0, description="spectral losses look below this: recordings end there")
     base_share: float = Field(0.0, ge=0, lt=1, description="part of the base's weights in those that are saved")
 
@@ -103,8 +104,7 @@ class ModelSection(Section):
 
 
 OUR_TRAIN_KEYS = (
-    "c_stft", "c_hear", "c_prior", "c_adversarial", "adversarial_after_steps", "max_frames", "key_shift_semitones", "loss_max_hz",
-    "base_share",
+    "c_stft", "c_hear", "c_prior", "c_adversarial", "adversarial_after_steps", "max_frames", "loss_max_hz", "base_share",
 )  # fmt: skip
 
 
@@ -175,6 +175,10 @@ class Config(BaseModel):
         if "c_dim" in stored.get("data", {}):
             raise SvcError(f"{path} is a so-vits-svc 4.0-v2 (VISinger2) config: only 4.0 and 4.1 are supported")
         _fill_what_older_versions_lack(stored)
+        if "key_shift_semitones" in stored["train"]:
+            del stored["train"]["key_shift_semitones"]
+            log.warning("%s: train.key_shift_semitones is ignored: training on transposed clips was removed because it lowered "
+                        "the similarity to the speaker", path)  # fmt: skip
         if not strict:
             _drop_unknown(stored)
         try:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from svcnb import SvcError
-from svcnb.data.augmentation import Augmentation
+from svcnb.data.augmentation import vary_loudness
 from svcnb.data.batches import Batch, Part, VoiceLoader, check_parts, collate, loader
 from svcnb.data.dataset import Split, VoiceDataset, load_split
 from svcnb.data.extractor import write_middle_pitches
@@ -150,11 +150,10 @@ def _seconds(store: FeatureStore, names: list[str]) -> float:
 def _config_of_run(
     features_folder: Path, voice_folder: Path, settings: TrainSettings, record: RunRecord | None
 ) -> Config:
-    """The features' config with the variations wished; a run that is continued keeps its own."""
+    """The features' config with the augmentation asked for; a run that is continued keeps its own."""
     config = Config.load(features_folder / "config.json")
     own = Config.load(voice_folder / "config.json").train if record is not None else config.train
-    wishes = {name: getattr(settings, name) for name in ("key_shift_semitones", "vol_aug")}
-    varied = {name: getattr(own, name) if wish is None else wish for name, wish in wishes.items()}
+    varied = {"vol_aug": own.vol_aug if settings.vol_aug is None else settings.vol_aug}
     varied |= {name: getattr(own, name) for name in ("learning_rate", "base_share")}  # fine-tuning, where the run started so
     if varied["vol_aug"] and not config.model.vol_embedding:
         raise SvcError(f"vol_aug varies a loudness that the features in {features_folder} do not have: "
@@ -202,20 +201,13 @@ def _training_batches(
     store: FeatureStore, config: Config, settings: TrainSettings, split: Split, part: Part
 ) -> VoiceLoader:
     train = config.train
-    augmentation = Augmentation(
-        sample_rate_hz=config.data.sampling_rate,
-        hop_samples=config.data.hop_length,
-        max_frames=train.max_frames,
-        key_shift_semitones=train.key_shift_semitones,
-        loudness=train.vol_aug,
-    )
     dataset = VoiceDataset(
         store,
         split.training,
         config.spk,
         max_frames=train.max_frames,
         unit_interpolate_mode=config.data.unit_interpolate_mode,
-        augment=augmentation if augmentation.is_on else None,
+        augment=vary_loudness if train.vol_aug else None,
         seed=train.seed,
         in_memory=train.all_in_mem or config.is_small,
     )

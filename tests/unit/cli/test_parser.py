@@ -84,6 +84,17 @@ def test_every_setting_of_a_conversion_has_its_flags() -> None:
             assert actions[flag].dest == option.name
 
 
+def test_the_removed_key_shift_flag_is_refused_with_its_reason_and_not_in_the_help(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", "features", "voice", "--key_shift_semitones", "3"])
+    assert stopped.value.code == cli.EXIT_USER_ERROR
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--key_shift_semitones: removed" in line and "lowered the similarity" in line
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    assert "key_shift" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("flag", ["-shx", "-xks", "-sb"])
 def test_unknown_flags_are_refused_and_not_read_as_others(flag: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stopped:

@@ -82,7 +82,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(features: Path) -> Path:
     pytest.importorskip("tensorboard")
     settings = TrainSettings(
-        max_steps=5, validate_every_steps=2, save_every_steps=4, tensorboard=True, key_shift_semitones=3, vol_aug=True, **SETTINGS
+        max_steps=5, validate_every_steps=2, save_every_steps=4, tensorboard=True, vol_aug=True, **SETTINGS
     )
     sovits.train(features, features.parent / "voice", settings, batch_size=3)
     return features.parent / "voice"
@@ -157,27 +157,25 @@ def test_augmented_training_resumes_exactly_and_keeps_its_variations_and_batch_s
 ) -> None:
     from svcnb.models.sovits.checkpoint import read_sovits_checkpoint
 
-    first = TrainSettings(max_steps=3, key_shift_semitones=3, vol_aug=True, **SETTINGS)
+    first = TrainSettings(max_steps=3, vol_aug=True, **SETTINGS)
     sovits.train(features, tmp_path / "voice", first, batch_size=3)
     sovits.train(features, tmp_path / "voice", TrainSettings(max_steps=5, **SETTINGS))
     config = Config.load(tmp_path / "voice" / "config.json").train
-    assert (config.key_shift_semitones, config.vol_aug, config.batch_size) == (3, True, 3)
+    assert (config.vol_aug, config.batch_size) == (True, 3)
     whole = read_sovits_checkpoint(trained / "G_5.pth").model
     resumed = read_sovits_checkpoint(tmp_path / "voice" / "G_5.pth").model
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_held_out_clips_are_never_varied(features: Path, tmp_path: Path, monkeypatch) -> None:
-    from svcnb.data import augmentation
+    from svcnb.data.augmentation import vary_loudness
     from svcnb.data.dataset import load_split
     from svcnb.data.feature_store import FeatureStore
 
     varied: set[str] = set()
-    original = augmentation.Augmentation.__call__
-    monkeypatch.setattr(
-        augmentation.Augmentation, "__call__", lambda self, item, rng: varied.add(item.name) or original(self, item, rng)
-    )
-    settings = TrainSettings(max_steps=4, validate_every_steps=1, key_shift_semitones=2, **SETTINGS)
+    training = import_module("svcnb.models.sovits.train")
+    monkeypatch.setattr(training, "vary_loudness", lambda item, rng: varied.add(item.name) or vary_loudness(item, rng))
+    settings = TrainSettings(max_steps=4, validate_every_steps=1, vol_aug=True, **SETTINGS)
     sovits.train(features, tmp_path / "voice", settings)
     split = load_split(FeatureStore.open(features))
     assert split.validation and varied and varied <= set(split.training)
