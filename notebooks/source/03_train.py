@@ -33,7 +33,7 @@ log_every_steps = 20  #@option train --log_every_steps
 validate_every_steps  #@option train --validate_every_steps
 stop_when_flat  #@option train --stop_when_flat
 save_every_steps  #@option train --save_every_steps
-keep_checkpoints  #@option train --keep_checkpoints
+keep_checkpoints = -1  #@option train --keep_checkpoints; -1 = the config's
 vol_aug  #@option train --vol_aug
 tensorboard  #@option train --tensorboard
 device  #@option train --device
@@ -64,8 +64,8 @@ from svcnb.training.settings import TrainSettings
 
 settings = TrainSettings(
     max_minutes=max_minutes or None, max_steps=max_steps or None, precision=precision, device=device,
-    log_every_steps=log_every_steps, save_every_steps=save_every_steps, stop_when_flat=stop_when_flat,
-    keep_checkpoints=keep_checkpoints, validate_every_steps=validate_every_steps, seed=seed,
+    log_every_steps=log_every_steps or None, save_every_steps=save_every_steps or None, stop_when_flat=stop_when_flat,
+    keep_checkpoints=None if keep_checkpoints < 0 else keep_checkpoints, validate_every_steps=validate_every_steps, seed=seed,
     vol_aug=vol_aug, tensorboard=tensorboard, n_processes=n_processes,
 )
 limits = {"minutes at most": max_minutes or "no limit", "steps at most": max_steps or "no limit"}

@@ -59,7 +59,7 @@ def _fill_train(parser: CommandParser) -> None:
     parser.add_options(RvcTraining)
     parser.add_options(RvcPrepareSettings)
     parser.add_options(EpochChoices)
-    parser.add_options(TrainSettings, skip=("device", "n_processes", "vol_aug"))
+    parser.add_options(TrainSettings, skip=("device", "max_epochs", "n_processes", "vol_aug"))
 
 
 def run_train(options: argparse.Namespace) -> None:

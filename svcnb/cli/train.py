@@ -61,7 +61,7 @@ def _fill_vocoder(parser: CommandParser) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER",
                         help="VOICE/vocoder for that voice, pretrain/nsf_hifigan for all; a training in it is resumed")  # fmt: skip
     parser.add_options(VocoderTraining)
-    parser.add_options(TrainSettings, skip=(*NOT_BESIDE_A_VOICE, "tensorboard"), defaults={"keep_checkpoints": 2})
+    parser.add_options(TrainSettings, skip=(*NOT_BESIDE_A_VOICE, "tensorboard"))
 
 
 def run_vocoder(options: argparse.Namespace) -> None:
@@ -97,7 +97,7 @@ def _fill_diffusion(parser: CommandParser) -> None:
                         help="folder of the voice; gets diffusion/, and a training in it is resumed")  # fmt: skip
     parser.add_options(DiffusionChoices)
     parser.add_options(DiffusionTraining)
-    parser.add_options(TrainSettings, skip=NOT_BESIDE_A_VOICE, defaults={"keep_checkpoints": 2})
+    parser.add_options(TrainSettings, skip=NOT_BESIDE_A_VOICE)
 
 
 def run_diffusion(options: argparse.Namespace) -> None:

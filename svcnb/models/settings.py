@@ -117,10 +117,12 @@ class EpochChoices(Settings):
 
     def apply(self, settings: TrainSettings, steps_per_epoch: int) -> TrainSettings:
         """The settings in steps."""
-        changes = {"log_every_steps": min(settings.log_every_steps, steps_per_epoch)}
+        changes: dict[str, int | None] = {"log_every_steps": min(settings.log_every_steps, steps_per_epoch)}
         for name, epochs in (("max_steps", self.total_epochs), ("save_every_steps", self.save_every_epochs)):
             if epochs is not None:
                 changes[name] = epochs * steps_per_epoch
+        if self.total_epochs is not None:
+            changes["max_epochs"] = None
         if self.latest_only:
             changes["keep_checkpoints"] = 1
         return settings.model_copy(update=changes)

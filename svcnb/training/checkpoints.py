@@ -185,13 +185,15 @@ class KeptCheckpoints:
     """The checkpoints in one voice's folder. The best one is never deleted, however old it is.
 
     Attributes:
+        keep: newest to keep, 0 keeps all.
+        keep_every_steps: those at multiples of this are kept too; 0 = none.
         saved: oldest first; a run is resumed from the last.
         best: None until a checkpoint was validated.
     """
 
-    def __init__(self, folder: Path, record: RunRecord | None, *, keep: int) -> None:
+    def __init__(self, folder: Path, record: RunRecord | None, *, keep: int, keep_every_steps: int = 0) -> None:
         self.folder = folder
-        self.keep = keep
+        self.keep, self.keep_every_steps = keep, keep_every_steps
         self.saved: list[SavedCheckpoint] = list(record.checkpoints) if record else []
         self.best: BestCheckpoint | None = record.best if record else None
         if self.best is not None and not self._is_whole(self.best.step):
@@ -233,8 +235,11 @@ class KeptCheckpoints:
 
     def _chosen(self, checkpoints: list[SavedCheckpoint]) -> list[SavedCheckpoint]:
         newest = checkpoints[-self.keep :]  # 0 keeps all
-        best_step = self.best.step if self.best else None
-        return [checkpoint for checkpoint in checkpoints if checkpoint in newest or checkpoint.step == best_step]
+        best_step, every = self.best.step if self.best else None, self.keep_every_steps
+        return [
+            checkpoint for checkpoint in checkpoints
+            if checkpoint in newest or checkpoint.step == best_step or (every and checkpoint.step % every == 0)
+        ]  # fmt: skip
 
     def drop(self, names: list[str]) -> None:
         for name in names:

@@ -82,7 +82,7 @@ class TrainReport:
     """Result of a run. `steps` and `seconds` are this run's; `step` includes earlier runs.
 
     Attributes:
-        stopped_by: "max_steps", "max_minutes", "interrupted", or "plateau" (settings.stop_when_flat).
+        stopped_by: "max_steps", "max_minutes", "max_epochs", "interrupted", or "plateau" (settings.stop_when_flat).
         best: the checkpoint with the best validation metric, None without held-out clips.
         batch_size: clips per step and process at the end, None if the loader does not give it.
     """
@@ -116,7 +116,7 @@ def fit(
     folder: Path | str,
     hooks: FitHooks,
 ) -> TrainReport:
-    """Train until max_steps, max_minutes, ctrl-C or SIGTERM, whichever comes first; then save.
+    """Train until max_steps, max_minutes, max_epochs, ctrl-C or SIGTERM, whichever comes first; then save.
 
     When memory runs out, the batch size is halved and the current epoch restarts with smaller batches.
 
@@ -136,6 +136,7 @@ def fit(
         raise SvcError(f"{folder} holds a training at step {found.step}: resume it, or train into another folder")
     if not len(loader):
         raise SvcError("there is no batch to train on: extract features of at least one clip first")
+    settings = settings.filled()
     run = _Run(state, loader, settings, folder, hooks)
     alone = state.processes.number == 1
     with stop_requests(second_acts=alone) as stop, progress_bar(state, settings) as bar, freed_memory_kept():
@@ -164,7 +165,8 @@ class _Run:
         self.settings = settings
         self.folder = folder
         self.hooks = hooks
-        self.checkpoints = KeptCheckpoints(folder, state.record, keep=settings.keep_checkpoints)
+        kept = {"keep": settings.keep_checkpoints, "keep_every_steps": settings.keep_every_steps}
+        self.checkpoints = KeptCheckpoints(folder, state.record, **kept)
         self.first_step = self.saved_step = self.measured_step = state.step
         self.earlier_seconds = state.seconds
         self.started_at = self.saved_at = time.monotonic()
@@ -187,7 +189,7 @@ class _Run:
             trim_history(self.history.path, self.state.step)
         self.ask_advice()
         if reason := self.reason_to_stop(threading.Event()):
-            change = "switch stop_when_flat off" if reason == "plateau" else "raise max_steps or max_minutes"
+            change = "switch stop_when_flat off" if reason == "plateau" else "raise max_steps, max_minutes or max_epochs"
             log.warning("this training is done (step %d, %.1f minutes): %s to continue",
                         self.state.step, self.state.seconds / 60, change)  # fmt: skip
         if self.state.record is None:
@@ -215,6 +217,7 @@ class _Run:
             "interrupted": stop.is_set(),
             "max_steps": settings.max_steps is not None and state.step >= settings.max_steps,
             "max_minutes": settings.max_minutes is not None and state.seconds >= settings.max_minutes * 60,
+            "max_epochs": settings.max_epochs is not None and state.epoch > settings.max_epochs,
             "plateau": self.learnt_out,
         }
         # If one process stops, all must: otherwise the others would wait for it.

@@ -148,13 +148,18 @@ class Rates(Protocol):
     """AdamW's hyperparameters in a config's train section."""
 
     learning_rate: float
+    init_lr_ratio: float
     betas: tuple[float, float]
     eps: float
 
 
 def optimizer_maker(train: Rates) -> Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]:
-    """Fused AdamW with the config's learning rate, betas and epsilon."""
-    return partial(torch.optim.AdamW, lr=train.learning_rate, betas=train.betas, eps=train.eps, fused=True)
+    """Fused AdamW with the config's learning rate, betas and epsilon.
+
+    init_lr_ratio is a factor on the learning rate at the start. The families' programs store the key without reading it.
+    """
+    rate = train.learning_rate * train.init_lr_ratio
+    return partial(torch.optim.AdamW, lr=rate, betas=train.betas, eps=train.eps, fused=True)
 
 
 class Transforms(nn.Module):

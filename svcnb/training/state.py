@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,11 +16,12 @@ from torch.optim.lr_scheduler import ExponentialLR
 from svcnb import SvcError
 from svcnb.training.checkpoints import RunRecord
 from svcnb.training.distributed import Processes
-from svcnb.training.settings import TrainSettings
+from svcnb.training.settings import Schedule, TrainSettings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+log = logging.getLogger(__name__)
 AMPERE = (8, 0)  # the first compute capability with bf16; older GPUs emulate it, slowly
 
 
@@ -60,6 +63,18 @@ class TrainState:
         optimizer.step()
 
 
+def settle(settings: TrainSettings, schedule: Schedule, path: Path | str) -> TrainSettings:
+    """The settings, and what they leave open as the config in the file `path` says."""
+    if settings.precision == "auto" and schedule.precision != "fp32" and not uses_gpu(settings):
+        log.warning("%s: %s is for GPUs and not used: on the CPU the training is in fp32", path, schedule.precision_key)
+        schedule = replace(schedule, precision="fp32")
+    return settings.filled(schedule)
+
+
+def uses_gpu(settings: TrainSettings) -> bool:
+    return settings.device != "cpu" and torch.cuda.is_available()
+
+
 def make_accelerator(settings: TrainSettings) -> Accelerator:
     """Device and precision.
 
@@ -69,10 +84,9 @@ def make_accelerator(settings: TrainSettings) -> Accelerator:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    has_cuda = torch.cuda.is_available()
-    if settings.device == "cuda" and not has_cuda:
+    settings, on_cpu = settings.filled(), not uses_gpu(settings)
+    if settings.device == "cuda" and on_cpu:
         raise SvcError("device is cuda, but torch sees no CUDA GPU: choose device=cpu, or a runtime with a GPU")
-    on_cpu = settings.device == "cpu" or not has_cuda
     if settings.precision == "fp16" and on_cpu:
         raise SvcError("precision fp16 needs a GPU: choose fp32, or bf16 where the processor has it")
     if settings.precision == "bf16" and not on_cpu and torch.cuda.get_device_capability() < AMPERE:

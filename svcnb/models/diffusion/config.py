@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from svcnb import MissingExtra, SvcError
-from svcnb.files.config_file import Section
+from svcnb.files.config_file import ConfigFile, Section, unused
 from svcnb.files.disk import write_text
 from svcnb.models.diffusion.network import DenoiserSizes, Unit2Mel
 from svcnb.models.diffusion.sampler import Method
 from svcnb.models.vocoder.network import FRAME_VOCODER, VocoderSettings
+from svcnb.training.settings import Precision, Schedule
 
 LOG10_RATIO = 0.434294  # as the original writes it; vocoders of the log10 kind read such logarithms
 
@@ -30,13 +31,13 @@ class DiffusionData(Section):
     block_size: int = Field(512, ge=1)
     duration: int | float = Field(2, gt=0, description="seconds of a clip that a step sees")
     encoder: str = "vec768l12"
-    cnhubertsoft_gate: int | float = 10
-    encoder_sample_rate: int = 16000
-    encoder_hop_size: int = 320
+    cnhubertsoft_gate: int | float = unused(10, "so-vits-svc itself only stores it")
+    encoder_sample_rate: int = unused(16000, "the encoder knows its own rate")
+    encoder_hop_size: int = unused(320, "the encoder knows its own hop")
     encoder_out_channels: int = Field(768, ge=1)
-    training_files: str = "filelists/train.txt"
-    validation_files: str = "filelists/val.txt"
-    extensions: list[str] = ["wav"]
+    training_files: str = unused("filelists/train.txt", "the features hold the clips, and split.json which are held out")
+    validation_files: str = unused("filelists/val.txt", "the features hold the clips, and split.json which are held out")
+    extensions: list[str] = unused(["wav"], "the features hold the clips")
     unit_interpolate_mode: str = "nearest"
 
 
@@ -53,7 +54,7 @@ class DiffusionModel(Section):
 
 class DiffusionVocoder(Section):
     type: Literal["nsf-hifigan", "nsf-hifigan-log10"] = "nsf-hifigan"
-    ckpt: str = "pretrain/nsf_hifigan/model"
+    ckpt: str = unused("pretrain/nsf_hifigan/model", "name the vocoder with --vocoder, or put it beside the voice")
 
 
 class DiffusionInfer(Section):
@@ -62,21 +63,21 @@ class DiffusionInfer(Section):
 
 
 class DiffusionEnvironment(Section):
-    expdir: str = "logs/44k/diffusion"
-    gpu_id: int = 0
+    expdir: str = unused("logs/44k/diffusion", "the model is written into the folder diffusion of the voice")
+    gpu_id: int = unused(0, "CUDA_VISIBLE_DEVICES chooses the GPU")
 
 
 class DiffusionTrain(Section):
-    num_workers: int = 4
-    amp_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    num_workers: int = Field(4, ge=0, description="processes that read clips; 0 with cache_all_data")
+    amp_dtype: Precision = Field("fp32", description="on a GPU")
     batch_size: int = Field(48, ge=1)
     cache_all_data: bool = True
-    cache_device: str = "cpu"
-    cache_fp16: bool = True
-    epochs: int = 100000
-    interval_log: int = Field(10, ge=1)
+    cache_device: str = unused("cpu", "clips are kept in the main memory")
+    cache_fp16: bool = unused(True, "clips are kept as they are stored: content in float16, audio in 16 bits")
+    epochs: int = Field(100000, ge=1, description="stop after so many, where neither steps nor minutes are limited")
+    interval_log: int = Field(10, ge=1, description="steps between logged losses")
     interval_val: int = Field(2000, ge=1, description="steps between checkpoints")
-    interval_force_save: int = Field(5000, ge=1)
+    interval_force_save: int = Field(5000, ge=1, description="checkpoints at multiples of this are kept")
     lr: float = Field(1e-4, gt=0)
     decay_step: int = Field(100000, ge=1, description="steps between two reductions of the learning rate")
     gamma: float = Field(0.5, gt=0, le=1)
@@ -122,14 +123,14 @@ class VoiceContent:
             raise SvcError(f"{path} is not a voice's config ({error!r}): extract the features again") from None
 
 
-class DiffusionConfig(BaseModel):
+class DiffusionConfig(ConfigFile):
     """A diffusion model's config. `spk` maps speaker names to ids."""
 
     model_config = ConfigDict(extra="forbid")
 
     data: DiffusionData = Field(default_factory=DiffusionData)
     model: DiffusionModel = Field(default_factory=DiffusionModel)
-    device: str = "cuda"
+    device: str = unused("cuda", "choose it with --device")
     vocoder: DiffusionVocoder = Field(default_factory=DiffusionVocoder)
     infer: DiffusionInfer = Field(default_factory=DiffusionInfer)
     env: DiffusionEnvironment = Field(default_factory=DiffusionEnvironment)
@@ -150,8 +151,11 @@ class DiffusionConfig(BaseModel):
         """
         return cls(
             model=DiffusionModel(n_layers=4, n_chans=256, n_hidden=96, k_step_max=200),
-            train=DiffusionTrain(lr=1e-3, batch_size=8, decay_step=2000, num_workers=0, interval_val=500, save_opt=True),
-        )
+            train=DiffusionTrain(
+                lr=1e-3, batch_size=8, decay_step=2000, num_workers=0, interval_val=800, interval_log=50,
+                interval_force_save=100000, save_opt=True,
+            ),
+        )  # fmt: skip
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, strict: bool = True) -> DiffusionConfig:
@@ -214,6 +218,16 @@ class DiffusionConfig(BaseModel):
             timesteps=model.timesteps,
             k_step_max=model.k_step_max,
         )
+
+    @property
+    def schedule(self) -> Schedule:
+        """How to train, where the user does not say otherwise. As in the original few checkpoints are kept."""
+        train = self.train
+        return Schedule(
+            save_every_steps=train.interval_val, log_every_steps=train.interval_log, keep_checkpoints=2,
+            keep_every_steps=train.interval_force_save, max_epochs=train.epochs, n_loader_workers=train.num_workers,
+            precision=train.amp_dtype, precision_key="train.amp_dtype",
+        )  # fmt: skip
 
     @property
     def mel_ratio(self) -> float:

@@ -32,10 +32,11 @@ from svcnb.models.vocoder.files import find_vocoder, load_vocoder
 from svcnb.training.checkpoints import RunRecord, read_progress
 from svcnb.training.loop import FitHooks, TrainReport, fit
 from svcnb.training.settings import TrainSettings
-from svcnb.training.state import TrainState, assemble, make_accelerator, restore
+from svcnb.training.state import TrainState, assemble, make_accelerator, restore, settle
 from svcnb.training.tensorboard import BOARD_FOLDER, TensorBoardLog
 from svcnb.training.validation import choose_clips
 
+SIZES = ("auto", "small", "full")
 N_MEASURED_STEPS = 8  # noise steps at which held-out clips are measured, spread evenly over the learnt ones
 FIXED_SEED = 1  # of what held-out clips are measured with
 # How far a voice's mel lies from the recording's, as a variance in the model's units: about 0.65 in natural logarithms.
@@ -78,7 +79,7 @@ def train_diffusion(
     vocoder = load_vocoder(vocoder_path)
     record = read_progress(folder)
     config = _config_of_run(choices, voice_config, folder, record).for_voice(voice_config, vocoder.settings)
-    config.train.amp_dtype = settings.precision
+    settings = _settle(settings, config, named=None if record else choices.config, folder=folder)
     _check_frames(store, config)
     if record is not None:
         _check_same_run(folder, config, resume=resume)
@@ -101,7 +102,7 @@ def _config_of_run(
     choice = choices.config
     if record is not None:
         config = DiffusionConfig.load(folder / CONFIG_NAME)
-    elif choice in ("auto", "small", "full"):
+    elif choice in SIZES:
         small = choice == "small" or (choice == "auto" and voice_config.is_small)
         config = DiffusionConfig.small() if small else DiffusionConfig.full()
     else:
@@ -111,6 +112,17 @@ def _config_of_run(
     if choices.k_step_max is not None:
         config.model.k_step_max = choices.k_step_max
     return config
+
+
+def _settle(
+    settings: TrainSettings, config: DiffusionConfig, *, named: str | Path | None, folder: Path
+) -> TrainSettings:
+    """The settings with what the config says beside them; the precision that the user chose is kept in the config."""
+    path = folder / CONFIG_NAME if named in (None, *SIZES) else Path(named)
+    config.warn_of_unused(path)
+    if settings.precision != "auto":
+        config.train.amp_dtype = settings.precision
+    return settle(settings, config.schedule, path)
 
 
 def _check_frames(store: FeatureStore, config: DiffusionConfig) -> None:

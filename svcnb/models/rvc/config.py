@@ -14,8 +14,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from svcnb import SvcError
+from svcnb.files.config_file import ConfigFile, unused
 from svcnb.files.disk import write_text
 from svcnb.models.rvc.network import CONTENT_WIDTHS, RvcSettings
+from svcnb.training.settings import Schedule
 
 Version = Literal["v1", "v2"]
 FRAMES_PER_SECOND = 100  # at every rate: the hop is rate / 100
@@ -40,16 +42,16 @@ class Section(BaseModel):
 class TrainSection(Section):
     log_interval: int = Field(200, ge=1, description="steps between logged losses")
     seed: int = 1234
-    epochs: int = Field(20000, ge=1)
+    epochs: int = Field(20000, ge=1, description="stop after so many, where nothing else limits the training")
     learning_rate: float = Field(1e-4, gt=0)
     betas: tuple[float, float] = (0.8, 0.99)
     eps: float = 1e-9
     batch_size: int = Field(4, ge=1)
-    fp16_run: bool = True
+    fp16_run: bool = Field(True, description="train in fp16 on a GPU")
     lr_decay: float = Field(0.999875, gt=0, le=1, description="of the learning rate, per epoch")
     segment_size: int = Field(12800, ge=1, description="samples the decoder sees per clip")
-    init_lr_ratio: int | float = 1
-    warmup_epochs: int = 0
+    init_lr_ratio: int | float = Field(1, gt=0, description="factor on the learning rate at the start")
+    warmup_epochs: int = Field(0, ge=0, description="epochs over which the learning rate rises to its full value")
     c_mel: int | float = 45
     c_kl: int | float = 1.0
     c_stft: float = Field(0.0, description="weight of the multi-resolution STFT loss")
@@ -60,7 +62,7 @@ class TrainSection(Section):
 
 
 class DataSection(Section):
-    max_wav_value: int | float = 32768.0
+    max_wav_value: int | float = unused(32768.0, "audio is stored as 16-bit samples of full scale 32768")
     sampling_rate: int = 40000
     filter_length: int = 2048
     hop_length: int = 400
@@ -100,7 +102,7 @@ OUR_KEYS = {
 }
 
 
-class Config(BaseModel):
+class Config(ConfigFile):
     """An experiment's config.json. `version` and `f0` are told to RVC on its command line; here they are kept beside.
 
     Attributes:
@@ -150,7 +152,7 @@ class Config(BaseModel):
         """
         return cls(
             train=TrainSection(
-                learning_rate=1e-3, batch_size=6, segment_size=64 * 320, fp16_run=False, log_interval=20, c_mel=10,
+                learning_rate=1e-3, batch_size=6, segment_size=64 * 320, fp16_run=False, log_interval=50, c_mel=10,
                 c_kl=0.2, c_stft=2.5, c_prior=1.0, c_adversarial=0.0, lr_decay=0.998, max_frames=144,
             ),
             data=DataSection(
@@ -206,6 +208,15 @@ class Config(BaseModel):
         if not self.spk:
             del stored["spk"]
         return stored
+
+    @property
+    def schedule(self) -> Schedule:
+        """How to train, where the user does not say otherwise."""
+        train = self.train
+        return Schedule(
+            log_every_steps=train.log_interval, max_epochs=train.epochs, warmup_epochs=train.warmup_epochs,
+            precision="fp16" if train.fp16_run else "fp32", precision_key="train.fp16_run",
+        )  # fmt: skip
 
     @property
     def is_small(self) -> bool:

@@ -16,12 +16,13 @@ from svcnb.data.settings import PrepareSettings
 from svcnb.device import peak_memory_bytes
 from svcnb.models.rvc.config import Config
 from svcnb.models.rvc.index import IndexReport, write_index
-from svcnb.models.rvc.prepare import open_features, prepare, sounding
+from svcnb.models.rvc.prepare import CONFIG_NAME, open_features, prepare, sounding
 from svcnb.models.rvc.preprocess import RvcCutReport, RvcCutSettings, cut_recordings
 from svcnb.models.rvc.step import train_step
 from svcnb.models.rvc.train import AUTO_BASE, EpochChoices, fresh_state, train, training_batches
 from svcnb.training.loop import TrainReport
 from svcnb.training.settings import TrainSettings
+from svcnb.training.state import settle
 
 N_WARM_STEPS, N_TIMED_STEPS = 1, 3
 
@@ -129,7 +130,7 @@ def _as_text(seconds: float) -> str:
 
 
 def estimate_time(
-    experiment: Path | str, *, batch_size: int | None = None, device: str = "auto", precision: str = "fp32"
+    experiment: Path | str, *, batch_size: int | None = None, device: str = "auto", precision: str = "auto"
 ) -> TimeEstimate:
     """Time a few training steps on an experiment's own clips; no file is changed, except that the split into
     training and held-out clips is drawn if there is none yet.
@@ -139,7 +140,8 @@ def estimate_time(
     """
     config, store = open_features(experiment)
     config.train.batch_size = batch_size or config.train.batch_size
-    state = fresh_state(config, TrainSettings(device=device, precision=precision))
+    settings = settle(TrainSettings(device=device, precision=precision), config.schedule, Path(experiment) / CONFIG_NAME)
+    state = fresh_state(config, settings)
     batches = training_batches(store, config, load_split(store, seed=config.train.seed), n_workers=0)
     accelerator = state.accelerator
     for network in state.networks():

@@ -93,10 +93,20 @@ def open_features(experiment: Path | str) -> tuple[Config, FeatureStore]:
     """An experiment's config and its features.
 
     Raises:
-        SvcError: nothing extracted yet.
+        SvcError: nothing extracted yet, or a config that was edited into one that does not fit the features.
     """
     experiment = Path(experiment)
-    return Config.load(experiment / CONFIG_NAME), FeatureStore.open(experiment / FEATURES_FOLDER)
+    config, store = Config.load(experiment / CONFIG_NAME), FeatureStore.open(experiment / FEATURES_FOLDER)
+    pairs = {
+        "sampling_rate": (config.data.sampling_rate, store.settings.sample_rate_hz),
+        "hop_length": (config.data.hop_length, store.settings.hop_samples),
+        "speech_encoder": (config.encoder, store.settings.encoder),
+    }
+    differences = [f"{key} is {wanted!r}, the features have {found!r}" for key, (wanted, found) in pairs.items() if wanted != found]
+    if differences:
+        raise SvcError(f"{experiment / CONFIG_NAME} does not fit the features beside it: {'; '.join(differences)}. "
+                       "Correct it, or extract the features again (--overwrite)")  # fmt: skip
+    return config, store
 
 
 def speakers_of(config: Config) -> dict[str, int]:

@@ -30,7 +30,7 @@ from svcnb.training.checkpoints import RunRecord, read_progress
 from svcnb.training.loop import FitHooks, TrainReport, fit
 from svcnb.training.losses import optimizer_maker
 from svcnb.training.settings import TrainSettings
-from svcnb.training.state import TrainState, assemble, make_accelerator, restore
+from svcnb.training.state import TrainState, assemble, make_accelerator, restore, settle
 from svcnb.training.tensorboard import BOARD_FOLDER, TensorBoardLog
 from svcnb.training.validation import ClipChoices, HeldOutClips, drop_later_samples
 
@@ -63,6 +63,8 @@ def train(
     if settings.n_processes > 1:
         raise SvcError("an RVC voice is trained by one process: leave n_processes at 1")
     config, store = open_features(experiment)
+    config.warn_of_unused(experiment / CONFIG_NAME)
+    settings = settle(settings, config.schedule, experiment / CONFIG_NAME)
     record = read_progress(experiment)
     if batch_size is not None and record is None:
         config.train.batch_size = batch_size

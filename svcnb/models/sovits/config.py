@@ -11,11 +11,12 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from svcnb import SvcError
-from svcnb.files.config_file import Section
+from svcnb.files.config_file import ConfigFile, Section, unused
 from svcnb.files.disk import write_text
+from svcnb.training.settings import Precision, Schedule
 
 # Width of the content features per encoder; the prior's feed-forward grows with the wide ones.
 CONTENT_FILTER_CHANNELS = {1024: 1024, 1280: 1280}
@@ -29,24 +30,24 @@ class TrainSection(Section):
     log_interval: int = Field(200, ge=1, description="steps between logged losses")
     eval_interval: int = Field(800, ge=1, description="steps between checkpoints")
     seed: int = 1234
-    epochs: int = Field(10000, ge=1)
+    epochs: int = Field(10000, ge=1, description="stop after so many, where neither steps nor minutes are limited")
     learning_rate: float = Field(1e-4, gt=0)
     betas: tuple[float, float] = (0.8, 0.99)
     eps: float = 1e-9
     batch_size: int = Field(6, ge=1)
-    fp16_run: bool = False
-    half_type: str = "fp16"
+    fp16_run: bool = Field(False, description="train in half_type on a GPU")
+    half_type: str = Field("fp16", description="bf16, or else fp16")
     lr_decay: float = Field(0.999875, gt=0, le=1)
     segment_size: int = Field(10240, ge=1, description="samples the decoder sees per clip")
-    init_lr_ratio: int | float = 1
-    warmup_epochs: int = 0
+    init_lr_ratio: int | float = Field(1, gt=0, description="factor on the learning rate at the start")
+    warmup_epochs: int = Field(0, ge=0, description="epochs over which the learning rate rises to its full value")
     c_mel: int | float = 45
     c_kl: int | float = 1.0
-    use_sr: bool = True
-    max_speclen: int = 512
-    port: str = "8001"
+    use_sr: bool = unused(True, "so-vits-svc itself only stores it")
+    max_speclen: int = unused(512, "so-vits-svc itself only stores it; clips are cropped to max_frames (800)")
+    port: str = unused("8001", "the processes of a training choose a free port")
     keep_ckpts: int = Field(3, ge=0, description="checkpoints kept per letter, 0 = all")
-    all_in_mem: bool = False
+    all_in_mem: bool = Field(False, description="keep all clips in memory (always so with the small size)")
     vol_aug: bool = False
     c_stft: float = Field(0.0, description="weight of the multi-resolution STFT loss")
     c_hear: float = Field(0.0, description="weight of what the bundled content encoder hears differently")
@@ -59,9 +60,9 @@ class TrainSection(Section):
 
 
 class DataSection(Section):
-    training_files: str = "filelists/train.txt"
-    validation_files: str = "filelists/val.txt"
-    max_wav_value: int | float = 32768.0
+    training_files: str = unused("filelists/train.txt", "the features hold the clips, and split.json which are held out")
+    validation_files: str = unused("filelists/val.txt", "the features hold the clips, and split.json which are held out")
+    max_wav_value: int | float = unused(32768.0, "audio is stored as 16-bit samples of full scale 32768")
     sampling_rate: int = 44100
     filter_length: int = 2048
     hop_length: int = 512
@@ -86,7 +87,7 @@ class ModelSection(Section):
     upsample_rates: list[int] = [8, 8, 2, 2, 2]
     upsample_initial_channel: int = 512
     upsample_kernel_sizes: list[int] = [16, 16, 4, 4, 4]
-    n_layers_q: int = 3
+    n_layers_q: int = unused(3, "the posterior encoder has 16 layers, in so-vits-svc too")
     n_layers_trans_flow: int = 3
     n_flow_layer: int = 4
     use_spectral_norm: bool = False
@@ -95,7 +96,7 @@ class ModelSection(Section):
     n_speakers: int = 200
     vocoder_name: str = "nsf-hifigan"
     speech_encoder: str | None = "vec768l12"
-    speaker_embedding: bool = False
+    speaker_embedding: bool = unused(False, "so-vits-svc itself only stores it; every voice has speaker vectors")
     vol_embedding: bool = False
     use_depthwise_conv: bool = False
     flow_share_parameter: bool = False
@@ -108,7 +109,7 @@ OUR_TRAIN_KEYS = (
 )  # fmt: skip
 
 
-class Config(BaseModel):
+class Config(ConfigFile):
     """A voice's config.json. `spk` maps speaker names to ids."""
 
     model_config = ConfigDict(extra="forbid")
@@ -136,7 +137,7 @@ class Config(BaseModel):
         """
         return cls(
             train=TrainSection(
-                learning_rate=1e-3, batch_size=6, segment_size=64 * 256, eval_interval=500, log_interval=20,
+                learning_rate=1e-3, batch_size=6, segment_size=64 * 256, eval_interval=800, log_interval=50,
                 c_mel=10, c_kl=0.2, c_stft=2.5, c_hear=6.0, c_prior=1.0, c_adversarial=0.0, lr_decay=0.998, max_frames=128,
             ),
             data=DataSection(
@@ -207,6 +208,17 @@ class Config(BaseModel):
         if self.model.vocoder_name != FRAME_DECODER:
             self.model.gin_channels = width
             self.model.filter_channels = CONTENT_FILTER_CHANNELS.get(width, self.model.filter_channels)
+
+    @property
+    def schedule(self) -> Schedule:
+        """How to train, where the user does not say otherwise."""
+        train = self.train
+        half: Precision = "bf16" if train.half_type == "bf16" else "fp16"
+        return Schedule(
+            save_every_steps=train.eval_interval, log_every_steps=train.log_interval, keep_checkpoints=train.keep_ckpts,
+            max_epochs=train.epochs, warmup_epochs=train.warmup_epochs,
+            precision=half if train.fp16_run else "fp32", precision_key="train.fp16_run",
+        )  # fmt: skip
 
     @property
     def is_small(self) -> bool:

@@ -27,10 +27,11 @@ from svcnb.training.launch import check_devices, is_launched, run_in_processes
 from svcnb.training.loop import FitHooks, TrainReport, fit
 from svcnb.training.losses import Listening
 from svcnb.training.settings import TrainSettings
-from svcnb.training.state import TrainState, restore
+from svcnb.training.state import TrainState, restore, settle
 from svcnb.training.tensorboard import BOARD_FOLDER, TensorBoardLog
 from svcnb.training.validation import ClipChoices, HeldOutClips, drop_later_samples
 
+CONFIG_NAME = "config.json"
 N_TRIAL_STEPS = 2  # the optimisers' moments are made in the first
 
 
@@ -71,13 +72,13 @@ def train(
     store = FeatureStore.open(features_folder)
     voice_folder.mkdir(parents=True, exist_ok=True)
     record = read_progress(voice_folder)
-    config = _config_of_run(features_folder, voice_folder, settings, record)
+    earlier = Config.load(voice_folder / CONFIG_NAME) if record is not None else None
+    config = _config_of_run(store, settings, earlier)
+    settings = settle(settings, config.schedule, features_folder / CONFIG_NAME)
     base = _choose_start(base, voice_folder, config, record)
     _check_features(store, config)
-    if record is not None:
-        _check_same_run(voice_folder, config, resume=resume)
-    if batch_size == "auto" and is_launched():
-        raise SvcError("batch_size auto cannot be tried out by several processes at once: give a number")
+    if earlier is not None:
+        _check_same_run(voice_folder, config, earlier, resume=resume)
     batch_size = choose_batch_size(batch_size, config, settings, features_folder=features_folder, record=record)
     if settings.n_processes > 1 and not is_launched():
         check_devices(settings.n_processes, settings.device)
@@ -125,7 +126,7 @@ def _fit(
 
     def keep_batch_size(size: int) -> None:
         config.train = config.train.model_copy(update={"batch_size": size})
-        config.save(voice_folder / "config.json")
+        config.save(voice_folder / CONFIG_NAME)
 
     hooks = FitHooks(
         save=partial(save_run, config=config),
@@ -147,16 +148,14 @@ def _seconds(store: FeatureStore, names: list[str]) -> float:
     return round(sum(map(store.duration_s, names)), 1)
 
 
-def _config_of_run(
-    features_folder: Path, voice_folder: Path, settings: TrainSettings, record: RunRecord | None
-) -> Config:
+def _config_of_run(store: FeatureStore, settings: TrainSettings, earlier: Config | None) -> Config:
     """The features' config with the augmentation asked for; a run that is continued keeps its own."""
-    config = Config.load(features_folder / "config.json")
-    own = Config.load(voice_folder / "config.json").train if record is not None else config.train
+    config = Config.load(store.folder / CONFIG_NAME)
+    own = earlier.train if earlier is not None else config.train
     varied = {"vol_aug": own.vol_aug if settings.vol_aug is None else settings.vol_aug}
     varied |= {name: getattr(own, name) for name in ("learning_rate", "base_share")}  # fine-tuning, where the run started so
     if varied["vol_aug"] and not config.model.vol_embedding:
-        raise SvcError(f"vol_aug varies a loudness that the features in {features_folder} do not have: "
+        raise SvcError(f"vol_aug varies a loudness that the features in {store.folder} do not have: "
                        "extract them with the loudness (--vol_embedding), or switch vol_aug off")  # fmt: skip
     config.train = config.train.model_copy(update=varied)
     return config
@@ -164,9 +163,10 @@ def _config_of_run(
 
 def _write_beside(voice_folder: Path, store: FeatureStore, config: Config, *, step: int) -> None:
     """What lies beside a training's checkpoints from the start."""
+    config.warn_of_unused(store.folder / CONFIG_NAME)
     if step == 0:
         write_middle_pitches(store, config.spk, voice_folder)
-    config.save(voice_folder / "config.json")
+    config.save(voice_folder / CONFIG_NAME)
     drop_later_samples(voice_folder, step)
 
 
@@ -182,14 +182,13 @@ def _check_features(store: FeatureStore, config: Config) -> None:
     differences = [f"{key} is {wanted!r}, the features have {found!r}" for key, (wanted, found) in pairs.items()
                    if wanted != found]  # fmt: skip
     if differences:
-        raise SvcError(f"{store.folder / 'config.json'} does not fit the features beside it: {'; '.join(differences)}. "
+        raise SvcError(f"{store.folder / CONFIG_NAME} does not fit the features beside it: {'; '.join(differences)}. "
                        "Correct it, or extract the features again with this config (--overwrite)")  # fmt: skip
 
 
-def _check_same_run(voice_folder: Path, config: Config, *, resume: bool) -> None:
+def _check_same_run(voice_folder: Path, config: Config, earlier: Config, *, resume: bool) -> None:
     if not resume:
         raise SvcError(f"{voice_folder} already holds a training: resume it, or train into another folder")
-    earlier = Config.load(voice_folder / "config.json")
     if earlier.model != config.model or earlier.spk != config.spk or earlier.data != config.data:
         raise SvcError(
             f"the training in {voice_folder} has another configuration than the features: "
@@ -258,6 +257,8 @@ def choose_batch_size(
     """
     if isinstance(wish, int):
         return wish
+    if wish == "auto" and is_launched():
+        raise SvcError("batch_size auto cannot be tried out by several processes at once: give a number")
     if wish not in ("auto", None):
         raise SvcError(f"batch_size is {wish!r}: give a number, or auto")
     if record is not None and record.batch_size is not None:

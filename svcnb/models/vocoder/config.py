@@ -9,16 +9,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from svcnb import SvcError
+from svcnb.files.config_file import ConfigFile, unused
 from svcnb.files.disk import write_json
 from svcnb.models.vocoder.network import CONFIG_NAME, FRAME_VOCODER, NSF_HIFIGAN, VocoderSettings
+from svcnb.training.settings import Schedule
 
 OUR_KEYS = ("vocoder_name", "frame_channels", "frame_blocks", "c_mel", "c_stft", "c_adversarial")
 
 
-class VocoderConfig(BaseModel):
+class VocoderConfig(ConfigFile):
     """Sizes of a vocoder and how it is trained. The last six keys are ours, written only where they differ.
 
     Keys of other programs are kept as they are.
@@ -27,7 +29,7 @@ class VocoderConfig(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     resblock: str = "1"
-    num_gpus: int = 1
+    num_gpus: int = unused(1, "a vocoder is trained by one process")
     batch_size: int = Field(10, ge=1)
     learning_rate: float = Field(2e-4, gt=0)
     adam_b1: float = 0.8
@@ -42,7 +44,7 @@ class VocoderConfig(BaseModel):
     discriminator_periods: list[int] = [3, 5, 7, 11, 17, 23, 37]
     segment_size: int = Field(16384, ge=1, description="samples of a training segment")
     num_mels: int = 128
-    num_freq: int = 1025
+    num_freq: int = unused(1025, "it is n_fft / 2 + 1")
     n_fft: int = 2048
     hop_size: int = Field(512, ge=1)
     win_size: int = 2048
@@ -50,7 +52,7 @@ class VocoderConfig(BaseModel):
     fmin: int | float = 40
     fmax: int | float = 16000
     fmax_for_loss: int | float | None = Field(None, description="highest frequency the mel loss hears; null = all")
-    num_workers: int = 16
+    num_workers: int = unused(16, "segments are cut while the step runs")
     vocoder_name: str = NSF_HIFIGAN
     frame_channels: int = Field(256, ge=1, description="width of the svcnb-frame network")
     frame_blocks: int = Field(6, ge=1, description="blocks of the svcnb-frame network")
@@ -106,6 +108,15 @@ class VocoderConfig(BaseModel):
 
     def save(self, folder: Path) -> Path:
         return write_json(folder / CONFIG_NAME, self.to_dict())
+
+    def unused_keys(self) -> dict[str, str]:
+        follows = self.num_freq == self.n_fft // 2 + 1
+        return {key: reason for key, reason in super().unused_keys().items() if not (follows and key == "num_freq")}
+
+    @property
+    def schedule(self) -> Schedule:
+        """How to train, where the user does not say otherwise: the family's files have no keys for it."""
+        return Schedule(keep_checkpoints=2)
 
     @property
     def is_small(self) -> bool:

@@ -22,7 +22,7 @@ from svcnb.nn.layers import Noise
 from svcnb.training.checkpoints import RunRecord, read_progress
 from svcnb.training.loop import FitHooks, TrainReport, fit
 from svcnb.training.settings import TrainSettings
-from svcnb.training.state import TrainState, restore
+from svcnb.training.state import TrainState, restore, settle
 from svcnb.training.validation import drop_later_samples, thin_samples, write_reference, write_sample
 
 MAX_CLIP_S, MAX_MEASURED_S = 8.0, 30.0
@@ -60,6 +60,8 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     record = read_progress(folder)
     config = _config_of_run(folder, config, record)
+    config.warn_of_unused(folder / CONFIG_NAME)
+    settings = settle(settings, config.schedule, folder / CONFIG_NAME)
     state = fresh_state(config, settings)
     store = open_clips(source, folder, config, device=state.accelerator.device.type)
     split = load_split(store, seed=config.seed)

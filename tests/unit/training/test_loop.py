@@ -326,3 +326,18 @@ def test_a_gpu_trains_and_resumes_in_every_precision(tmp_path, precision):
     state = resumed(tmp_path, settings=settings)
     fit(state, ToyLoader(), toy_step, settings.model_copy(update={"max_steps": 12}), folder=tmp_path, hooks=HOOKS)
     assert state.step == 12 and next(state.generator.parameters()).is_cuda
+
+
+def test_a_training_ends_after_its_epochs_and_resumes_with_more(tmp_path):
+    limits = SETTINGS.model_copy(update={"max_steps": None, "max_epochs": 2})
+    report = fit(toy_state(), ToyLoader(), toy_step, limits, folder=tmp_path, hooks=HOOKS)
+    assert (report.stopped_by, report.step) == ("max_epochs", 10)
+    more = limits.model_copy(update={"max_epochs": 3})
+    again = fit(resumed(tmp_path), ToyLoader(), toy_step, more, folder=tmp_path, hooks=HOOKS)
+    assert (again.stopped_by, again.step) == ("max_epochs", 15)
+
+
+def test_checkpoints_at_multiples_are_kept_besides_the_newest(tmp_path):
+    settings = SETTINGS.model_copy(update={"save_every_steps": 2, "keep_checkpoints": 1, "keep_every_steps": 4})
+    fit(toy_state(), ToyLoader(), toy_step, settings, folder=tmp_path, hooks=HOOKS)
+    assert {path.name for path in tmp_path.glob("G_*.pth")} == {"G_4.pth", "G_8.pth", "G_12.pth"}
