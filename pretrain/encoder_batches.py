@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from svcnb import SvcError
-from svcnb.features.content.bundled import SAMPLE_RATE_HZ, LevelledBands, mel_filters
+from svcnb.features.content.bundled import SAMPLE_RATE_HZ, NormalizedBands, mel_filters
 
 N_WARPS = 41
 SYNTHESISERS = ("flite-", "pico-")  # prefixes of their speaker names
@@ -85,7 +85,7 @@ class ClipStore:
 class BatchMaker:
     """Draws random batches from one generator."""
 
-    def __init__(self, store: ClipStore, bands: LevelledBands, *, settings: PerturbSettings, seed: int) -> None:
+    def __init__(self, store: ClipStore, bands: NormalizedBands, *, settings: PerturbSettings, seed: int) -> None:
         self.store, self.bands, self.settings = store, bands, settings
         self.random = np.random.default_rng(seed)
         self.warps = np.geomspace(0.65, 1 / 0.65, N_WARPS)
@@ -99,12 +99,12 @@ class BatchMaker:
         samples, paces = torch.stack([c[0] for c in crops]), np.array([c[4] for c in crops])
         plain = self._power(samples, n_frames, pitch=np.ones(n_clips), warp=np.ones(n_clips), pace=paces)
         views = torch.cat([self._perturbed(samples, n_frames, paces) for _ in range(2)])
-        levelled = [self.bands(power, self.bands.statistics(power)) for power in (views, plain)]
+        normalized = [self.bands(power, self.bands.statistics(power)) for power in (views, plain)]
         labels, trust, teacher = (torch.from_numpy(np.stack([c[i] for c in crops])) for i in (1, 2, 3))
         speakers = torch.tensor([self.number[str(clip["speaker"])] for clip in chosen])
         present = (labels >= 0).float()
         return Batch(
-            self._masked(levelled[0]), levelled[1], labels.clamp_min(0), trust, present, teacher, speakers
+            self._masked(normalized[0]), normalized[1], labels.clamp_min(0), trust, present, teacher, speakers
         )
 
     def _crop(self, clip: dict[str, np.ndarray], n_frames: int) -> tuple[Tensor, np.ndarray, np.ndarray, np.ndarray, float]:
@@ -130,9 +130,9 @@ class BatchMaker:
         """Band powers [B, 2N, M] of crops [B, T], resampled and with warped bands."""
         s = self.bands.settings
         half = s.window_samples / 2
-        centres = (torch.arange(2 * n_frames) + 0.5) * s.hop_samples * torch.from_numpy(pace).float()[:, None]  # [B, 2N]
+        centers = (torch.arange(2 * n_frames) + 0.5) * s.hop_samples * torch.from_numpy(pace).float()[:, None]  # [B, 2N]
         offsets = (torch.arange(s.window_samples) - half) * torch.from_numpy(pitch).float()[:, None]  # [B, W]
-        at = centres[:, :, None] + offsets[:, None, :] + SAMPLE_RATE_HZ // 2  # [B, 2N, W]
+        at = centers[:, :, None] + offsets[:, None, :] + SAMPLE_RATE_HZ // 2  # [B, 2N, W]
         at = at.clamp(0, samples.shape[1] - 2)
         floor = at.floor()
         index = floor.long().flatten(1)
@@ -154,18 +154,18 @@ class BatchMaker:
         tint = 10 ** (F.interpolate(self._normal(n, 1, 4), power.shape[2], mode="linear") * 0.5)
         return power + level * tint * grain
 
-    def _masked(self, levelled: Tensor) -> Tensor:
+    def _masked(self, normalized: Tensor) -> Tensor:
         """SpecAugment: spans of frames and one strip of bands set to 0, the recording's mean."""
         s = self.settings
-        n_views, n_frames, n_bands = levelled.shape
-        keep = np.ones(levelled.shape, np.float32)
+        n_views, n_frames, n_bands = normalized.shape
+        keep = np.ones(normalized.shape, np.float32)
         n_spans = round(s.mask_share * n_frames / (s.mask_frames / 2))
         for view in range(n_views):
             for start in self.random.integers(0, n_frames, n_spans):
                 keep[view, start : start + self.random.integers(1, s.mask_frames + 1)] = 0
             first = self.random.integers(0, n_bands)
             keep[view, :, first : first + self.random.integers(0, s.mask_bands + 1)] = 0
-        return levelled * torch.from_numpy(keep)
+        return normalized * torch.from_numpy(keep)
 
     def _ratio(self, largest: float) -> float:
         return float(np.exp(self.random.uniform(-np.log(largest), np.log(largest))))

@@ -19,7 +19,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pretrain.make_encoder_data import recordings
-from pretrain.moonshine_features import MoonshineListener, PerceptualNetworks
+from pretrain.moonshine_features import MoonshineFeatures, PerceptualNetworks
 from svcnb import SvcError
 from svcnb.audio.settings import CutSettings
 from svcnb.data.clips import cut_folder
@@ -29,7 +29,7 @@ from svcnb.models import sovits
 from svcnb.models.sovits.checkpoint import choose_base, read_about, read_sovits_checkpoint
 from svcnb.nn.frame_decoder import SUBFRAMES
 from svcnb.training.checkpoints import read_progress
-from svcnb.training.perceptual import Hearing
+from svcnb.training.perceptual import EncoderFeatures
 from svcnb.training.settings import TrainSettings
 
 TRAINED_HZ = 7600.0  # the losses cover frequencies below
@@ -69,8 +69,8 @@ def choose_perceptual_network(moonshine: Path | None, sample_rate_hz: int) -> Pe
     """The bundled encoder and Moonshine; without Moonshine's folder None, the default of the training."""
     if moonshine is None:
         return None
-    own = Hearing.bundled(sample_rate_hz=sample_rate_hz)
-    return PerceptualNetworks(own, MoonshineListener(moonshine, sample_rate_hz=sample_rate_hz))
+    own = EncoderFeatures.bundled(sample_rate_hz=sample_rate_hz)
+    return PerceptualNetworks(own, MoonshineFeatures(moonshine, sample_rate_hz=sample_rate_hz))
 
 
 def extend_upwards(state: dict[str, Tensor], config: sovits.Config) -> dict[str, Tensor]:

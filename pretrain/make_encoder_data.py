@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pretrain.moonshine import Moonshine
-from pretrain.phones import SAMPLE_RATE_HZ, Aligner, LabelledClip, Pico, speak, split_texts
+from pretrain.phones import SAMPLE_RATE_HZ, Aligner, LabelledClip, Pico, synthesize, split_texts
 from svcnb import SvcError
 from svcnb.audio.audio import find_audio_files, read_audio
 from svcnb.files.disk import atomic_path
@@ -109,7 +109,7 @@ def flite_voices() -> dict[str, SpeechSynthesis]:
     """flite's voices, with random pace and f0 for each text."""
 
     def with_voice(voice: str) -> SpeechSynthesis:
-        return lambda text, generator: speak(
+        return lambda text, generator: synthesize(
             text, voice, stretch=_between(FLITE_STRETCH, generator), pitch_hz=_between(FLITE_PITCH_HZ, generator)
         )
 
@@ -122,7 +122,7 @@ def pico_voices() -> dict[str, SpeechSynthesis]:
     us, gb = (Pico(language, aligner) for language in ("en-US", "en-GB"))
 
     def with_voice(voice: Pico) -> SpeechSynthesis:
-        return lambda text, generator: voice.speak(
+        return lambda text, generator: voice.synthesize(
             text, pace=_between(PICO_PACE, generator), pitch=_between(PICO_PITCH, generator)
         )
 

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.phones import PHONES, SILENCE, LabelledClip, speak
+from pretrain.phones import PHONES, SILENCE, LabelledClip, synthesize
 from pretrain.sentences import PROBE_SENTENCES, TEST_SENTENCES
 from svcnb.audio.audio import find_audio_files, read_audio
 from svcnb.features.content.bundled import LearnedUnits, load_network
@@ -65,9 +65,9 @@ class Material:
     def make(cls, readers_folder: Path) -> Material:
         folders = sorted(path for path in readers_folder.iterdir() if path.is_dir())
         return cls(
-            probe=[speak(text, voice) for voice in PROBE_VOICES for text in PROBE_SENTENCES],
-            unseen=[speak(text, UNSEEN_VOICE) for text in TEST_SENTENCES],
-            seen=[speak(text, SEEN_VOICE) for text in TEST_SENTENCES],
+            probe=[synthesize(text, voice) for voice in PROBE_VOICES for text in PROBE_SENTENCES],
+            unseen=[synthesize(text, UNSEEN_VOICE) for text in TEST_SENTENCES],
+            seen=[synthesize(text, SEEN_VOICE) for text in TEST_SENTENCES],
             readers={f.name: [read_audio(p, sample_rate_hz=SAMPLE_RATE_HZ).samples for p in find_audio_files(f)] for f in folders},
         )
 
@@ -151,8 +151,8 @@ def tokens(clips: Iterable[LabelledClip], encode: Encode) -> dict[int, Tensor]:
 
 def abx_error(known: dict[int, Tensor], unknown: dict[int, Tensor]) -> float:
     """Fraction of triples with X nearer (by cosine) to the wrong phone, averaged over phone pairs; chance 0.5."""
-    centre = torch.cat(list(known.values())).mean(0)
-    known, unknown = ({i: F.normalize(x - centre, dim=1) for i, x in side.items()} for side in (known, unknown))
+    center = torch.cat(list(known.values())).mean(0)
+    known, unknown = ({i: F.normalize(x - center, dim=1) for i, x in side.items()} for side in (known, unknown))
     errors = []
     for right in unknown.keys() & known.keys():
         to_right = unknown[right] @ known[right].T  # [X, A]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.moonshine import HEAD_WIDTH, N_HEADS, read_encoder
-from svcnb.training.perceptual import Listener, TargetFeatures
+from svcnb.training.perceptual import PerceptualNetwork, TargetFeatures
 
 WIDTH = N_HEADS * HEAD_WIDTH
 ROTATED = 32  # values of each head with rotary position embedding
@@ -92,7 +92,7 @@ def _plain(name: str) -> str:
     return name.replace(".", "_").replace("/", "_")
 
 
-class MoonshineListener(Listener):
+class MoonshineFeatures(PerceptualNetwork):
     """Perceptual-loss network with Moonshine's encoder."""
 
     def __init__(self, folder: Path, *, sample_rate_hz: int) -> None:
@@ -116,7 +116,7 @@ class PerceptualTargets:
 class PerceptualNetworks(nn.Module):
     """Several perceptual-loss networks as one; the losses are summed."""
 
-    def __init__(self, *networks: Listener) -> None:
+    def __init__(self, *networks: PerceptualNetwork) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
 

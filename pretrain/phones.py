@@ -75,7 +75,7 @@ def phone_index(name: str) -> int:
     return PHONES.index(plain)
 
 
-def speak(text: str, voice: str, *, stretch: float = 1.0, pitch_hz: float | None = None) -> LabelledClip:
+def synthesize(text: str, voice: str, *, stretch: float = 1.0, pitch_hz: float | None = None) -> LabelledClip:
     """Synthesize a text with a flite voice, with the exact phone timings.
 
     Args:
@@ -125,11 +125,11 @@ class Pico:
         self._engine.volume = PICO_VOLUME
         self._aligner, self._guessed = aligner, {PHONES.index(name) for name in GUESSED[language]}
 
-    def speak(self, text: str, *, pace: float = 1.0, pitch: float = 1.0) -> LabelledClip:
+    def synthesize(self, text: str, *, pace: float = 1.0, pitch: float = 1.0) -> LabelledClip:
         """Synthesize a text; pace (0.2 to 5) and pitch (0.5 to 2) are relative to the voice's defaults."""
         self._engine.rate, self._engine.pitch = round(100 * pace), round(100 * pitch)
         # TtsEngine.speak is ttspico's own name
-        samples = np.frombuffer(self._engine.speak(text), np.int16).astype(np.float32) / 32768
+        samples = np.frombuffer(self._engine.synthesize(text), np.int16).astype(np.float32) / 32768
         clip = self._aligner.align_text(self.speaker, samples, text)
         phones = (replace(phone, trust=0.0) if phone.index in self._guessed else phone for phone in clip.phones)
         return replace(clip, phones=tuple(phones))

@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 
 class SvcError(Exception):
-    """Something the user can mend: the message says what was found, what was expected, what to do."""
+    """An error that the user can fix: the message says what was found, what was expected, what to do."""
 
 
 class MissingExtra(SvcError):

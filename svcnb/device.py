@@ -33,7 +33,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def told_when_memory_runs_out(what: str, remedy: str) -> Iterator[None]:
+def reporting_memory_errors(what: str, remedy: str) -> Iterator[None]:
     """Turn out-of-memory errors in work on `what` (a file name) into "<what>: memory ran out; <remedy>"."""
     try:
         yield

@@ -14,12 +14,12 @@ import torch
 from svcnb.audio.audio import Audio, read_audio, resample, write_audio
 from svcnb.conversion.settings import ConversionSettings
 from svcnb.features.content.clustering import build_index
-from svcnb.features.content.retrieval import FeatureIndex, SpeakerCentres
+from svcnb.features.content.retrieval import FeatureIndex, SpeakerCenters
 from svcnb.features.pitch.estimator import PitchEstimator
 from svcnb.files.checkpoint import to_plain_names
 from svcnb.models import sovits
 from svcnb.models.diffusion.checkpoint import CONFIG_NAME, DIFFUSION_FOLDER
-from svcnb.models.diffusion.config import DiffusionConfig
+from svcnb.models.diffusion.config import Config as DiffusionConfig
 from svcnb.models.sovits.checkpoint import save_sovits_checkpoint
 from tests.covering import Row, all_pairs, covering_rows, pairs_of
 from tests.places import DEMO_VOICES
@@ -63,13 +63,13 @@ CHOICES = {
     "audio_format": ("flac", "wav", "ogg", "mp3"),
     "seed": (1, 52468),
     "like_original": (False, True),
-    "max_piece_s": (1.0, 30.0),
+    "max_chunk_s": (1.0, 30.0),
 }
 
 
 def allowed(row: Row) -> bool:
     """A cross-fade takes at most half of a chunk; everything else may be combined."""
-    clip, longest = row["clip_seconds"], row["max_piece_s"]
+    clip, longest = row["clip_seconds"], row["max_chunk_s"]
     return 2 * row["crossfade_seconds"] <= (clip if 0 < clip <= longest else longest)
 
 
@@ -80,7 +80,7 @@ def test_the_rows_contain_every_allowed_pair_and_every_setting() -> None:
     held, impossible = set().union(*map(pairs_of, ROWS)), set()
     for pair in all_pairs(CHOICES) - held:
         impossible.add(tuple(name for name, _ in pair))
-    assert impossible <= {("clip_seconds", "crossfade_seconds"), ("crossfade_seconds", "max_piece_s")}, impossible
+    assert impossible <= {("clip_seconds", "crossfade_seconds"), ("crossfade_seconds", "max_chunk_s")}, impossible
     assert set(ConversionSettings.model_fields) == set(CHOICES) - {"voice", "input_hz"}
     assert len(ROWS) < 40
 
@@ -104,7 +104,7 @@ def write_voice(folder: Path, *, with_loudness: bool, sampler: str) -> None:
         state = to_plain_names(sovits.build(config).generator.state_dict())
     save_sovits_checkpoint(folder / "G_1.pth", model_state=state, iteration=1, learning_rate=1e-4)
     frames = np.random.default_rng(0).random((60, WIDTH)).astype(np.float32)
-    SpeakerCentres({name: torch.from_numpy(frames[i::2]) for i, name in enumerate(config.spk)}).write(folder / "kmeans_30.pt")
+    SpeakerCenters({name: torch.from_numpy(frames[i::2]) for i, name in enumerate(config.spk)}).write(folder / "kmeans_30.pt")
     FeatureIndex({0: build_index(frames), 1: build_index(frames[:40])}).write(folder / "feature_and_index.pkl")
     write_model(folder, k_step_max=0)
     path = folder / DIFFUSION_FOLDER / CONFIG_NAME

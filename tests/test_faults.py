@@ -408,14 +408,14 @@ def test_truncated_weights_are_named_and_nothing_is_written(keep_ratio: float, c
 @pytest.mark.parametrize("keep_ratio", [0.0, 0.5, 0.99])
 def test_truncated_centers_are_named_and_nothing_is_written(keep_ratio: float, copied: Path, capsys) -> None:
     pytest.importorskip("faiss")
-    sovits.fit_voice_centres(copied / "features", copied / "voice", ClusterSettings(n_centres=4))
-    (centres,) = (copied / "voice").glob("kmeans_*.pt")
-    cut_file(centres, keep_ratio)
+    sovits.fit_voice_centers(copied / "features", copied / "voice", ClusterSettings(n_centers=4))
+    (centers,) = (copied / "voice").glob("kmeans_*.pt")
+    cut_file(centers, keep_ratio)
     song = write_tone(copied / "song.wav", 0.3)
     command = ["convert", copied / "voice", song, "-cr", 0.5, "-f0p", "dio", "-o", copied / "out"]
     assert cli.main([str(word) for word in command]) == cli.EXIT_USER_ERROR
     (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert centres.name in message
+    assert centers.name in message
     assert not files_below(copied / "out")
 
 

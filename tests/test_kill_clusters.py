@@ -20,7 +20,7 @@ from tests.places import PROJECT
 from tests.toys.toy_voice import write_features, write_voice
 
 pytest.importorskip("faiss")
-SETTINGS = ClusterSettings(n_centres=100, n_rounds=4)
+SETTINGS = ClusterSettings(n_centers=100, n_rounds=4)
 N_STEPS = clustering.count_steps(SETTINGS.n_rounds)
 MOST_FRAMES, REDUCED = 900, 100  # for the index: the limit is over an hour otherwise
 
@@ -32,7 +32,7 @@ lloyd = clustering._lloyd
 clustering.SETTLED_RATIO = -1  # no speaker skips steps, so that they can be counted
 clustering._lloyd = lambda *arguments: time.sleep(0.15) or lloyd(*arguments)  # the same work, with time to be killed
 """
-CENTRES = f"""{SLOWLY}
+CENTERS = f"""{SLOWLY}
 sovits_clusters.fit_voice_centres(*sys.argv[1:], sovits_clusters.ClusterSettings(**{SETTINGS.model_dump()}))
 """
 INDEX = f"""{SLOWLY}
@@ -80,18 +80,18 @@ def test_a_killed_fit_of_centers_resumes_and_ends_with_the_same_bytes(
 ) -> None:
     unbroken, broken = write_voice(tmp_path / "unbroken", steps=()), write_voice(tmp_path / "broken", steps=())
     done = count_work(monkeypatch)
-    whole = sovits.fit_voice_centres(features, unbroken, SETTINGS)
+    whole = sovits.fit_voice_centers(features, unbroken, SETTINGS)
     assert len(done) == 2 * N_STEPS
 
     def reached() -> bool:
         steps = list(kept_steps(broken).values())
         return len(steps) == (2 if "second" in point else 1) and min(steps) >= 2
 
-    kill_when(reached, CENTRES, features, broken)
+    kill_when(reached, CENTERS, features, broken)
     n_kept = sum(kept_steps(broken).values())
     assert n_kept >= 2 and not list(broken.glob("kmeans_*"))
     done.clear()
-    again = sovits.fit_voice_centres(features, broken, SETTINGS)
+    again = sovits.fit_voice_centers(features, broken, SETTINGS)
     assert len(done) == 2 * N_STEPS - n_kept
     assert again.path.read_bytes() == whole.path.read_bytes()
     assert not list(broken.glob(".*"))
@@ -121,10 +121,10 @@ def test_progress_of_other_settings_is_not_used(
     features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = write_voice(tmp_path / "broken", steps=())
-    kill_when(lambda: bool(kept_steps(broken)), CENTRES, features, broken)
+    kill_when(lambda: bool(kept_steps(broken)), CENTERS, features, broken)
     done = count_work(monkeypatch)
     other = SETTINGS.model_copy(update={"seed": 1})
-    fresh = sovits.fit_voice_centres(features, write_voice(tmp_path / "fresh", steps=()), other)
-    assert sovits.fit_voice_centres(features, broken, other).path.read_bytes() == fresh.path.read_bytes()
+    fresh = sovits.fit_voice_centers(features, write_voice(tmp_path / "fresh", steps=()), other)
+    assert sovits.fit_voice_centers(features, broken, other).path.read_bytes() == fresh.path.read_bytes()
     assert len(done) == 2 * 2 * N_STEPS
     assert not list(broken.glob(".*"))

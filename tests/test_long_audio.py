@@ -210,7 +210,7 @@ CHOICES = {
     "crossfade_keep_ratio": (0.01, 0.75, 1.0),
     "pad_seconds": (0.0, 0.013, 0.5),
     "slice_db": (-60.0, -40.0, -25.0),
-    "max_piece_s": (1.0, 2.3, 30.0),
+    "max_chunk_s": (1.0, 2.3, 30.0),
     "loudness_envelope_ratio": (0.0, 0.5, 1.0),
     "like_original": (False, True),
     "input_hz": (16000, 22050, 44100, 48000, 96000),

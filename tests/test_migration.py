@@ -161,7 +161,7 @@ ALSO = {
     "features": ["--config", "configs/config.json"],
     "train": ["--max_steps", "2", "--save_every_steps", "2", "--resume"],
     "diffusion": ["--max_steps", "1", "--config", "small"],
-    "cluster": ["--n_centres", "4"],
+    "cluster": ["--n_centers", "4"],
 }  # fmt: skip
 
 

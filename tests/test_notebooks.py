@@ -180,17 +180,17 @@ def test_training_again_resumes_instead_of_starting_over(run: Run) -> None:
 def test_clustering_writes_centers_and_an_index_of_the_training_clips(run: Run) -> None:
     from svcnb.data.dataset import load_split
     from svcnb.data.feature_store import FeatureStore
-    from svcnb.features.content.retrieval import FeatureIndex, SpeakerCentres
+    from svcnb.features.content.retrieval import FeatureIndex, SpeakerCenters
 
     folder = run.workspace / "data" / "models" / "me"
     store = FeatureStore.open(run.workspace / "data" / "features" / "me")
     content = np.concatenate([store.read(name)["content"] for name in load_split(store).training])
     (path,) = folder.glob("kmeans_*.pt")
-    centres = SpeakerCentres.read(path).centres["me"].numpy()
-    assert path.name == f"kmeans_{len(content) // 10}.pt" and len(centres) == len(content) // 10
+    centers = SpeakerCenters.read(path).centers["me"].numpy()
+    assert path.name == f"kmeans_{len(content) // 10}.pt" and len(centers) == len(content) // 10
     index = FeatureIndex.read(folder / "feature_and_index.pkl").indexes[0]
     np.testing.assert_array_equal(index.reconstruct_n(0, len(content)), content)
-    gaps = np.concatenate([np.square(block[:, None] - centres).sum(axis=2).min(axis=1) for block in np.array_split(content, 20)])
+    gaps = np.concatenate([np.square(block[:, None] - centers).sum(axis=2).min(axis=1) for block in np.array_split(content, 20)])
     assert gaps.mean() < 0.3 * content.var(axis=0).sum(), "the centers are no better than a few points"
     assert not list(folder.glob(".*"))
 
@@ -304,7 +304,7 @@ def test_the_tour_writes_a_voice_and_a_conversion(run: Run) -> None:
 def test_shallow_diffusion_writes_a_model_that_converts(run: Run) -> None:
     from svcnb.audio.audio import read_audio
     from svcnb.conversion.settings import ConversionSettings
-    from svcnb.models.diffusion.config import DiffusionConfig
+    from svcnb.models.diffusion.config import Config as DiffusionConfig
     from svcnb.models.sovits.voice import load_voice
     from svcnb.training.checkpoints import read_progress
 

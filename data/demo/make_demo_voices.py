@@ -77,7 +77,7 @@ class Voice:
         return pyworld.synthesize(*(np.ascontiguousarray(part) for part in parts), RATE_HZ, FRAME_S * 1000)
 
 
-def speak(text: str, flite_voice: str) -> tuple[Audio, list[tuple[str, float]]]:
+def synthesize(text: str, flite_voice: str) -> tuple[Audio, list[tuple[str, float]]]:
     """flite's speech at RATE_HZ, and its phones with their end times (s)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "speech.wav")
@@ -140,7 +140,7 @@ def read_aloud(text: str, speaker: Speaker, generator: np.random.Generator) -> n
     sentences = [part.strip() for part in text.replace("?", "?|").replace(".", ".|").split("|") if part.strip()]
     parts = [pause(0.3)]
     for sentence in sentences:
-        speech, _ = speak(sentence, speaker.flite_voice)
+        speech, _ = synthesize(sentence, speaker.flite_voice)
         voice = change_tract(widen_band(analyse(speech, speaker.floor_hz)), speaker.tract_ratio)
         sound = change_f0(voice, speaker, generator).sound()
         parts += [trim_ends(sound), pause(generator.uniform(0.35, 1.1))]
@@ -163,7 +163,7 @@ def pause(seconds: float) -> np.ndarray:
 
 def synthesize_phrase(words: str, notes: tuple[tuple[int, float], ...]) -> np.ndarray:
     """One phrase: the vowel of every syllable is stretched until the syllable fills its note."""
-    speech, phones = speak(words, SINGER.flite_voice)
+    speech, phones = synthesize(words, SINGER.flite_voice)
     voice = change_tract(widen_band(analyse(speech, SINGER.floor_hz)), SINGER.tract_ratio)
     vowels = [index for index, (name, _) in enumerate(phones) if name in VOWELS]
     if len(vowels) != len(notes):

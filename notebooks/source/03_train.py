@@ -31,7 +31,7 @@ batch_size  #@option train --batch_size; -1 = auto
 n_processes  #@option train --num_processes
 log_every_steps = 20  #@option train --log_every_steps
 validate_every_steps  #@option train --validate_every_steps
-stop_when_flat  #@option train --stop_when_flat
+stop_at_plateau  #@option train --stop_at_plateau
 save_every_steps  #@option train --save_every_steps
 keep_checkpoints = -1  #@option train --keep_checkpoints; -1 = the config's
 vol_aug  #@option train --vol_aug
@@ -64,7 +64,7 @@ from svcnb.training.settings import TrainSettings
 
 settings = TrainSettings(
     max_minutes=max_minutes or None, max_steps=max_steps or None, precision=precision, device=device,
-    log_every_steps=log_every_steps or None, save_every_steps=save_every_steps or None, stop_when_flat=stop_when_flat,
+    log_every_steps=log_every_steps or None, save_every_steps=save_every_steps or None, stop_at_plateau=stop_at_plateau,
     keep_checkpoints=None if keep_checkpoints < 0 else keep_checkpoints, validate_every_steps=validate_every_steps, seed=seed,
     vol_aug=vol_aug, tensorboard=tensorboard, n_processes=n_processes,
 )

@@ -22,9 +22,9 @@ workspace = ""  #@param ["", "drive"] {"allow-input": true}
 features_folder = "data/features/demo"  #@param {"type": "string"}
 #@markdown Folder of the trained voice.
 voice_folder = "data/models/demo"  #@param {"type": "string"}
-#@markdown Fit the centres; off keeps those that are there.
-make_centres = True  #@param {"type": "boolean"}
-n_centres  #@option cluster --n_centres
+#@markdown Fit the centers; off keeps those that are there.
+make_centers = True  #@param {"type": "boolean"}
+n_centers  #@option cluster --n_centers
 #@markdown Build the index; off keeps the one that is there, or does without.
 make_index = True  #@param {"type": "boolean"}
 #@markdown Recording by somebody else to try the files on; ten seconds of it are used.
@@ -49,18 +49,18 @@ minutes = sum(store.duration_s(name) for name in store.names()) / 60
 facts = {"speakers": ", ".join(store.speakers()), "minutes": minutes}
 show_facts(facts | {"encoder": store.settings.encoder})
 
-# %% [markdown] centres-text
+# %% [markdown] centers-text
 # ## Centres: the typical sounds
 # K-means looks for cluster centers: each becomes the mean of the frames nearest to it. The mean
 # squared distance measures how well they represent the frames: compare it between runs, lower is closer. Interrupt it
 # whenever you like, the same cell resumes.
 
-# %% centres
-from svcnb.models.sovits import fit_voice_centres
+# %% centers
+from svcnb.models.sovits import fit_voice_centers
 from svcnb.models.settings import ClusterSettings
 
-fitting = ClusterSettings(n_centres=n_centres or None, seed=seed)
-print(fit_voice_centres(features, voice_path, fitting) if make_centres else "centres are kept")
+fitting = ClusterSettings(n_centers=n_centers or None, seed=seed)
+print(fit_voice_centers(features, voice_path, fitting) if make_centers else "centers are kept")
 
 # %% [markdown] index-text
 # ## Index: every sound there is
@@ -85,8 +85,8 @@ from svcnb.plots.content import plot_unit_map, read_units
 
 voice = load_voice(voice_path, device=choose_device(device))
 number, name = voice.speaker_id(speaker or None), voice.speaker_name(speaker or None)
-centres = voice.retrieval.centres(number).centres[name]
-plot_unit_map(read_units(store, name), centres.numpy(), title=f"the sounds of {name}")
+centers = voice.retrieval.centers(number).centers[name]
+plot_unit_map(read_units(store, name), centers.numpy(), title=f"the sounds of {name}")
 
 # %% [markdown] distance-text
 # ## A stranger's recording
@@ -100,7 +100,7 @@ from svcnb.plots.content import plot_unit_distances
 source_path = work.find(wav)
 source = read_audio(source_path).slice_s(0, 10)
 has_index = (voice_path / "feature_and_index.pkl").is_file()
-ways = {"nearest centre": False} | ({"eight neighbours": True} if has_index else {})
+ways = {"nearest center": False} | ({"eight neighbours": True} if has_index else {})
 content, distances = voice.encode(source), {}
 for way, retrieval in ways.items():
     whole = ConversionSettings(cluster_ratio=1, feature_retrieval=retrieval)
@@ -134,7 +134,7 @@ display(show_audio(source, "source"), *(show_audio(audio, title) for title, audi
 # %% look
 from svcnb.plots import plot_comparison
 
-labels = ("ratio 0", "ratio 1, nearest centre")
+labels = ("ratio 0", "ratio 1, nearest center")
 plot_comparison(*(results[label] for label in labels), labels=labels)
 
 # %% [markdown] files-text

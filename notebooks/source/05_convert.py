@@ -96,10 +96,10 @@ show_facts({"recording": source_path.name} | settings.model_dump(exclude_default
 from svcnb.models.auto import load_any_voice
 from svcnb.models.diffusion.checkpoint import DiffusionFiles
 
-centres = work.find(cluster_model) if cluster_model else None
+centers = work.find(cluster_model) if cluster_model else None
 own_vocoder = work.find(vocoder) if vocoder else None
 own_diffusion = DiffusionFiles(work.find(diffusion_model)) if diffusion_model else None
-parts = {"checkpoint": checkpoint, "cluster_model": centres, "vocoder": own_vocoder}
+parts = {"checkpoint": checkpoint, "cluster_model": centers, "vocoder": own_vocoder}
 voice = load_any_voice(voice_path, device=choose_device(device), diffusion=own_diffusion, **parts)
 voice.check(settings)
 facts = {"voice": voice.name, "step": voice.step, "speakers": ", ".join(voice.speakers)}

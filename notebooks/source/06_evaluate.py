@@ -97,7 +97,7 @@ Table(("", "what the figures say"), rows)
 # nothing can be expected beyond it.
 
 # %% similarity
-from svcnb.evaluation.plots import plot_distance, plot_melodies, plot_overview, plot_similarity
+from svcnb.evaluation.plots import plot_distance, plot_f0_pairs, plot_overview, plot_similarity
 
 plot_similarity(evaluation)
 
@@ -123,7 +123,7 @@ for first in evaluation.sources[:1]:
     after = read_audio(folder / first.file)
     wanted = voice.estimate_f0(before).transposed(first.transpose_semitones)
     display(show_audio(before, f"source: {first.name}"), show_audio(after, "result"))
-    display(plot_melodies(wanted, voice.estimate_f0(after), title=first.name))
+    display(plot_f0_pairs(wanted, voice.estimate_f0(after), title=first.name))
 
 # %% [markdown] copies-text
 # ## Which stage is at fault
@@ -132,11 +132,11 @@ for first in evaluation.sources[:1]:
 # is in dB: 2 is a good vocoder, 4 to 5 a small voice after half an hour, 8 has learned nothing yet.
 
 # %% copies
-for rungs in evaluation.copies[:1]:
-    remade = {"copy": rungs.copy, "conversion": rungs.conversion}
-    remade = [(name, read_audio(folder / rung.file)) for name, rung in remade.items() if rung]
-    recording = read_audio(rungs.recording).slice_s(0, settings.max_seconds)
-    display(show_audio(recording, f"recording: {rungs.name}"))
+for reconstructions in evaluation.copies[:1]:
+    remade = {"copy": reconstructions.copy, "conversion": reconstructions.conversion}
+    remade = [(name, read_audio(folder / reconstruction.file)) for name, reconstruction in remade.items() if reconstruction]
+    recording = read_audio(reconstructions.recording).slice_s(0, settings.max_seconds)
+    display(show_audio(recording, f"recording: {reconstructions.name}"))
     display(*[show_audio(audio, name) for name, audio in remade], plot_distance(recording, remade))
 
 # %% [markdown] files-text

@@ -158,14 +158,14 @@ plot_features(pictures, clip.duration_s, rows="row")
 
 # %% period
 piece = clip.samples[start : start + n_fft]
-likeness = np.correlate(piece, piece, "full")[n_fft - 1 :] / np.sum(piece**2)
+match = np.correlate(piece, piece, "full")[n_fft - 1 :] / np.sum(piece**2)
 shortest, longest = rate // 500, rate // 70  # periods of 500 Hz and of 70 Hz
-period = shortest + int(likeness[shortest:longest].argmax())
+period = shortest + int(match[shortest:longest].argmax())
 print(f"the wave repeats after {period} samples: {rate / period:.1f} Hz")
-print(f"likeness {likeness[period]:.2f} after one period, {likeness[2 * period]:.2f} after two")
+print(f"match {match[period]:.2f} after one period, {match[2 * period]:.2f} after two")
 shifts_ms = 1000 * np.arange(longest) / rate
 marks = {"one period": 1000 * period / rate, "two periods": 2000 * period / rate}
-plot_curves(shifts_ms, {"likeness": likeness[:longest]}, axes=("shift (ms)", "likeness"), marks=marks)
+plot_curves(shifts_ms, {"match": match[:longest]}, axes=("shift (ms)", "match"), marks=marks)
 
 # %% [markdown] tracker-text
 # Do this in every frame, and you have a pitch tracker. (The Fourier transform is only a fast way to all the shifts.)
@@ -177,8 +177,8 @@ from svcnb.features.pitch.track import F0Track
 padded = torch.nn.functional.pad(wave, (n_fft // 2, n_fft // 2))
 frames = padded[0].unfold(0, n_fft, hop)[: clip.n_samples // hop]
 power = torch.fft.rfft(frames, 2 * n_fft).abs() ** 2
-likeness = torch.fft.irfft(power)[:, :longest]
-best, period = (likeness / (likeness[:, :1] + 1e-9))[:, shortest:].max(dim=1)
+match = torch.fft.irfft(power)[:, :longest]
+best, period = (match / (match[:, :1] + 1e-9))[:, shortest:].max(dim=1)
 is_voiced = (best > 0.3) & (frames.square().mean(dim=1).sqrt() > 0.01)
 by_hand = F0Track(torch.where(is_voiced, rate / (period + shortest), 0.0).numpy(), hop / rate)
 print(f"{by_hand.n_frames} frames, {int(is_voiced.sum())} voiced, median {by_hand.median_hz():.0f} Hz")
@@ -575,10 +575,10 @@ plot_spectrograms(pair, (other_track, fcpe(converted.samples)))
 
 # %% measure
 from svcnb.audio import find_audio_files
-from svcnb.evaluation.metrics import Melodies, evaluate_conversion
+from svcnb.evaluation.metrics import F0Pair, evaluate_conversion
 
 installed = install_missing(("evaluate",)) if on_colab() else []
-melodies = Melodies(other_track, fcpe(converted.samples))
+melodies = F0Pair(other_track, fcpe(converted.samples))
 report = evaluate_conversion(other, converted, find_audio_files(raw)[:4], melodies=melodies)
 show_facts({
     "similarity to the voice, source": report.similarity_source,
@@ -586,24 +586,24 @@ show_facts({
     "melody correlation": report.pitch.correlation,
 })
 
-# %% [markdown] centres-text
+# %% [markdown] centers-text
 # ## 13 Leaning on the voice
 # The other person's content still carries a little of the other person. So some of it can be replaced by the nearest
 # typical sound of *our* voice: one of the cluster centers that k-means finds among all its moments. More of it sounds more like
 # the voice, and less clear.
 
-# %% centres
-from svcnb.features.content.clustering import fit_centres
-from svcnb.features.content.retrieval import SpeakerCentres
+# %% centers
+from svcnb.features.content.clustering import fit_centers
+from svcnb.features.content.retrieval import SpeakerCenters
 
 known = torch.cat([torch.from_numpy(store.read(name)["content"]).float() for name in store.names()])
-centres = SpeakerCentres({raw.name: fit_centres(known, 50).centres})
+centers = SpeakerCenters({raw.name: fit_centers(known, 50).centers})
 foreign = words[0].T  # [frames, width]
-nearest = torch.cdist(foreign, centres.centres[raw.name]).argmin(dim=1)
-by_hand = 0.5 * centres.centres[raw.name][nearest] + 0.5 * foreign
-blended = centres.blend(foreign, raw.name, 0.5)
+nearest = torch.cdist(foreign, centers.centers[raw.name]).argmin(dim=1)
+by_hand = 0.5 * centers.centers[raw.name][nearest] + 0.5 * foreign
+blended = centers.blend(foreign, raw.name, 0.5)
 is_equal = torch.allclose(by_hand, blended)
-print(f"{len(known)} moments, 50 centres; by hand and package equal: {is_equal}")
+print(f"{len(known)} moments, 50 centers; by hand and package equal: {is_equal}")
 result = net.infer(blended.T[None], other_hz, other_voiced, speaker, noise_scale=0.4).audio
 show_audio(Audio(result[0, 0].numpy(), rate), "half of the content from the voice's own sounds")
 

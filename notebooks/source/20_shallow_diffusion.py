@@ -28,7 +28,7 @@ vocoder  #@option diffusion --vocoder
 make_vocoder = False  #@param {"type": "boolean"}
 vocoder_minutes = 20.0  #@option vocoder --max_minutes; of the vocoder
 vocoder_steps  #@option vocoder --max_steps; of the vocoder
-mend_voice  #@option diffusion --mend
+refine_voice  #@option diffusion --refine
 size  #@option diffusion --config
 k_step_max = 200  #@option diffusion --k_step_max
 max_minutes = 30.0  #@option diffusion --max_minutes
@@ -70,10 +70,10 @@ from svcnb.models.vocoder.files import find_vocoder, load_vocoder
 from svcnb.models.vocoder.train import train as train_vocoder
 
 own = work.find(vocoder) if vocoder else None
-mended = load_voice(voice_path) if mend_voice else None
+refined = load_voice(voice_path) if refine_voice else None
 if make_vocoder:
     until = {"max_minutes": vocoder_minutes or None, "max_steps": vocoder_steps or None}
-    train_vocoder(features, voice_path / "vocoder", TrainSettings(**until, **limit), voice=mended)
+    train_vocoder(features, voice_path / "vocoder", TrainSettings(**until, **limit), voice=refined)
 vocoder_path = find_vocoder(own, voice_folder=voice_path)
 mel = load_vocoder(vocoder_path).mel
 show_facts({"vocoder": vocoder_path.name, "bands": len(mel.filters), "frame": mel.hop_samples})
@@ -83,7 +83,7 @@ show_facts({"vocoder": vocoder_path.name, "bands": len(mel.filters), "frame": me
 # It gets a spectrum under noise and predicts the noise, conditioned on content, f0 and loudness. Half of the crops are
 # transposed (second spectrogram), drawn anew each time, so that it learns more keys
 # than were recorded. The last spectrogram is where a conversion starts: the voice's result under `k_step` steps of noise. With
-# `mend_voice` half of the training starts there as well, from self-converted clips with perturbed content.
+# `refine_voice` half of the training starts there as well, from self-converted clips with perturbed content.
 
 # %% lesson
 import torch
@@ -114,7 +114,7 @@ choices = DiffusionChoices(
     config=size if size in ("auto", "small", "full") else work.find(size), k_step_max=k_step_max,
     batch_size=batch_size or None, vocoder=own,
 )
-report = train_diffusion(features, voice_path, TrainSettings(**until, **limit), choices, voice=mended)
+report = train_diffusion(features, voice_path, TrainSettings(**until, **limit), choices, voice=refined)
 best = f"step {report.best.step}" if report.best else "not measured"
 show_facts({"steps in all": report.step, "minutes": report.seconds / 60, "best checkpoint": best})
 

@@ -60,7 +60,7 @@ show_facts({"rate": f"{config.data.sampling_rate} Hz", "content": config.encoder
 # Each clip is brought to nearly the same level. Whatever is left out is listed with its reason.
 
 # %% cut
-cut = rvc.RvcCutSettings(sample_rate_hz=config.data.sampling_rate)
+cut = rvc.CutSettings(sample_rate_hz=config.data.sampling_rate)
 clips = rvc.cut_recordings(folder, place, cut, overwrite=overwrite)
 print(clips)
 

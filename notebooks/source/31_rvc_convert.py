@@ -78,7 +78,7 @@ source_path = work.find(wav)
 sources = [source_path] if source_path.is_file() else find_audio_files(source_path)
 source = read_audio(sources[0])
 melody = voice.estimate_f0(source, f0_method)
-title = f"middle pitch {melody.median_hz():.0f} Hz, suggested {voice.suggest_transpose(melody)}"
+title = f"median f0 {melody.median_hz():.0f} Hz, suggested {voice.suggest_transpose(melody)}"
 plot_f0_over_spectrogram(source, melody, title=f"{sources[0].name}: {title}")
 
 # %% [markdown] convert-text

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svcnb import SvcError
-from svcnb.cli.parser import CommandParser, add_command, given_values, read_settings, tell_skipped
+from svcnb.cli.parser import CommandParser, add_command, given_values, read_settings, report_skipped
 from svcnb.device import choose_device
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def convert_all(
                 raise
             skipped.append((path, str(error)))
     if skipped:
-        tell_skipped(skipped)
+        report_skipped(skipped)
         raise SvcError(f"{len(skipped)} of {len(jobs)} conversions failed, see above; the others are in {folder}")
 
 
@@ -191,5 +191,5 @@ def run_evaluate(options: argparse.Namespace) -> None:
     print(Table(*evaluation.table()))
     for text in (*map(str, advise(evaluation)), *evaluation.notes, LAST_WORD):
         print(f"- {text}")
-    tell_skipped([(skipped.name, skipped.reason) for skipped in evaluation.skipped])
+    report_skipped([(skipped.name, skipped.reason) for skipped in evaluation.skipped])
     print(write_page(evaluation, options.output, estimate_f0=voice.estimate_f0))

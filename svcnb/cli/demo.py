@@ -17,7 +17,7 @@ from svcnb.audio.audio import Audio, find_audio_files, read_audio
 from svcnb.audio.settings import CutSettings
 from svcnb.conversion.settings import ConversionSettings
 from svcnb.data.clips import CutReport, cut_folder
-from svcnb.evaluation.metrics import ConversionReport, Melodies, SpeakerSimilarity, evaluate_conversion
+from svcnb.evaluation.metrics import ConversionReport, F0Pair, SpeakerSimilarity, evaluate_conversion
 from svcnb.evaluation.run import choose_transposition
 from svcnb.features.pitch.track import looks_sung
 from svcnb.files.disk import write_json
@@ -59,7 +59,7 @@ class Conversion:
     settings: ConversionSettings
     source: Audio
     result: Audio
-    melodies: Melodies
+    melodies: F0Pair
     sung: bool
     path: Path
     figures: ConversionReport
@@ -147,7 +147,7 @@ def _convert(
     settings = ConversionSettings(transpose_semitones=shift)
     result_path = voice.convert_file(path, folder / "converted", settings)
     result = read_audio(result_path)
-    melodies = Melodies(melody, voice.estimate_f0(result))
+    melodies = F0Pair(melody, voice.estimate_f0(result))
     figures = evaluate_conversion(source, result, references, melodies=melodies, similarity=similarity)
     return Conversion(path.stem, settings, source, result, melodies, sung, result_path, figures)
 

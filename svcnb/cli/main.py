@@ -66,7 +66,7 @@ def _system_trouble(error: Exception) -> str | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it worked, 2 when the user can mend it, 130 after ctrl-C."""
+    """Run one command; 0 when it worked, 2 for an error that the user can fix, 130 after ctrl-C."""
     options = build_parser().parse_args(arguments)
     # Read when torch loads: waiting threads spin briefly, then sleep. Spinning on is 10 times slower beside another
     # program, sleeping at once twice as slow on an idle machine.

@@ -188,7 +188,7 @@ def read_settings(options: argparse.Namespace, settings_class: type[S], **more: 
     return settings_class(**given_values(options, settings_class) | more)
 
 
-def tell_skipped(skipped: Sequence[tuple[Any, str]]) -> None:
+def report_skipped(skipped: Sequence[tuple[Any, str]]) -> None:
     for item, reason in skipped:
         name = str(getattr(item, "path", item))
         print(f"skipped {reason if name in reason else f'{name}: {reason}'}", file=sys.stderr)

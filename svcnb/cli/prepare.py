@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svcnb import SvcError
-from svcnb.cli.parser import CommandParser, add_command, read_settings, tell_skipped
+from svcnb.cli.parser import CommandParser, add_command, read_settings, report_skipped
 
 if TYPE_CHECKING:
     from svcnb.models.sovits.config import Config
@@ -68,7 +68,7 @@ def run_slice(options: argparse.Namespace) -> None:
         raise SvcError(f"no clips from {options.raw}. {reasons}")
     for speaker, seconds in sorted(report.kept_s.items()):
         print(f"{speaker}: {seconds:.1f} s")
-    tell_skipped(report.skipped)
+    report_skipped(report.skipped)
     print(f"{len(report.clips)} clips in {options.clips}")
 
 
@@ -97,7 +97,7 @@ def run_features(options: argparse.Namespace) -> None:
 
     config = _config(read_settings(options, VoiceSize).config)
     report = sovits.prepare(config, options.clips, options.features, read_settings(options, PrepareSettings))
-    tell_skipped(report.skipped)
+    report_skipped(report.skipped)
     counts = f"{len(report.done)} clips extracted, {len(report.reused)} kept"
     print(f"{counts}, in {report.seconds:.0f} s: {options.features}")
 

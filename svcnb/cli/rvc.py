@@ -17,7 +17,7 @@ from svcnb.cli.parser import (
     given_values,
     number,
     read_settings,
-    tell_skipped,
+    report_skipped,
 )
 from svcnb.device import choose_device
 
@@ -78,7 +78,7 @@ def run_train(options: argparse.Namespace) -> None:
         batch_size=voice.batch_size,
     )
     report = rvc.train_one_click(options.recordings, options.experiment, settings, overwrite=prepare.overwrite)
-    tell_skipped(report.clips.skipped)
+    report_skipped(report.clips.skipped)
     print(report)
     print(f"stopped by {report.training.stopped_by}: {options.experiment}")
 

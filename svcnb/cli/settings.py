@@ -111,7 +111,7 @@ class VocoderTraining(Settings):
 class DiffusionTraining(Settings):
     """What a diffusion training is given besides."""
 
-    mend: bool = option(False, "also learn to refine what the voice makes of its clips")
+    refine: bool = option(False, "also learn to refine what the voice makes of its clips", aliases="--mend")
 
 
 class RvcTraining(Settings):

@@ -42,7 +42,7 @@ def run_train(options: argparse.Namespace) -> None:
     start = read_settings(options, VoiceTraining)
     settings = read_settings(options, TrainSettings)
     report = sovits.train(options.features, options.voice, settings, **dict(start))
-    _tell_training(report, options.voice)
+    report_training(report, options.voice)
 
 
 def add_vocoder(subparsers) -> None:
@@ -70,13 +70,13 @@ def run_vocoder(options: argparse.Namespace) -> None:
     from svcnb.training.settings import TrainSettings
 
     start, settings = read_settings(options, VocoderTraining), read_settings(options, TrainSettings)
-    sizes = {"small": vocoder.VocoderConfig.small, "full": vocoder.VocoderConfig.full}
+    sizes = {"small": vocoder.Config.small, "full": vocoder.Config.full}
     config = None
     if start.config is not None:
-        config = sizes[start.config]() if start.config in sizes else vocoder.VocoderConfig.load(start.config)
+        config = sizes[start.config]() if start.config in sizes else vocoder.Config.load(start.config)
     voice = sovits.load_voice(start.voice, device=choose_device(settings.device)) if start.voice else None
     report = vocoder.train(options.source, options.folder, settings, config=config, base=start.base, voice=voice)
-    _tell_training(report, options.folder)
+    report_training(report, options.folder)
 
 
 def add_diffusion(subparsers) -> None:
@@ -108,13 +108,13 @@ def run_diffusion(options: argparse.Namespace) -> None:
     from svcnb.training.settings import TrainSettings
 
     settings, choices = read_settings(options, TrainSettings), read_settings(options, DiffusionChoices)
-    refines = read_settings(options, DiffusionTraining).mend
+    refines = read_settings(options, DiffusionTraining).refine
     voice = sovits.load_voice(options.voice, device=choose_device(settings.device)) if refines else None
     report = train_diffusion(options.features, options.voice, settings, choices, voice=voice)
-    _tell_training(report, options.voice)
+    report_training(report, options.voice)
 
 
-def _tell_training(report: TrainReport, folder: Path) -> None:
+def report_training(report: TrainReport, folder: Path) -> None:
     from svcnb.training.early_stopping import read_advice
 
     print(read_advice(report.history_path))
@@ -127,7 +127,7 @@ def _tell_training(report: TrainReport, folder: Path) -> None:
 def add_cluster(subparsers) -> None:
     add_command(
         subparsers, "cluster", run_cluster, "fit k-means cluster centers of a voice's content, for convert -cr", _fill_cluster,
-        ["svcnb cluster data/features/me data/models/me", "svcnb cluster data/features/me data/models/me --n_centres 2000"],
+        ["svcnb cluster data/features/me data/models/me", "svcnb cluster data/features/me data/models/me --n_centers 2000"],
     )  # fmt: skip
 
 
@@ -143,7 +143,7 @@ def run_cluster(options: argparse.Namespace) -> None:
     from svcnb.models import sovits
     from svcnb.models.settings import ClusterSettings
 
-    print(sovits.fit_voice_centres(options.features, options.voice, read_settings(options, ClusterSettings)))
+    print(sovits.fit_voice_centers(options.features, options.voice, read_settings(options, ClusterSettings)))
 
 
 def add_index(subparsers) -> None:

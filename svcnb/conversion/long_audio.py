@@ -272,7 +272,7 @@ class ExactSplitter(Splitter):
     def _split(self, length: int) -> list[tuple[int, int]]:
         """Forced cuts within one slice: the user's length if set, else only to stay within the limit."""
         rate_hz, settings = self.rate_hz, self.settings
-        limit, per = round(settings.max_piece_s * rate_hz), round(settings.clip_seconds * rate_hz)
+        limit, per = round(settings.max_chunk_s * rate_hz), round(settings.clip_seconds * rate_hz)
         overlap = round(settings.crossfade_seconds * rate_hz)
         if per and per + overlap <= limit:
             return cut_evenly(length, per, overlap, even=False)

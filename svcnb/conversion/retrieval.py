@@ -10,10 +10,10 @@ from torch import Tensor
 from svcnb import SvcError
 from svcnb.conversion.settings import ConversionSettings
 from svcnb.features.content.index_files import kind_of_file
-from svcnb.features.content.retrieval import INDEX_FILE, FeatureIndex, SpeakerCentres
+from svcnb.features.content.retrieval import INDEX_FILE, FeatureIndex, SpeakerCenters
 
-CENTRES_PATTERN = "kmeans*.pt"
-Stored = SpeakerCentres | FeatureIndex
+CENTERS_PATTERN = "kmeans*.pt"
+Stored = SpeakerCenters | FeatureIndex
 Pull = Callable[[Tensor], Tensor]  # content [N, D] at the voice's frame rate -> blended content [N, D]
 
 
@@ -42,7 +42,7 @@ class VoiceRetrieval:
         """All files that a retrieval may read."""
         if self.named is not None or self.folder is None:
             return [self.named] if self.named else []
-        return [path for pattern in (CENTRES_PATTERN, INDEX_FILE) for path in self.folder.glob(pattern)]
+        return [path for pattern in (CENTERS_PATTERN, INDEX_FILE) for path in self.folder.glob(pattern)]
 
     def pull(self, settings: ConversionSettings, speaker_id: int) -> Pull | None:
         """The retrieval of these settings, as a function on content; None if the ratio is 0.
@@ -59,23 +59,23 @@ class VoiceRetrieval:
         if settings.feature_retrieval:
             index = self.index(speaker_id)
             return lambda content: index.blend(content, speaker_id, ratio)
-        centres, name = self.centres(speaker_id), self._name(speaker_id)
-        return lambda content: centres.blend(content, name, ratio)
+        centers, name = self.centers(speaker_id), self._name(speaker_id)
+        return lambda content: centers.blend(content, name, ratio)
 
-    def centres(self, speaker_id: int) -> SpeakerCentres:
+    def centers(self, speaker_id: int) -> SpeakerCenters:
         """K-means centers, with this speaker's among them.
 
         Raises:
             SvcError: as `pull`.
         """
-        path = self._find(CENTRES_PATTERN, "svcnb cluster")
-        if kind_of_file(path) != "centres":
+        path = self._find(CENTERS_PATTERN, "svcnb cluster")
+        if kind_of_file(path) != "centers":
             raise SvcError(f"{path} contains an index, not centers: switch feature_retrieval (-fr) on, "
                            "or name a kmeans_*.pt (-cm)")  # fmt: skip
-        centres = self._once(path, None, lambda: SpeakerCentres.read(path))
-        self._check_speaker(path, self._name(speaker_id), centres.speakers)
-        self._check_width(path, centres.width(self._name(speaker_id)))
-        return centres
+        centers = self._once(path, None, lambda: SpeakerCenters.read(path))
+        self._check_speaker(path, self._name(speaker_id), centers.speakers)
+        self._check_width(path, centers.width(self._name(speaker_id)))
+        return centers
 
     def index(self, speaker_id: int) -> FeatureIndex:
         """The index of this speaker's frames; a plain index file is used for any speaker.
@@ -85,7 +85,7 @@ class VoiceRetrieval:
         """
         path = self._find(INDEX_FILE, "svcnb index")
         kind = kind_of_file(path)
-        if kind == "centres":
+        if kind == "centers":
             raise SvcError(f"{path} contains centers, not an index: switch feature_retrieval (-fr) off, "
                            "or name an index (-cm)")  # fmt: skip
         key = speaker_id if kind == "index" else None

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from svcnb.features.content.encoders import ContentEncoder
 
 N_VERSIONS = 4  # of each training clip
-SPOKEN_CHANCE = 0.5  # fraction of the training segments that are self-converted
-SPOKEN_FOLDER, SPOKEN_BY = "spoken", "spoken_by.json"
+SELF_CONVERTED_CHANCE = 0.5  # fraction of the training segments that are self-converted
+SELF_CONVERTED_FOLDER, CONVERTED_BY = "spoken", "spoken_by.json"
 LARGEST_RATIO = 1.25  # from a woman's vocal tract to a child's or a man's; beyond it words become unclear
 
 
 @dataclass(frozen=True)
-class SpokenTakes:
+class SelfConvertedClips:
     """The self-converted clips on disk: folder/spoken/<clip>.<version>.flac, versions counted from 0.
 
     `unseen` clips, which the voice was not trained on, are converted once. On its training clips the voice
@@ -42,13 +42,13 @@ class SpokenTakes:
 
     folder: Path
     unseen: Sequence[str]
-    chance: float = SPOKEN_CHANCE
+    chance: float = SELF_CONVERTED_CHANCE
 
     def n_versions(self, name: str) -> int:
         return 1 if name in self.unseen else N_VERSIONS
 
     def path(self, name: str, version: int) -> Path:
-        path = self.folder / SPOKEN_FOLDER / name
+        path = self.folder / SELF_CONVERTED_FOLDER / name
         return path.with_name(f"{path.name}.{version}.flac")
 
     def read(self, name: str) -> list[np.ndarray]:
@@ -60,14 +60,14 @@ class SpokenTakes:
         return int(rng.integers(self.n_versions(name))) if rng.random() < self.chance else None
 
 
-def let_speak(voice: SpeakingVoice, store: FeatureStore, folder: Path, *, unseen: Sequence[str]) -> SpokenTakes:
+def self_convert_clips(voice: ConvertingVoice, store: FeatureStore, folder: Path, *, unseen: Sequence[str]) -> SelfConvertedClips:
     """Convert every clip with the voice itself, at the store's sample rate; existing files are kept.
 
     Raises:
         SvcError: the folder has clips of another voice, or of this voice at another step.
     """
-    clips = SpokenTakes(folder, unseen)
-    mark = folder / SPOKEN_FOLDER / SPOKEN_BY
+    clips = SelfConvertedClips(folder, unseen)
+    mark = folder / SELF_CONVERTED_FOLDER / CONVERTED_BY
     signature = json.dumps({"voice": voice.name, "step": voice.step, "takes": N_VERSIONS}) + "\n"
     if mark.is_file() and mark.read_text(encoding="utf-8") != signature:
         raise SvcError(f"{mark.parent} has clips converted by another voice, or by this one at another step: "
@@ -81,7 +81,7 @@ def let_speak(voice: SpeakingVoice, store: FeatureStore, folder: Path, *, unseen
         recording = Audio(sound_of(store, name), rate_hz) if missing else None
         for version in missing:
             ratio = 1.0 if name in unseen else draw_ratio(np.random.default_rng([index, version]))
-            perturbed = voice if ratio == 1 else voice.with_encoder(BentEncoder(voice.encoder, ratio))
+            perturbed = voice if ratio == 1 else voice.with_encoder(PerturbedEncoder(voice.encoder, ratio))
             converted = perturbed.convert(recording, settings)
             path = clips.path(name, version)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def sound_of(store: FeatureStore, name: str) -> np.ndarray:
     return store.read(name)["audio"].astype(np.float32) / INT16_SCALE
 
 
-class BentEncoder:
+class PerturbedEncoder:
     """Content encoder on a perturbed input: pitch and formants are scaled by `ratio` (above 1: higher).
 
     The recording is resampled, which changes its tempo as well; the content is aligned to the recording's
@@ -105,24 +105,24 @@ class BentEncoder:
         self.encoder, self.ratio = encoder, ratio
         self.name, self.width, self.hop_samples, self.network = encoder.name, encoder.width, encoder.hop_samples, encoder.network
 
-    def for_recording(self, *clips: Tensor | np.ndarray) -> BentEncoder:
-        return BentEncoder(self.encoder.for_recording(*map(self._bent, clips)), self.ratio)
+    def for_recording(self, *clips: Tensor | np.ndarray) -> PerturbedEncoder:
+        return PerturbedEncoder(self.encoder.for_recording(*map(self._perturbed, clips)), self.ratio)
 
     def encode(self, samples: Tensor | np.ndarray) -> Tensor:
         """float32 [N, D] of samples [T], N = T // hop_samples, at least 1."""
-        content = self.encoder.encode(self._bent(samples))
+        content = self.encoder.encode(self._perturbed(samples))
         n_frames = max(1, len(samples) // self.hop_samples)
         nearest = ((np.arange(n_frames) + 0.5) * len(content) / n_frames).astype(int)
         return content[torch.from_numpy(nearest).to(content.device)]
 
-    def _bent(self, samples: Tensor | np.ndarray) -> np.ndarray:
+    def _perturbed(self, samples: Tensor | np.ndarray) -> np.ndarray:
         import soxr
 
         samples = samples.cpu().numpy() if isinstance(samples, Tensor) else samples
         return soxr.resample(samples, SAMPLE_RATE_HZ * self.ratio, SAMPLE_RATE_HZ)
 
 
-class SpeakingVoice(Protocol):
+class ConvertingVoice(Protocol):
     """The part of a voice that self-conversion needs."""
 
     encoder: ContentEncoder
@@ -134,7 +134,7 @@ class SpeakingVoice(Protocol):
     @property
     def step(self) -> int | None: ...
 
-    def with_encoder(self, encoder: ContentEncoder) -> SpeakingVoice: ...
+    def with_encoder(self, encoder: ContentEncoder) -> ConvertingVoice: ...
 
     def convert(self, audio: Audio, settings: ConversionSettings) -> Audio: ...
 

@@ -110,9 +110,9 @@ class ConversionSettings(Settings):
     like_original: bool = option(
         False, "the original's slice times and 16-bit steps, to compare results with it", group="quality", advanced=True,
     )
-    max_piece_s: float = option(
+    max_chunk_s: float = option(
         30.0, "longest chunk: bounds the memory on long songs", group="quality", advanced=True,
-        unit="seconds", ge=1, le=600, slider=(5, 120, 1),
+        unit="seconds", ge=1, le=600, slider=(5, 120, 1), aliases="--max_piece_s",
     )
 
     @field_validator("speaker_mix", mode="before")
@@ -122,8 +122,8 @@ class ConversionSettings(Settings):
 
     @model_validator(mode="after")
     def _check_lengths(self) -> ConversionSettings:
-        longest, flag = self.max_piece_s, "max_piece_s (--max_piece_s)"
-        if 0 < self.clip_seconds <= self.max_piece_s:
+        longest, flag = self.max_chunk_s, "max_piece_s (--max_chunk_s)"
+        if 0 < self.clip_seconds <= self.max_chunk_s:
             longest, flag = self.clip_seconds, "clip_seconds (-cl)"
         if self.crossfade_seconds * 2 > longest:
             raise ValueError(

@@ -26,7 +26,7 @@ from svcnb.audio.recording import Recording, open_audio
 from svcnb.conversion.long_audio import Chunk, Splitter, split_recording
 from svcnb.conversion.result_names import output_name
 from svcnb.conversion.settings import ConversionSettings
-from svcnb.device import told_when_memory_runs_out
+from svcnb.device import reporting_memory_errors
 from svcnb.features.content.waveform import SAMPLE_RATE_HZ as CONTENT_HZ
 from svcnb.features.pitch.classical import PitchSettings
 from svcnb.features.pitch.estimator import PitchEstimator, resolve_method
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 STATISTICS_SECONDS = 120.0
 PITCH_SECONDS = 30.0  # more at once needs more memory than a chunk
-SHORTER_CHUNKS = "set max_piece_s (--max_piece_s) to 10 seconds or less, and close other programs"
+SHORTER_CHUNKS = "set max_piece_s (--max_chunk_s) to 10 seconds or less, and close other programs"
 MIX_NAME = "spk_mix"  # instead of the speaker in a result's name, as in the original
 
 
@@ -49,14 +49,14 @@ class VoiceInfo:
         name: of the voice, for messages and file names.
         folder: where its checkpoint is; None for a voice without files.
         step: training steps of these weights, if known.
-        middle_pitches_hz: speaker -> median f0 of its training clips, if known.
+        median_f0_hz: speaker -> median f0 of its training clips, if known.
         pretrain_folder: with encoders and other pretrained weights.
     """
 
     name: str = "voice"
     folder: Path | None = None
     step: int | None = None
-    middle_pitches_hz: Mapping[str, float] = field(default_factory=dict)
+    median_f0_hz: Mapping[str, float] = field(default_factory=dict)
     pretrain_folder: Path = Path("pretrain")
 
 
@@ -93,7 +93,7 @@ class LoadedVoice(ABC):
         sample_rate_hz: sample rate of the output of `convert`.
         hop_samples: samples per frame.
         has_posterior: whether `resynthesise` works; False for files without the posterior encoder.
-        info, name, folder, step, middle_pitches_hz, pretrain_folder: see VoiceInfo.
+        info, name, folder, step, median_f0_hz, pretrain_folder: see VoiceInfo.
     """
 
     WITHOUT_POSTERIOR: ClassVar[str]  # the family's name for a file without the posterior encoder
@@ -125,8 +125,8 @@ class LoadedVoice(ABC):
         return self.info.step
 
     @property
-    def middle_pitches_hz(self) -> Mapping[str, float]:
-        return self.info.middle_pitches_hz
+    def median_f0_hz(self) -> Mapping[str, float]:
+        return self.info.median_f0_hz
 
     @property
     def pretrain_folder(self) -> Path:
@@ -159,7 +159,7 @@ class LoadedVoice(ABC):
 
         For speech; for a song that must stay in its key use the nearest multiple of 12.
         """
-        target_hz = self.middle_pitches_hz.get(self.speaker_name(speaker), 0.0)
+        target_hz = self.median_f0_hz.get(self.speaker_name(speaker), 0.0)
         if not (target_hz > 0 and source.median_hz() > 0):
             return None
         return round(12 * np.log2(target_hz / source.median_hz()))
@@ -260,7 +260,7 @@ class LoadedVoice(ABC):
         settings = settings or ConversionSettings()
         path, folder = Path(path), Path(folder)
         target = folder / (name or self.result_name(path, settings))
-        with open_audio(path) as audio, told_when_memory_runs_out(str(path), SHORTER_CHUNKS):
+        with open_audio(path) as audio, reporting_memory_errors(str(path), SHORTER_CHUNKS):
             run = self.start(audio, settings, f0)
             with AudioWriter(target, self.sample_rate_hz) as writer:
                 for block in self._shown(self.converted_blocks(audio, run), audio.duration_s):

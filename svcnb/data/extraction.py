@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from svcnb import MissingExtra, SvcError
 from svcnb.audio.audio import find_audio_files
 from svcnb.data.feature_store import INT16_SCALE, Arrays, Clip, ClipRecord, FeatureSettings, FeatureStore
-from svcnb.device import told_when_memory_runs_out
+from svcnb.device import reporting_memory_errors
 
 FLUSH_CLIPS = 16
 FLUSH_SECONDS = 20.0
@@ -153,7 +153,7 @@ class _Worker:
                 self.extractor.for_speaker(clip.speaker, speaker_clips)
             self.speaker = clip.speaker
             stat = _stat(clip)
-            with told_when_memory_runs_out(clip.name, "cut the clip shorter, or use fewer processes"):
+            with reporting_memory_errors(clip.name, "cut the clip shorter, or use fewer processes"):
                 arrays = self.extractor(clip)
             return _Outcome(clip, *_checked(clip, stat, arrays, self.settings))
         except SvcError as error:

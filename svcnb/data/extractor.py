@@ -21,7 +21,7 @@ from svcnb.files.disk import write_json
 
 # A speaker's cepstral statistics settle within a minute of speech; more only costs time and memory.
 STATISTICS_SECONDS = 120.0
-MIDDLE_PITCH_FILE = "middle_pitch.json"  # speaker -> Hz
+MEDIAN_F0_FILE = "middle_pitch.json"  # speaker -> Hz
 
 
 class FeatureExtractor:
@@ -89,7 +89,7 @@ def make_extractor(settings: FeatureSettings, *, pretrain_folder: Path, device: 
     return FeatureExtractor(settings, pretrain_folder=pretrain_folder, device=device)
 
 
-def write_middle_pitches(store: FeatureStore, speakers: Iterable[str], voice_folder: Path) -> Path:
+def write_median_f0(store: FeatureStore, speakers: Iterable[str], voice_folder: Path) -> Path:
     """Write each speaker's median over voiced frames; who has none is left out."""
     tracks: dict[str, list[np.ndarray]] = {name: [] for name in speakers}
     for name in store.names():
@@ -97,10 +97,10 @@ def write_middle_pitches(store: FeatureStore, speakers: Iterable[str], voice_fol
         if (speaker := store.record(name).speaker) in tracks:
             tracks[speaker].append(f0_hz[f0_hz > 0])
     medians = {speaker: float(np.median(np.concatenate(own))) for speaker, own in tracks.items() if any(map(len, own))}
-    return write_json(voice_folder / MIDDLE_PITCH_FILE, medians)
+    return write_json(voice_folder / MEDIAN_F0_FILE, medians)
 
 
-def read_middle_pitches(voice_folder: Path) -> dict[str, float]:
+def read_median_f0(voice_folder: Path) -> dict[str, float]:
     """What lies beside a voice; empty where nothing does."""
-    path = voice_folder / MIDDLE_PITCH_FILE
+    path = voice_folder / MEDIAN_F0_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

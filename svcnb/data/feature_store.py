@@ -27,7 +27,7 @@ from safetensors.numpy import save_file
 
 from svcnb import SvcError
 from svcnb.features.content.encoders import refuse_removed
-from svcnb.files.disk import TEMPORARY_PATTERN, atomic_path, told_plainly, write_json
+from svcnb.files.disk import TEMPORARY_PATTERN, atomic_path, reporting_disk_errors, write_json
 
 MAX_SHARD_CLIPS = 256
 MAX_SHARD_BYTES = 200_000_000
@@ -131,7 +131,7 @@ class FeatureStore:
     def create(cls, folder: Path | str, settings: FeatureSettings, *, overwrite: bool = False) -> FeatureStore:
         """Open the store for writing, or create it; `overwrite` deletes an existing store first."""
         folder = Path(folder)
-        with told_plainly(folder):
+        with reporting_disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         path = folder / "settings.json"
         if overwrite:

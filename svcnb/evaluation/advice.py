@@ -67,9 +67,9 @@ def _when(metric: str, side: Literal["below", "from"], limit: float) -> Conditio
 MORE_WRONG = 0.2  # rise of the word error rate; two standard errors of the difference over 40 words are 0.2
 ENOUGH_WORDS = _when("n_words", "from", 40)  # below, the rate's standard error is above 0.08
 ENOUGH_COPIED_WORDS = _when("n_copied_words", "from", 40)
-COPY_IS_FAR = _when("copy_distance_db", "from", 6.0)  # 6.2 after 400 steps, 8.2 after 135
+COPY_SYNTHESIS_IS_FAR = _when("copy_distance_db", "from", 6.0)  # 6.2 after 400 steps, 8.2 after 135
 # 3.8 after 2300 steps, 3.2 for the synthetic voice, 2.2 for WORLD
-COPY_IS_NEAR = _when("copy_distance_db", "below", 4.5)
+COPY_SYNTHESIS_IS_NEAR = _when("copy_distance_db", "below", 4.5)
 RULES = (
     Rule("mixed_target", "fault", (_when("ceiling", "below", 0.8),),
          "The target's own recordings have a speaker similarity of only {ceiling:.2f}; one speaker has 0.88 "
@@ -105,7 +105,7 @@ RULES = (
          "In {voicing_error_ratio:.0%} of the frames one is voiced and the other is not (2 to 5 % are "
          "usual): this sounds hoarse or buzzing. Raise or lower the voicing threshold (-ft), or try another "
          "f0 predictor (-f0p)."),
-    Rule("decoder_undertrained", "fault", (COPY_IS_FAR,),
+    Rule("decoder_undertrained", "fault", (COPY_SYNTHESIS_IS_FAR,),
          "Even copy synthesis of the target's own recordings is {copy_distance_db:.1f} dB away: the decoder "
          "has not learned this voice. Train longer first; if that does not help, check the recordings "
          "(noise, reverb, music, low sample rate)."),
@@ -118,7 +118,7 @@ RULES = (
          "The decoder already makes words unclear: {words_recording:.0%} are wrong in the target's own "
          "recordings, {words_copy:.0%} in their copy synthesis. Train longer, or on cleaner recordings; "
          "conversion settings cannot fix this."),
-    Rule("content_distance", "fault", (COPY_IS_NEAR, _when("conversion_distance_rise_db", "from", 2.0)),
+    Rule("content_distance", "fault", (COPY_SYNTHESIS_IS_NEAR, _when("conversion_distance_rise_db", "from", 2.0)),
          "Copy synthesis is good, conversion of the same recordings {conversion_distance_rise_db:.1f} dB "
          "worse: the cause is before the decoder. Lower cluster_ratio, put ContentVec into pretrain/, or "
          "train longer."),
@@ -153,10 +153,10 @@ def metrics_of(evaluation: VoiceEvaluation) -> dict[str, float]:
     converted = total_errors([c.conversion.words for c in copies])
     return {
         "n_sources": float(len(sources)),
-        "n_f0_lost": float(len(_melodies_lost(evaluation))),
+        "n_f0_lost": float(len(_f0_lost(evaluation))),
         "n_references": float(evaluation.target.n_recordings),
         "ceiling": evaluation.target.ceiling,
-        "reach_ratio": mean(s.reach_ratio(evaluation.target.ceiling) for s in sources),
+        "reach_ratio": mean(s.relative_similarity(evaluation.target.ceiling) for s in sources),
         "correlation": mean(s.pitch.correlation for s in sources),
         "octave_error_ratio": mean(s.pitch.octave_error_ratio for s in sources),
         "shift_cents": mean(abs(s.pitch.median_shift_cents) for s in sources),
@@ -176,7 +176,7 @@ def metrics_of(evaluation: VoiceEvaluation) -> dict[str, float]:
     }
 
 
-def _melodies_lost(evaluation: VoiceEvaluation) -> list[str]:
+def _f0_lost(evaluation: VoiceEvaluation) -> list[str]:
     return [f"{s.group}/{s.name}" for s in evaluation.sources if s.pitch.correlation < 0.9]
 
 
@@ -191,10 +191,10 @@ def _rate(words: WordErrors | None) -> float:
 def advise(evaluation: VoiceEvaluation) -> list[Advice]:
     """Advice from the metrics: faults first, then notes, then what is good."""
     metrics = metrics_of(evaluation)
-    lost = _melodies_lost(evaluation)
-    melodies_lost = ", ".join(lost[:MOST_NAMED]) + (" ..." if len(lost) > MOST_NAMED else "")
+    lost = _f0_lost(evaluation)
+    f0_lost = ", ".join(lost[:MOST_NAMED]) + (" ..." if len(lost) > MOST_NAMED else "")
     found = [
-        Advice(rule.name, rule.kind, rule.text.format(**metrics, melodies_lost=melodies_lost))
+        Advice(rule.name, rule.kind, rule.text.format(**metrics, f0_lost=f0_lost))
         for rule in RULES
         if all(condition.holds(metrics) for condition in rule.conditions)
     ]

@@ -178,7 +178,7 @@ class ConversionReport:
 
 
 @dataclass(frozen=True)
-class Melodies:
+class F0Pair:
     """The f0 tracks of source and result of one conversion."""
 
     source: F0Track
@@ -186,7 +186,7 @@ class Melodies:
 
 
 def evaluate_conversion(
-    source: Recording, result: Recording, references: Sequence[Recording], *, melodies: Melodies,
+    source: Recording, result: Recording, references: Sequence[Recording], *, melodies: F0Pair,
     similarity: SpeakerSimilarity | None = None,
 ) -> ConversionReport:  # fmt: skip
     """Speaker similarity and f0 accuracy of one conversion.

@@ -8,7 +8,7 @@ from pathlib import Path
 from svcnb.audio.audio import Audio, AudioError
 from svcnb.audio.recording import open_audio
 from svcnb.evaluation.advice import LAST_WORD, advise
-from svcnb.evaluation.plots import plot_distance, plot_melodies, plot_overview, plot_similarity
+from svcnb.evaluation.plots import plot_distance, plot_f0_pairs, plot_overview, plot_similarity
 from svcnb.evaluation.results import CopyResult, SourceResult, VoiceEvaluation, flat_rows, shown
 from svcnb.features.pitch.track import F0Track
 from svcnb.plots.page import Page
@@ -99,7 +99,7 @@ def _add_sources(
         ])  # fmt: skip
         if estimate_f0 is not None:
             wanted = estimate_f0(before).transposed(shift)
-            page.picture(plot_melodies(wanted, estimate_f0(after)), "The wanted f0 and the result's.")
+            page.picture(plot_f0_pairs(wanted, estimate_f0(after)), "The wanted f0 and the result's.")
 
 
 def _add_copies(page: Page, evaluation: VoiceEvaluation, folder: Path) -> None:
@@ -112,20 +112,20 @@ def _add_copies(page: Page, evaluation: VoiceEvaluation, folder: Path) -> None:
         "and settings."
     )
     for copy in evaluation.copies[:MOST_PLAYED]:
-        _add_ladder(page, copy, folder)
+        _add_reconstructions(page, copy, folder)
 
 
-def _add_ladder(page: Page, copy: CopyResult, folder: Path) -> None:
+def _add_reconstructions(page: Page, copy: CopyResult, folder: Path) -> None:
     recording = _read(copy.recording)
     both = ("copy synthesis", copy.copy), ("conversion", copy.conversion)
-    rungs = [(name, rung, _read(folder / rung.file)) for name, rung in both if rung]
-    remade = [(name, audio) for name, _, audio in rungs if audio is not None]
-    if recording is None or len(remade) < len(rungs):
+    reconstructions = [(name, reconstruction, _read(folder / reconstruction.file)) for name, reconstruction in both if reconstruction]
+    remade = [(name, audio) for name, _, audio in reconstructions if audio is not None]
+    if recording is None or len(remade) < len(reconstructions):
         page.paragraph(f"{copy.name}: its audio files are missing: evaluate again to hear them.")
         return
     players = [
-        (name.capitalize(), f"similarity {shown(rung.similarity)}, MCD {rung.distance.mean_db:.1f} dB", audio)
-        for name, rung, audio in rungs
+        (name.capitalize(), f"similarity {shown(reconstruction.similarity)}, MCD {reconstruction.distance.mean_db:.1f} dB", audio)
+        for name, reconstruction, audio in reconstructions
     ]
     page.players([(f"Recording {copy.name}", f"similarity {shown(copy.similarity)}", recording), *players])
     page.picture(plot_distance(recording, remade), "Distance of copy synthesis and conversion.")
@@ -163,7 +163,7 @@ def _add_remarks(page: Page, evaluation: VoiceEvaluation) -> None:
     own = f" with a mean similarity of {shown(target.ceiling)}" if target.similarities else ""
     page.paragraph(
         f"Compared with {target.n_recordings} recordings of the target{own}, median f0 "
-        f"{target.middle_pitch_hz:.0f} Hz."
+        f"{target.median_f0_hz:.0f} Hz."
     )
     for note in evaluation.notes:
         page.paragraph(f"{note[0].upper()}{note[1:]}.")

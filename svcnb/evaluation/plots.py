@@ -90,7 +90,7 @@ def _short(name: str, most: int = 30) -> str:
     return name if len(name) <= most else f"{name[: most // 2 - 1]}...{name[2 - most // 2 :]}"
 
 
-def plot_melodies(wanted: F0Track, result: F0Track, *, title: str = "") -> Figure:
+def plot_f0_pairs(wanted: F0Track, result: F0Track, *, title: str = "") -> Figure:
     """f0 of the result against the f0 asked for: both over time, and as a scatter plot (diagonal: in tune).
 
     Args:
@@ -200,11 +200,11 @@ def _strip_values(evaluation: VoiceEvaluation) -> list[np.ndarray]:
     sources, ceiling = evaluation.sources, evaluation.target.ceiling
     copies = [copy.copy for copy in evaluation.copies if copy.copy]
     columns = [
-        [100 * s.reach_ratio(ceiling) for s in sources],
+        [100 * s.relative_similarity(ceiling) for s in sources],
         [s.pitch.correlation for s in sources],
         [s.pitch.median_error_cents for s in sources],
         [100 * s.pitch.voicing_error_ratio for s in sources],
-        [rung.distance.mean_db for rung in copies],
+        [reconstruction.distance.mean_db for reconstruction in copies],
         [copy.conversion.distance.mean_db for copy in evaluation.copies],
         [_word_error_rise(s) for s in sources],
     ]

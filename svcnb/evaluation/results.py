@@ -9,7 +9,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from svcnb import SvcError
 from svcnb.evaluation.mel_cepstral import SpectralDistance
@@ -18,7 +20,7 @@ from svcnb.evaluation.words import WordErrors, total_errors
 from svcnb.files.disk import write_text
 
 VERSION = 1
-LEAST_CLIMB = 0.1  # below this difference of ceiling and source the relative similarity is undefined
+LEAST_GAIN = 0.1  # below this difference of ceiling and source the relative similarity is undefined
 MISSING = "-"
 
 
@@ -29,12 +31,12 @@ class Target:
     Attributes:
         similarities: speaker similarity of each recording to the mean of the others, -1..1: the ceiling for
             any conversion. Empty if there is one recording only.
-        middle_pitch_hz: median over the voiced frames of all of them.
+        median_f0_hz: median over the voiced frames of all of them.
     """
 
     n_recordings: int
     similarities: tuple[float, ...]
-    middle_pitch_hz: float
+    median_f0_hz: Annotated[float, Field(alias="middle_pitch_hz")]  # in the file as it was before
 
     @property
     def ceiling(self) -> float:
@@ -43,7 +45,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Rung:
+class Reconstruction:
     """One reconstruction of a recording of the target, compared with the recording.
 
     Attributes:
@@ -75,8 +77,8 @@ class CopyResult:
     name: str
     recording: str
     similarity: MetricValue
-    conversion: Rung
-    copy: Rung | None = None
+    conversion: Reconstruction
+    copy: Reconstruction | None = None
     words: WordErrors | None = None
 
 
@@ -111,14 +113,14 @@ class SourceResult:
     distance_source: SpectralDistance | None = None
     distance_result: SpectralDistance | None = None
 
-    def reach_ratio(self, ceiling: float) -> float:
+    def relative_similarity(self, ceiling: float) -> float:
         """Similarity of the result between the source's (0) and the ceiling (1); NaN if both are close."""
-        return reach_ratio(self.similarity_source, self.similarity_result, ceiling)
+        return relative_similarity(self.similarity_source, self.similarity_result, ceiling)
 
 
-def reach_ratio(source: float, result: float, ceiling: float) -> float:
+def relative_similarity(source: float, result: float, ceiling: float) -> float:
     """(result - source) / (ceiling - source); NaN if the source is close to the ceiling or it is unknown."""
-    if math.isnan(ceiling) or ceiling - source < LEAST_CLIMB:
+    if math.isnan(ceiling) or ceiling - source < LEAST_GAIN:
         return math.nan
     return (result - source) / (ceiling - source)
 
@@ -167,13 +169,13 @@ class VoiceEvaluation:
         rows = [_group_row(name, members, self.target.ceiling) for name, members in self.groups().items()]
         if len(rows) > 1:
             rows.append(_group_row("all", self.sources, self.target.ceiling))
-        return TABLE_HEADINGS, rows + _rung_rows(self)
+        return TABLE_HEADINGS, rows + _reconstruction_rows(self)
 
     def save(self, folder: Path | str) -> Path:
         """Write evaluation.json and evaluation.csv, each atomically."""
         folder = Path(folder)
         write_text(folder / "evaluation.csv", _as_csv(flat_rows(self)))
-        return write_text(folder / "evaluation.json", _adapter().dump_json(self, indent=1).decode() + "\n")
+        return write_text(folder / "evaluation.json", _adapter().dump_json(self, indent=1, by_alias=True).decode() + "\n")
 
     @classmethod
     def load(cls, folder: Path | str) -> VoiceEvaluation:
@@ -226,7 +228,7 @@ def _group_row(name: str, members: Sequence[SourceResult], ceiling: float) -> tu
         len(members),
         shown(mean(m.similarity_source for m in members)),
         shown(mean(m.similarity_result for m in members)),
-        shown(100 * mean(m.reach_ratio(ceiling) for m in members), 0),
+        shown(100 * mean(m.relative_similarity(ceiling) for m in members), 0),
         *_pitch_cells([m.pitch for m in members]),
         shown(mean(distances), 1),
         shown_words(total_errors([m.words_source for m in members])),
@@ -234,19 +236,19 @@ def _group_row(name: str, members: Sequence[SourceResult], ceiling: float) -> tu
     )
 
 
-def _rung_rows(evaluation: VoiceEvaluation) -> list[tuple[Any, ...]]:
+def _reconstruction_rows(evaluation: VoiceEvaluation) -> list[tuple[Any, ...]]:
     copies = evaluation.copies
     own = mean(c.similarity for c in copies)
     rows = []
-    for title, rungs in (
+    for title, reconstructions in (
         ("target's own, copy synthesis", [c.copy for c in copies if c.copy]),
         ("target's own, converted", [c.conversion for c in copies]),
     ):
-        if rungs:
-            words = total_errors([rung.words for rung in rungs])
+        if reconstructions:
+            words = total_errors([reconstruction.words for reconstruction in reconstructions])
             rows.append((
-                title, len(rungs), shown(own), shown(mean(r.similarity for r in rungs)), MISSING,
-                *_pitch_cells([r.pitch for r in rungs]), shown(mean(r.distance.mean_db for r in rungs), 1),
+                title, len(reconstructions), shown(own), shown(mean(r.similarity for r in reconstructions)), MISSING,
+                *_pitch_cells([r.pitch for r in reconstructions]), shown(mean(r.distance.mean_db for r in reconstructions), 1),
                 shown_words(total_errors([c.words for c in copies])), shown_words(words),
             ))  # fmt: skip
     return rows
@@ -279,16 +281,16 @@ def flat_rows(evaluation: VoiceEvaluation) -> list[dict[str, Any]]:
         rows.append(shared | {"version": "source", "file": s.recording} | before)
         after = _cells(similarity=s.similarity_result, words=s.words_result, distance=s.distance_result, pitch=s.pitch)
         after |= {"transpose_semitones": s.transpose_semitones}
-        after |= {"reach_ratio": _or_none(s.reach_ratio(evaluation.target.ceiling))}
+        after |= {"reach_ratio": _or_none(s.relative_similarity(evaluation.target.ceiling))}
         rows.append(shared | {"version": "result", "file": s.file} | after)
     for c in evaluation.copies:
         shared = {"group": "target", "recording": c.name}
         own = _cells(similarity=c.similarity, words=c.words)
         rows.append(shared | {"version": "recording", "file": c.recording} | own)
-        for version, rung in (("copy", c.copy), ("conversion", c.conversion)):
-            if rung:
-                cells = _cells(similarity=rung.similarity, words=rung.words, distance=rung.distance, pitch=rung.pitch)
-                rows.append(shared | {"version": version, "file": rung.file} | cells)
+        for version, reconstruction in (("copy", c.copy), ("conversion", c.conversion)):
+            if reconstruction:
+                cells = _cells(similarity=reconstruction.similarity, words=reconstruction.words, distance=reconstruction.distance, pitch=reconstruction.pitch)
+                rows.append(shared | {"version": version, "file": reconstruction.file} | cells)
     return rows
 
 

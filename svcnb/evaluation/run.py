@@ -30,7 +30,7 @@ from svcnb.data.dataset import load_split
 from svcnb.data.feature_store import INT16_SCALE, FeatureStore
 from svcnb.evaluation.mel_cepstral import SpectralDistance, mel_cepstral_distance
 from svcnb.evaluation.metrics import SpeakerSimilarity, compare_pitch
-from svcnb.evaluation.results import CopyResult, Rung, Skipped, SourceResult, Target, VoiceEvaluation
+from svcnb.evaluation.results import CopyResult, Reconstruction, Skipped, SourceResult, Target, VoiceEvaluation
 from svcnb.evaluation.settings import EvaluationSettings
 from svcnb.evaluation.words import WordErrors, WordRecogniser, find_transcript
 from svcnb.features.pitch.track import F0Track, looks_sung
@@ -129,8 +129,8 @@ def _known_results(folder: Path) -> dict[str, Any]:
     if not (folder / "evaluation.json").is_file():
         return {}
     earlier = VoiceEvaluation.load(folder)
-    rungs = [(copy, [rung.file for rung in (copy.copy, copy.conversion) if rung]) for copy in earlier.copies]
-    files = [*rungs, *((source, [source.file]) for source in earlier.sources)]
+    reconstructions = [(copy, [reconstruction.file for reconstruction in (copy.copy, copy.conversion) if reconstruction]) for copy in earlier.copies]
+    files = [*reconstructions, *((source, [source.file]) for source in earlier.sources)]
     return {result.key: result for result, names in files if all((folder / name).is_file() for name in names)}
 
 
@@ -302,15 +302,15 @@ class _Bench:
         copied = None
         if self.voice.has_posterior:
             remade = self.voice.resynthesise(recording, settings.speaker)
-            copied = self._rung(path, recording, remade, f"copies/copy_{file}")
-        converted = self._rung(path, recording, self.voice.convert(recording, settings), f"copies/converted_{file}")
+            copied = self._reconstruction(path, recording, remade, f"copies/copy_{file}")
+        converted = self._reconstruction(path, recording, self.voice.convert(recording, settings), f"copies/converted_{file}")
         alone = len(self.references) == 1
         similarity = float("nan") if alone else float(self.embeddings[path] @ self._mean_without(path))
         return CopyResult(key, path.name, str(path), similarity, converted, copied, self._words(path, recording))
 
-    def _rung(self, path: Path, recording: Audio, remade: Audio, file: str) -> Rung:
+    def _reconstruction(self, path: Path, recording: Audio, remade: Audio, file: str) -> Reconstruction:
         write_audio(self.folder / file, remade)
-        return Rung(
+        return Reconstruction(
             file=file,
             similarity=float(self.similarity.embed(remade) @ self._mean_without(path)),
             distance=mel_cepstral_distance(recording, remade, align=False),
@@ -320,7 +320,7 @@ class _Bench:
 
     def _choose_shift(self, f0: F0Track) -> float:
         base, mode = self.settings.conversion.transpose_semitones, self.settings.transposition
-        target_hz, source_hz = self.target.middle_pitch_hz, f0.median_hz()
+        target_hz, source_hz = self.target.median_f0_hz, f0.median_hz()
         if mode == "none" or not (target_hz > 0 and source_hz > 0):
             return base
         octaves = mode == "octaves" or (mode == "auto" and looks_sung(f0))

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from svcnb import SvcError
-from svcnb.files.disk import told_plainly
+from svcnb.files.disk import reporting_disk_errors
 
 MAX_FILES = 10_000
 MAX_BYTES = 8_000_000_000
@@ -79,7 +79,7 @@ def unpack(path: Path, targets: Mapping[str, Path], *, max_bytes: int | None = N
         n_bytes = sum(archive.getinfo(name).file_size for name in targets)
         _refuse_if_too_big(path, n_bytes, next(iter(targets.values())), MAX_BYTES if max_bytes is None else max_bytes)
         for name, target in targets.items():
-            with told_plainly(target):
+            with reporting_disk_errors(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with _entry_opened(path, archive, name) as source, target.open("wb") as file:
                     shutil.copyfileobj(source, file, BLOCK_BYTES)

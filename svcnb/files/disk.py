@@ -37,7 +37,7 @@ class WriteError(SvcError):
 
 
 @contextmanager
-def told_plainly(path: Path | str) -> Iterator[None]:
+def reporting_disk_errors(path: Path | str) -> Iterator[None]:
     """Around writing `path`: a full disk, a read-only folder and their like become a WriteError."""
     try:
         yield
@@ -64,7 +64,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         WriteError: the disk is full, the folder is read-only, a folder stands in the way ...
     """
     path = Path(path)
-    with told_plainly(path):
+    with reporting_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_beside(path)
         try:

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from svcnb import MissingExtra, SvcError
-from svcnb.files.disk import REMEDIES, told_plainly
+from svcnb.files.disk import REMEDIES, reporting_disk_errors
 
 PART_SUFFIX = ".part"
 NOT_SATISFIABLE = 416
@@ -61,7 +61,7 @@ def download(address: str, path: Path) -> Arrived:
         WriteError: the disk is full or the folder is read-only.
     """
     errors, files = _hub()
-    with told_plainly(path):
+    with reporting_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         kept, served, part = 0, None, None
         try:

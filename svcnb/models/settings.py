@@ -26,8 +26,8 @@ class ClusterSettings(Settings):
         n_rounds: how often idle centers move; 0 is plain k-means, faster and a few per cent worse.
     """
 
-    n_centres: int | None = option(
-        None, "cluster centers per speaker", unset="one for ten frames, at most so-vits-svc's 10000", ge=1,
+    n_centers: int | None = option(
+        None, "cluster centers per speaker", unset="one for ten frames, at most so-vits-svc's 10000", ge=1, aliases="--n_centres",
     )
     seed: int = option(0, "random seed", advanced=True, ge=0)
     n_rounds: int = Field(10, ge=0, le=1000)
@@ -61,7 +61,7 @@ class DiffusionChoices(Settings):
     """What a diffusion training takes besides its features; None leaves a choice to the config.
 
     Attributes:
-        k_step_max: all steps are what conversion by diffusion alone needs; fewer are learnt faster and serve shallow
+        k_step_max: all steps are what conversion by diffusion alone needs; fewer are learned faster and serve shallow
             diffusion.
         pretrain_folder: where vocoders are.
     """
@@ -72,7 +72,7 @@ class DiffusionChoices(Settings):
     )
     batch_size: int | None = option(None, "crops of two seconds per step", unset="the config's", advanced=True)
     k_step_max: int | None = option(
-        None, "noise steps to learn of 1000: fewer are learnt faster; 0 = all, for -od", unset="the config's",
+        None, "noise steps to learn of 1000: fewer are learned faster; 0 = all, for -od", unset="the config's",
         ge=0,
     )
     vocoder: Path | None = option(

@@ -142,7 +142,7 @@ class FrameDecoder(nn.Module):
             signal, self.n_fft, self.step, window=self.window, center=True, pad_mode="constant", return_complex=True
         )  # [B, F, S * N + 1]
 
-    def _hiss_frames(self, white_noise: Tensor) -> Tensor:
+    def _noise_frames(self, white_noise: Tensor) -> Tensor:
         return self._frames(white_noise)
 
     def forward(self, z: Tensor, f0_hz: Tensor, g: Tensor | None = None, *, noise: Noise | None = None) -> Tensor:
@@ -164,7 +164,7 @@ class FrameDecoder(nn.Module):
             # a centered STFT has one frame more than the latent: it repeats the last filter
             pulse_filter = torch.cat([pulse_filter, pulse_filter[..., -1:]], dim=-1)
             noise_gain = torch.cat([noise_gain, noise_gain[..., -1:]], dim=-1)
-            spectrum = self._frames(pulses) * pulse_filter + self._hiss_frames(white_noise) * noise_gain
+            spectrum = self._frames(pulses) * pulse_filter + self._noise_frames(white_noise) * noise_gain
             audio = torch.istft(
                 spectrum, self.n_fft, self.step, window=self.window, center=True, length=pulses.shape[-1]
             )
@@ -207,6 +207,6 @@ class FrameVocoder(FrameDecoder):
         before = torch.cat([level[..., :1], level[..., :-1]], dim=-1)
         return torch.stack([(before + level) / 2, level], dim=-1).flatten(2)
 
-    def _hiss_frames(self, white_noise: Tensor) -> Tensor:
+    def _noise_frames(self, white_noise: Tensor) -> Tensor:
         frames = self._frames(white_noise)
         return frames / frames.abs().clamp_min(1e-6) * (self.window.square().sum() / self.n_fft).sqrt()

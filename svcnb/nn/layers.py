@@ -140,7 +140,7 @@ def log_to_f0(log_f0: Tensor) -> Tensor:
     return 700.0 * (torch.pow(10.0, log_f0.float() * 500.0 / 2595.0) - 1.0)
 
 
-def centre_log_f0(log_f0: Tensor, voiced: Tensor, mask: Tensor, *, factor: Tensor | float = 1.0) -> Tensor:
+def center_log_f0(log_f0: Tensor, voiced: Tensor, mask: Tensor, *, factor: Tensor | float = 1.0) -> Tensor:
     """Log f0 without the item's voiced mean, times `factor`; 0 mean for an item without a voiced frame.
 
     Args:

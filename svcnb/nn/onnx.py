@@ -163,16 +163,16 @@ class ExportFrameDecoder(nn.Module):
     def forward(self, z: Tensor, f0_hz: Tensor, g: Tensor | None = None, *, noise: object = None) -> Tensor:
         """z [1, C, N], f0 [1, N] (0 = unvoiced), g [1, gin, 1 or N] -> [1, 1, N * hop]."""
         step = self.decoder.step
-        gain, real, imag, hiss_gain = self.decoder.controls(z, f0_hz, g)  # [1, F, N'] each, N' = N * hop / step
+        gain, real, imag, noise_gain = self.decoder.controls(z, f0_hz, g)  # [1, F, N'] each, N' = N * hop / step
         scale = gain / ((real.square() + imag.square()).sqrt() + 1e-5)
-        controls = [F.pad(part, (0, 1), mode="replicate") for part in (scale * real, scale * imag, hiss_gain)]
-        filter_real, filter_imag, hiss_gain = controls  # [1, F, N' + 1]
+        controls = [F.pad(part, (0, 1), mode="replicate") for part in (scale * real, scale * imag, noise_gain)]
+        filter_real, filter_imag, noise_gain = controls  # [1, F, N' + 1]
         pulses = self._pulse_train(f0_hz)
         real, imag = self._frames(pulses)
-        hiss_real, hiss_imag = self._frames(self.noise(pulses) / self.decoder.n_fft**0.5)
+        noise_real, noise_imag = self._frames(self.noise(pulses) / self.decoder.n_fft**0.5)
         spectrum = [
-            real * filter_real - imag * filter_imag + hiss_real * hiss_gain,
-            real * filter_imag + imag * filter_real + hiss_imag * hiss_gain,
+            real * filter_real - imag * filter_imag + noise_real * noise_gain,
+            real * filter_imag + imag * filter_real + noise_imag * noise_gain,
         ]
         audio = F.conv_transpose1d(torch.cat(spectrum, dim=1), self.synthesis, stride=step)  # [1, 1, T + n_fft]
         weight = F.conv_transpose1d(torch.ones_like(spectrum[0][:, :1]), self.overlap, stride=step)

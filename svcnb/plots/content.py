@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_FRAMES_DRAWN, MOST_CENTRES_DRAWN = 6000, 400
+MOST_FRAMES_DRAWN, MOST_CENTERS_DRAWN = 6000, 400
 FRAMES_PER_SECOND = 50  # of every content encoder
 LINES = ((BLUE, "-"), (ORANGE, "--"))
 
@@ -54,7 +54,7 @@ def read_units(store: FeatureStore, speaker: str) -> Units:
     return Units(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def plot_unit_map(units: Units, centres: np.ndarray, *, title: str = "") -> Figure:
+def plot_unit_map(units: Units, centers: np.ndarray, *, title: str = "") -> Figure:
     """2-D projection of a speaker's content frames as dots, colored by f0, with the cluster centers.
 
     Frames [D] are projected to the two principal components: similar frames are close together, and so are
@@ -63,22 +63,22 @@ def plot_unit_map(units: Units, centres: np.ndarray, *, title: str = "") -> Figu
 
     Args:
         units: at most 6000 frames are drawn, evenly spaced.
-        centres: cluster centers, float [K, D]; at most 400 are drawn.
+        centers: cluster centers, float [K, D]; at most 400 are drawn.
     """
     from matplotlib.colors import LogNorm
 
-    frames, marks = np.cbrt(units.content), np.cbrt(np.asarray(centres))
+    frames, marks = np.cbrt(units.content), np.cbrt(np.asarray(centers))
     mean, axes_2d = principal_axes(frames)
     drawn = slice(None, None, -(-len(frames) // MOST_FRAMES_DRAWN))
     points, f0_hz = (frames[drawn] - mean) @ axes_2d, units.f0_hz[drawn]
-    marks = (marks[:: -(-len(marks) // MOST_CENTRES_DRAWN)] - mean) @ axes_2d
+    marks = (marks[:: -(-len(marks) // MOST_CENTERS_DRAWN)] - mean) @ axes_2d
     voiced = f0_hz > 0
     figure, (ax,) = new_figure(0.62 * WIDTH_INCHES)
     ax.scatter(*points[~voiced].T, s=5, color="#BBBBBB", linewidth=0, label="unvoiced")
     low, high = np.percentile(f0_hz[voiced], [2, 98]) if voiced.any() else (100.0, 200.0)
     scale = LogNorm(low, max(high, 1.01 * low))
     dots = ax.scatter(*points[voiced].T, s=5, c=f0_hz[voiced], cmap="viridis", norm=scale, linewidth=0)
-    label = f"{len(marks)} of {len(centres)}" if len(marks) < len(centres) else str(len(marks))
+    label = f"{len(marks)} of {len(centers)}" if len(marks) < len(centers) else str(len(marks))
     ax.scatter(*marks.T, s=16, facecolor=ORANGE, edgecolor="white", linewidth=0.5, label=f"{label} centers")
     bar = figure.colorbar(dots, ax=ax, pad=0.01, aspect=35)
     _f0_scale(bar.ax, scale.vmin, scale.vmax)
@@ -97,8 +97,8 @@ def principal_axes(content: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Source: principal component analysis, by the eigenvectors of the covariance.
     """
     mean = content.mean(axis=0)
-    centred = content.astype(np.float64) - mean
-    _, vectors = np.linalg.eigh(centred.T @ centred)
+    centered = content.astype(np.float64) - mean
+    _, vectors = np.linalg.eigh(centered.T @ centered)
     directions = vectors[:, :-3:-1]  # eigenvalues ascend: the last two, largest first
     signs = np.sign(directions[np.abs(directions).argmax(axis=0), [0, 1]])
     return mean, directions * signs

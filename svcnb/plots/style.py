@@ -40,13 +40,13 @@ def new_figure(height_inches: float, n_rows: int = 1, **grid: Any) -> tuple[Figu
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    class Picture(Figure):
+    class NotebookFigure(Figure):
         """A figure that notebooks display without pyplot."""
 
         def _repr_png_(self) -> bytes:
             return png_bytes(self)
 
-    figure = Picture(figsize=(WIDTH_INCHES, height_inches), dpi=DPI, layout="constrained")
+    figure = NotebookFigure(figsize=(WIDTH_INCHES, height_inches), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = list(np.atleast_1d(figure.subplots(n_rows, 1, **grid)))
     for ax in axes:

@@ -20,7 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from svcnb import SvcError
-from svcnb.files.disk import told_plainly, write_text
+from svcnb.files.disk import reporting_disk_errors, write_text
 
 STATE_NAME = "state.json"
 HISTORY_NAME = "history.jsonl"
@@ -101,7 +101,7 @@ def read_progress(folder: Path | str) -> RunRecord | None:
 
 
 def append_history(path: Path, line: dict[str, Any]) -> None:
-    with told_plainly(path), path.open("a", encoding="utf-8") as file:
+    with reporting_disk_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 

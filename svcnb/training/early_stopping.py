@@ -134,18 +134,18 @@ def judge(held_out: Curve, training: Curve) -> Advice:
     found |= {"since_step": since}
     rise = last - smooth.min()
     if rise > max(least, MIN_RISE_RATIO * middle) and _falls(training, since):
-        return Advice("overfitting", _tell_overfitting(found), **found)
-    return Advice("plateau", _tell_flat(found, int(held_out.steps[-1])), **found)
+        return Advice("overfitting", _report_overfitting(found), **found)
+    return Advice("plateau", _report_plateau(found, int(held_out.steps[-1])), **found)
 
 
-def _tell_overfitting(found: dict[str, Any]) -> tuple[str, ...]:
+def _report_overfitting(found: dict[str, Any]) -> tuple[str, ...]:
     return (
         "The validation loss rises while the training loss falls: the network overfits.",
         f"Stop here and use the best checkpoint; the lowest distance was measured at step {found['best_step']}.",
     )
 
 
-def _tell_flat(found: dict[str, Any], last_step: int) -> tuple[str, ...]:
+def _report_plateau(found: dict[str, Any], last_step: int) -> tuple[str, ...]:
     since = found["since_step"]
     return (
         f"The distance to the held-out clips has hardly changed since step {since} (now {last_step}, "
@@ -157,7 +157,7 @@ def _tell_flat(found: dict[str, Any], last_step: int) -> tuple[str, ...]:
 def scatter(values: np.ndarray) -> float:
     """Standard deviation around a smooth curve, from second differences, which cancel a linear trend.
 
-    Only the last half of the curve is used: at its start a training curve is too strongly bent.
+    Only the last half of the curve is used: the curvature at its start is too strong.
     """
     late = values[-max(5, len(values) // 2) :]
     second = late[2:] - 2 * late[1:-1] + late[:-2]

@@ -82,7 +82,7 @@ class TrainReport:
     """Result of a run. `steps` and `seconds` are this run's; `step` includes earlier runs.
 
     Attributes:
-        stopped_by: "max_steps", "max_minutes", "max_epochs", "interrupted", or "plateau" (settings.stop_when_flat).
+        stopped_by: "max_steps", "max_minutes", "max_epochs", "interrupted", or "plateau" (settings.stop_at_plateau).
         best: the checkpoint with the best validation metric, None without held-out clips.
         batch_size: clips per step and process at the end, None if the loader does not give it.
     """
@@ -172,7 +172,7 @@ class _Run:
         self.started_at = self.saved_at = time.monotonic()
         self.history = HistoryWriter(state, folder, hooks.listen)
         self.last_validation: dict[str, float] | None = None
-        self.learnt_out = False  # more steps do not help, judged by the validation metric
+        self.at_plateau = False  # more steps do not help, judged by the validation metric
 
     @property
     def main(self) -> bool:
@@ -218,7 +218,7 @@ class _Run:
             "max_steps": settings.max_steps is not None and state.step >= settings.max_steps,
             "max_minutes": settings.max_minutes is not None and state.seconds >= settings.max_minutes * 60,
             "max_epochs": settings.max_epochs is not None and state.epoch > settings.max_epochs,
-            "plateau": self.learnt_out,
+            "plateau": self.at_plateau,
         }
         # If one process stops, all must: otherwise the others would wait for it.
         hold = state.processes.any_of(list(reasons.values()))
@@ -332,9 +332,9 @@ class _Run:
             network.train()
 
     def ask_advice(self) -> None:
-        """With stop_when_flat: check whether more steps still help."""
-        if self.settings.stop_when_flat and self.main and self.history.path.is_file():
-            self.learnt_out = read_advice(self.history.path).enough
+        """With stop_at_plateau: check whether more steps still help."""
+        if self.settings.stop_at_plateau and self.main and self.history.path.is_file():
+            self.at_plateau = read_advice(self.history.path).enough
 
     def save(self) -> None:
         """Validate, write the checkpoint, then state.json, then delete old checkpoints."""

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from svcnb.audio.spectral import MelSpectrogram, Stft
 from svcnb.nn.layers import slice_segments
 from svcnb.training.distributed import Share
-from svcnb.training.perceptual import Hearing
+from svcnb.training.perceptual import EncoderFeatures
 
 
 def discriminator_loss(real_scores: Sequence[Tensor], fake_scores: Sequence[Tensor]) -> Tensor:
@@ -130,7 +130,7 @@ class LossWeights(Protocol):
     c_adversarial: float
 
 
-class Remembered(Protocol):
+class PerceptualTarget(Protocol):
     """Target segments of a perceptual loss, encoded."""
 
     def distance(self, audio: Tensor) -> Tensor:
@@ -138,10 +138,10 @@ class Remembered(Protocol):
         ...
 
 
-class Listening(Protocol):
+class PerceptualLoss(Protocol):
     """Perceptual loss on segments [B, 1, T], such as a perceptual.PerceptualNetwork."""
 
-    def encode_target(self, audio: Tensor) -> Remembered: ...
+    def encode_target(self, audio: Tensor) -> PerceptualTarget: ...
 
 
 class Rates(Protocol):
@@ -174,12 +174,12 @@ class Transforms(nn.Module):
 
     def __init__(
         self, data: Any, *, max_hz: float | None = None, with_perceptual_loss: bool = False,
-        perceptual_loss: Listening | None = None,
+        perceptual_loss: PerceptualLoss | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.perceptual_loss = None
         if with_perceptual_loss:
-            self.perceptual_loss = perceptual_loss or Hearing.bundled(sample_rate_hz=data.sampling_rate)
+            self.perceptual_loss = perceptual_loss or EncoderFeatures.bundled(sample_rate_hz=data.sampling_rate)
         self.band = min(1.0, 2 * (max_hz or data.sampling_rate) / data.sampling_rate)
         self.stft = Stft(n_fft=data.filter_length, hop_samples=data.hop_length, win_samples=data.win_length)
         self.mel = MelSpectrogram(
@@ -201,7 +201,7 @@ class GeneratorPass:
     target_mel: Tensor  # [B, M, segment frames]
     fake_mel: Tensor
     band: float = 1.0  # part of the spectrum that the losses compare
-    perceptual_target: Remembered | None = None  # the encoded target segments, with a perceptual loss
+    perceptual_target: PerceptualTarget | None = None  # the encoded target segments, with a perceptual loss
 
 
 def compared(out: Any, audio: Tensor, spec: Tensor, transforms: Transforms, segment_frames: int) -> GeneratorPass:

@@ -21,13 +21,13 @@ from svcnb.features.content.waveform import SAMPLE_RATE_HZ
 from svcnb.files.pretrained_table import BUNDLED_FOLDER
 
 BUNDLED_ENCODER = BUNDLED_FOLDER / "svcnb_units.safetensors"
-BLOCKS_HEARD = (0, 3, 6, 9)  # feature maps after this many blocks are compared, and the final ones
+COMPARED_BLOCKS = (0, 3, 6, 9)  # feature maps after this many blocks are compared, and the final ones
 
 
 class TargetFeatures:
     """Feature maps of target segments, and the normalization statistics that generated segments share."""
 
-    def __init__(self, loss_network: Listener, statistics: Any, maps: list[Tensor]) -> None:
+    def __init__(self, loss_network: PerceptualNetwork, statistics: Any, maps: list[Tensor]) -> None:
         self.loss_network, self.statistics, self.maps = loss_network, statistics, maps
 
     def distance(self, audio: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class TargetFeatures:
         return torch.stack([_distance(ours, theirs) for ours, theirs in zip(found, self.maps, strict=True)]).mean()
 
 
-class Listener(nn.Module, ABC):
+class PerceptualNetwork(nn.Module, ABC):
     """A frozen network at 16 kHz whose feature maps are compared.
 
     Args:
@@ -68,13 +68,13 @@ class Listener(nn.Module, ABC):
         """Feature maps at several depths of the network, [B, N, C] each."""
 
 
-class Hearing(Listener):
+class EncoderFeatures(PerceptualNetwork):
     """Feature maps of the bundled content encoder."""
 
     network: ContentNetwork
 
     @classmethod
-    def bundled(cls, *, sample_rate_hz: int) -> Hearing:
+    def bundled(cls, *, sample_rate_hz: int) -> EncoderFeatures:
         return cls(load_network(BUNDLED_ENCODER), sample_rate_hz=sample_rate_hz)
 
     def prepare(self, audio: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class Hearing(Listener):
 
     def maps(self, prepared: Tensor, statistics: BandStatistics) -> list[Tensor]:
         with torch.autocast(prepared.device.type, enabled=False):
-            return self.network.maps(self.network.bands(prepared, statistics), BLOCKS_HEARD)
+            return self.network.maps(self.network.bands(prepared, statistics), COMPARED_BLOCKS)
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> Tensor:

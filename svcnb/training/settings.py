@@ -43,7 +43,7 @@ class TrainSettings(Settings):
         save_every_minutes: the most that a disconnect can lose.
         validate_every_steps: every checkpoint is measured too.
         keep_checkpoints: the best one is kept besides.
-        stop_when_flat: see training_advice.
+        stop_at_plateau: see training_advice.
         vol_aug: for voices that know the loudness.
         n_processes: each gets the config's batch size; of no effect where torchrun or `accelerate launch` has started
             several already.
@@ -94,7 +94,7 @@ class TrainSettings(Settings):
         1, "processes that train together, each with its own batch: one per GPU", flags="--num_processes", group="files",
         advanced=True, ge=1,
     )
-    stop_when_flat: bool = option(False, "stop when held-out clips have not improved for long", advanced=True)
+    stop_at_plateau: bool = option(False, "stop when held-out clips have not improved for long", advanced=True, aliases="--stop_when_flat")
     tensorboard: bool = option(False, "also write TensorBoard's event files into the folder tensorboard", advanced=True)
     vol_aug: bool | None = option(
         None, "also train on louder and quieter clips, for features with --vol_embedding", unset="the config's",

@@ -60,7 +60,7 @@ class TensorBoardLog:
         """A recording and the network's output for it, as audio and as log mel spectrograms [M, N]."""
         for kind, sound, mel in zip(("gt", "gen"), sounds, mels, strict=True):
             self.writer.add_audio(f"{kind}/audio_{clip}", sound.samples[None], step, sample_rate=sound.sample_rate_hz)
-            self.writer.add_image(f"{kind}/mel_{clip}", mel_picture(mel), step, dataformats="HWC")
+            self.writer.add_image(f"{kind}/mel_{clip}", mel_image(mel), step, dataformats="HWC")
         self.writer.flush()
 
     def close(self) -> None:
@@ -68,7 +68,7 @@ class TensorBoardLog:
             self._writer.close()
 
 
-def mel_picture(mel: Tensor) -> np.ndarray:
+def mel_image(mel: Tensor) -> np.ndarray:
     """Log mel [M, N] as an RGB image, uint8 [2 M, N, 3], low bands at the bottom, two rows per band."""
     from matplotlib import colormaps
 

@@ -26,7 +26,7 @@ MAX_CLIP_S = 8.0
 N_SAMPLES = 2
 NOISE_SEED = 1
 # state, batch of one clip, noise -> audio [1, 1, T]
-Speak = Callable[[TrainState, Batch, Noise], Tensor]
+Synthesize = Callable[[TrainState, Batch, Noise], Tensor]
 SAMPLES_FOLDER = "samples"
 MAX_STEPS_KEPT = 10
 _STEP_NAME = re.compile(r"step_(\d{8})_(\d+)\.flac")
@@ -53,10 +53,10 @@ class HeldOutClips:
     """
 
     def __init__(
-        self, store: FeatureStore, split: Split, choices: ClipChoices, speak: Speak, *, board: TensorBoardLog | None = None
+        self, store: FeatureStore, split: Split, choices: ClipChoices, synthesize: Synthesize, *, board: TensorBoardLog | None = None
     ) -> None:
         self.rate_hz = store.settings.sample_rate_hz
-        self.speak = speak
+        self.synthesize = synthesize
         self.board = board
         self.measured = choose_clips(store, split.validation)
         self.sampled = (self.measured or choose_clips(store, split.training))[:N_SAMPLES]
@@ -78,7 +78,7 @@ class HeldOutClips:
         mel = state.extras["parts"].mel
         total, n_frames = 0.0, 0
         for name in self.measured:
-            audio, batch = self._speak(state, name)
+            audio, batch = self._synthesize(state, name)
             distance = (mel(audio) - mel(batch.audio)).abs().mean(dim=1)  # [1, N]
             total += float(distance.sum())
             n_frames += distance.shape[1]
@@ -87,7 +87,7 @@ class HeldOutClips:
     def write_samples(self, state: TrainState, voice_folder: Path) -> None:
         """Synthesize the sampled clips and write them into the voice's folder (and to TensorBoard)."""
         for clip, name in enumerate(self.sampled, start=1):
-            synthesized, batch = self._speak(state, name)
+            synthesized, batch = self._synthesize(state, name)
             recording, result = (
                 Audio(sound[0, 0].float().cpu().numpy(), self.rate_hz) for sound in (batch.audio, synthesized)
             )
@@ -101,11 +101,11 @@ class HeldOutClips:
         thin_samples(voice_folder, keep=(record.best.step,) if record and record.best else ())
 
     @torch.no_grad()
-    def _speak(self, state: TrainState, name: str) -> tuple[Tensor, Batch]:
+    def _synthesize(self, state: TrainState, name: str) -> tuple[Tensor, Batch]:
         """Audio [1, 1, T] of one clip, and its batch: no other clips, as attention would see padding."""
         batch = collate([self._items[name]]).to(state.accelerator.device)
         state.accelerator.unwrap_model(state.generator).eval()
-        return self.speak(state, batch, Noise(torch.Generator().manual_seed(NOISE_SEED))).float(), batch
+        return self.synthesize(state, batch, Noise(torch.Generator().manual_seed(NOISE_SEED))).float(), batch
 
 
 def choose_clips(store: FeatureStore, names: list[str], *, max_s: float = MAX_MEASURED_S) -> list[str]:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.phones import SAMPLE_RATE_HZ, speak
+from pretrain.phones import SAMPLE_RATE_HZ, synthesize
 from pretrain.sentences import TEST_SENTENCES
 from svcnb.audio.audio import Audio, find_audio_files, read_audio
 from svcnb.conversion.settings import ConversionSettings
@@ -129,7 +129,7 @@ def read_recordings(options: argparse.Namespace) -> Recordings:
         readers={f.name: [read_audio(path) for path in find_audio_files(f)[: options.most]] for f in options.readers},
         own=[Spoken(read_audio(path), find_transcript(path)) for path in own],
         flite={
-            name: [Spoken(Audio(speak(text, name).samples, SAMPLE_RATE_HZ), text)
+            name: [Spoken(Audio(synthesize(text, name).samples, SAMPLE_RATE_HZ), text)
                    for text in TEST_SENTENCES[: options.sentences]]
             for name in FLITE_VOICES
         },

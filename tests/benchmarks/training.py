@@ -146,7 +146,7 @@ def our_inference(size: Size) -> Work:
 
     def work() -> dict[str, float]:
         with freed_memory_kept():  # per chunk, as in `Voice`
-            return _sing(network, batch, torch.inference_mode())
+            return _resynthesize(network, batch, torch.inference_mode())
 
     return work
 
@@ -154,7 +154,7 @@ def our_inference(size: Size) -> Work:
 def plain_inference(size: Size) -> Work:
     network, batch = _generator_and_batch(size)
     network = use_torch_convolutions(network)
-    return lambda: _sing(network, batch, torch.no_grad())
+    return lambda: _resynthesize(network, batch, torch.no_grad())
 
 
 def _generator_and_batch(size: Size) -> tuple[torch.nn.Module, Batch]:
@@ -162,7 +162,7 @@ def _generator_and_batch(size: Size) -> tuple[torch.nn.Module, Batch]:
     return make_networks(config).generator.eval(), make_batch(config, _clip_s(size) if size.quick else INFERENCE_S)
 
 
-def _sing(network: torch.nn.Module, batch: Batch, mode: torch.no_grad | torch.inference_mode) -> dict[str, float]:
+def _resynthesize(network: torch.nn.Module, batch: Batch, mode: torch.no_grad | torch.inference_mode) -> dict[str, float]:
     with mode:
         audio = network.infer(
             batch.content[:1], batch.f0_hz[:1], batch.voiced[:1], batch.speaker[:1],

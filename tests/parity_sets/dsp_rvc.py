@@ -15,7 +15,7 @@ from svcnb.audio.slicing import SliceSettings, find_slices
 from svcnb.audio.spectral import MelSpectrogram
 from svcnb.models.rvc import preprocess as rvc_clips
 from svcnb.models.rvc.network import coarse_f0
-from svcnb.models.rvc.preprocess import RvcCutSettings
+from svcnb.models.rvc.preprocess import CutSettings as RvcCutSettings
 from tests.parity_sets.registry import ReferenceSet, Row, check, difference, find_set
 from tests.parity_sets.rvc_original import RvcPitch
 from tests.parity_sets.rvc_pipeline import pipeline_rows

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from svcnb.features.content.clustering import count_lists
-from svcnb.features.content.retrieval import FeatureIndex, SpeakerCentres
+from svcnb.features.content.retrieval import FeatureIndex, SpeakerCenters
 from tests.parity_sets.registry import ReferenceSet, Row, difference
 
 TOLERANCE = 1e-5  # float32 sums of eight vectors
@@ -32,19 +32,19 @@ def _ratio(name: str, prefix: str) -> float | None:
 
 def _center_rows(reference: ReferenceSet) -> Iterator[Row]:
     content = reference.tensor("kmeans/x")
-    centres, speaker = SpeakerCentres({SPEAKER: reference.tensor("kmeans/centers")}), SPEAKER
+    centers, speaker = SpeakerCenters({SPEAKER: reference.tensor("kmeans/centers")}), SPEAKER
     for path in sorted(reference.folder.glob("kmeans*.pt")):
-        centres = SpeakerCentres.read(path)
-        speaker = centres.speakers[0]
-        yield reference.compare("kmeans/centers", centres.centres[speaker], 0.0, note=f"as read from {path.name}")
-    yield reference.compare("kmeans/centers", centres.centres[speaker], 0.0)
-    yield reference.compare("kmeans/x", centres.blend(content, speaker, 0.0), 0.0, note="ratio 0")
+        centers = SpeakerCenters.read(path)
+        speaker = centers.speakers[0]
+        yield reference.compare("kmeans/centers", centers.centers[speaker], 0.0, note=f"as read from {path.name}")
+    yield reference.compare("kmeans/centers", centers.centers[speaker], 0.0)
+    yield reference.compare("kmeans/x", centers.blend(content, speaker, 0.0), 0.0, note="ratio 0")
     if reference.has("kmeans/center_result"):
-        yield reference.compare("kmeans/center_result", centres.nearest(content, speaker), TOLERANCE)
+        yield reference.compare("kmeans/center_result", centers.nearest(content, speaker), TOLERANCE)
     for name in reference.arrays:
         ratio = _ratio(name, "kmeans")
         if ratio is not None:
-            yield reference.compare(name, centres.blend(content, speaker, ratio), TOLERANCE)
+            yield reference.compare(name, centers.blend(content, speaker, ratio), TOLERANCE)
 
 
 def _index_rows(reference: ReferenceSet) -> Iterator[Row]:

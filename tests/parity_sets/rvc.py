@@ -12,7 +12,7 @@ from svcnb.files.checkpoint import load_weights, to_plain_names
 from svcnb.models.rvc.checkpoint import read_small_model
 from svcnb.models.rvc.config import Config
 from svcnb.models.rvc.network import RvcSynthesizer
-from svcnb.models.rvc.step import RvcBatch, RvcNetworks, StepParts, build, run_generator
+from svcnb.models.rvc.step import RvcBatch, Networks as RvcNetworks, StepParts, build, run_generator
 from svcnb.training.losses import (
     GeneratorPass,
     adversarial_terms,

@@ -42,7 +42,7 @@ class Windows:
 
     pad_s: float = 1.0
     query_s: float = 6.0
-    centre_s: float = 38.0
+    center_s: float = 38.0
     longest_s: float = 41.0
 
 
@@ -66,14 +66,14 @@ class PipelineSettings:
 
 def find_cuts(samples_16k: np.ndarray, windows: Windows) -> list[int]:
     """Samples at which a recording is cut: multiples of 160, at the quietest position near every center."""
-    n_samples, query, centre = len(samples_16k), round(windows.query_s * RATE_HZ), round(windows.centre_s * RATE_HZ)
+    n_samples, query, center = len(samples_16k), round(windows.query_s * RATE_HZ), round(windows.center_s * RATE_HZ)
     if n_samples + HOP_SAMPLES <= windows.longest_s * RATE_HZ:
         return []
     padded = np.abs(np.pad(samples_16k, HOP_SAMPLES // 2, mode="reflect"))
     sums = np.concatenate([[0.0], padded.cumsum()])
     loudness = sums[HOP_SAMPLES : HOP_SAMPLES + n_samples] - sums[:n_samples]  # of the 10 ms around every sample
     cuts = []
-    for position in range(centre, n_samples, centre):
+    for position in range(center, n_samples, center):
         first = position - query
         cuts.append((first + int(loudness[first : position + query].argmin())) // HOP_SAMPLES * HOP_SAMPLES)
     return cuts

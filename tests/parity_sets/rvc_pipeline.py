@@ -29,7 +29,7 @@ FULL_SCALE = 32768
 # with the recordings' values of protect and rms_mix_rate if a case does not set them
 CASES: dict[str, dict] = {
     "plain": {},
-    "chunked": {"windows": Windows(query_s=1.0, centre_s=3.0, longest_s=4.0)},
+    "chunked": {"windows": Windows(query_s=1.0, center_s=3.0, longest_s=4.0)},
     "index": {"protect": 0.33},
     "rms": {"rms_mix_rate": 0.25, "transpose_semitones": 5},
     "protect": {"protect": 0.2},

@@ -13,7 +13,7 @@ from torch import Tensor
 from svcnb.files.checkpoint import load_weights, read_checkpoint
 from svcnb.models.sovits.network import InferOutput, PriorOutput, SynthesizerTrn
 from svcnb.models.vocoder.network import Vocoder, VocoderSettings
-from svcnb.nn.layers import Noise, centre_log_f0, f0_to_coarse, f0_to_log, fold_weight_norm, log_to_f0
+from svcnb.nn.layers import Noise, center_log_f0, f0_to_coarse, f0_to_log, fold_weight_norm, log_to_f0
 from tests.parity_sets.pitch import fork_pitch_rows
 from tests.parity_sets.registry import ReferenceSet, Row, check, difference, find_set
 from tests.parity_sets.sovits_training import training_rows
@@ -59,7 +59,7 @@ class InferenceRun:
 
     @cached_property
     def norm_lf0(self) -> Tensor:
-        return centre_log_f0(f0_to_log(self.f0).unsqueeze(1), self.voiced, self.prior.mask)
+        return center_log_f0(f0_to_log(self.f0).unsqueeze(1), self.voiced, self.prior.mask)
 
     @cached_property
     def pred_lf0(self) -> Tensor:

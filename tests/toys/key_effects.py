@@ -23,7 +23,7 @@ from svcnb.data.extraction import extract
 from svcnb.data.feature_store import Clip, FeatureSettings, FeatureStore
 from svcnb.models import rvc, sovits, vocoder
 from svcnb.models.diffusion import refine
-from svcnb.models.diffusion.config import DiffusionConfig
+from svcnb.models.diffusion.config import Config as DiffusionConfig
 from svcnb.models.diffusion.data import DiffusionClips
 from svcnb.models.diffusion.train import train_diffusion
 from svcnb.models.rvc import step as rvc_step
@@ -373,7 +373,7 @@ def diffusion_conversion(config: DiffusionConfig, folder: Path) -> list[float]:
 # --- vocoder ------------------------------------------------------------------------------------------------------
 
 
-def vocoder_config() -> vocoder.VocoderConfig:
+def vocoder_config() -> vocoder.Config:
     network = {
         "upsample_rates": [8, 8], "upsample_kernel_sizes": [16, 16], "upsample_initial_channel": 16,
         "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3]], "discriminator_periods": [3],
@@ -381,7 +381,7 @@ def vocoder_config() -> vocoder.VocoderConfig:
     return tiny_vocoder.frame_config(**network, c_stft=0.0)
 
 
-def vocoder_training(config: vocoder.VocoderConfig, folder: Path) -> object:
+def vocoder_training(config: vocoder.Config, folder: Path) -> object:
     features = tiny_vocoder.write_features(folder / "features")
     settings = TrainSettings(max_epochs=2, **QUICK)
     try:
@@ -391,22 +391,22 @@ def vocoder_training(config: vocoder.VocoderConfig, folder: Path) -> object:
     return of_training(folder / "vocoder", report)
 
 
-def vocoder_rates(config: vocoder.VocoderConfig, folder: Path) -> object:
+def vocoder_rates(config: vocoder.Config, folder: Path) -> object:
     return rates_of(
         import_module("svcnb.models.vocoder.step").fresh_state(config, TrainSettings(device="cpu"))
     )
 
 
-def vocoder_discriminator(config: vocoder.VocoderConfig, folder: Path) -> bool:
+def vocoder_discriminator(config: vocoder.Config, folder: Path) -> bool:
     return vocoder.build(config).discriminator is not None
 
 
-def vocoder_mel(config: vocoder.VocoderConfig, folder: Path) -> list[list[float]]:
+def vocoder_mel(config: vocoder.Config, folder: Path) -> list[list[float]]:
     noise = torch.randn(1, 40 * HOP, generator=torch.Generator().manual_seed(0))
     return mel_of(config.sizes())(noise)[0].tolist()
 
 
-def vocoder_network(config: vocoder.VocoderConfig, folder: Path) -> object:
+def vocoder_network(config: vocoder.Config, folder: Path) -> object:
     config.vocoder_name, config.c_adversarial = "nsf-hifigan", 1.0
     networks = vocoder.build(config)
     return of_networks(networks.generator, networks.discriminator)

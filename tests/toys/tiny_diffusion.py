@@ -8,9 +8,9 @@ import torch
 
 from svcnb.files.checkpoint import to_plain_names, write_checkpoint
 from svcnb.models.diffusion.checkpoint import CONFIG_NAME, DIFFUSION_FOLDER, save_diffusion_checkpoint
-from svcnb.models.diffusion.config import DiffusionConfig, VoiceContent
+from svcnb.models.diffusion.config import Config as DiffusionConfig, VoiceContent
 from svcnb.models.sovits.config import Config
-from svcnb.models.vocoder.config import VocoderConfig
+from svcnb.models.vocoder.config import Config as VocoderConfig
 from svcnb.models.vocoder.network import Vocoder
 
 SMALL_GRID = {"sampling_rate": 22050, "hop_size": 256, "n_fft": 1024, "win_size": 1024, "num_mels": 16, "fmax": 11025}

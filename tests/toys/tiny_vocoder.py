@@ -8,7 +8,7 @@ import numpy as np
 
 from svcnb.audio.audio import Audio, write_audio
 from svcnb.data.feature_store import INT16_SCALE, ClipRecord, FeatureSettings, FeatureStore
-from svcnb.models.vocoder.config import VocoderConfig
+from svcnb.models.vocoder.config import Config as VocoderConfig
 
 RATE_HZ, HOP = 8000, 64
 N_CLIPS, N_FRAMES = 6, 120

@@ -22,10 +22,10 @@ SAMPLE_RATE_HZ = 16000
 BLOCK_FRAMES = 16384  # frames per block of the analysis: bounds memory on long recordings
 MOST_FRAMES = 100_000  # used for statistics
 PRIOR_FRAMES = 50.0  # weight of the prior (the training speakers' average) in a recording's statistics: 0.5 s
-LOUD_SHARE = 0.98
+LOUD_RATIO = 0.98
 SILENCE_POWER = 1e-9  # about one step of 16 bits: digital silence is not amplified
 FAINTEST_BAND = 1e-6
-SMALLEST_SPREAD = 0.3  # relative to the prior: otherwise a sustained note would amplify noise
+SMALLEST_STD = 0.3  # relative to the prior: otherwise a sustained note would amplify noise
 LARGEST_DEVIATION = 5.0
 
 
@@ -55,21 +55,21 @@ class LearnedUnits:
         """
         bands = self.network.bands
         power = bands.power(self._waveform(samples))
-        levelled = bands(power, self.statistics or bands.statistics(power))
-        blocks = _overlapping(levelled, self.network.context_frames)
+        normalized = bands(power, self.statistics or bands.statistics(power))
+        blocks = _overlapping(normalized, self.network.context_frames)
         return torch.cat([self.network(block)[0, first:last] for block, first, last in blocks])
 
     def _waveform(self, samples: Tensor | np.ndarray) -> Tensor:
         return as_waveform(samples, self.network.narrow.weight.device)[None]
 
 
-def _overlapping(levelled: Tensor, n_context: int) -> list[tuple[Tensor, int, int]]:
+def _overlapping(normalized: Tensor, n_context: int) -> list[tuple[Tensor, int, int]]:
     """Blocks of normalized bands [1, 2N, M] with `n_context` frames on both sides, and the frames to keep."""
-    n_frames = levelled.shape[1] // 2
+    n_frames = normalized.shape[1] // 2
     blocks = []
     for start in range(0, n_frames, READ_FRAMES):
         first, end = max(0, start - n_context), min(n_frames, start + READ_FRAMES)
-        block = levelled[:, 2 * first : 2 * min(n_frames, end + n_context)]
+        block = normalized[:, 2 * first : 2 * min(n_frames, end + n_context)]
         blocks.append((block, start - first, end - first))
     return blocks
 
@@ -127,7 +127,7 @@ class BandStatistics:
     std: Tensor
 
 
-class LevelledBands(nn.Module):
+class NormalizedBands(nn.Module):
     """Waveform to log-mel bands at 100 frames per second, normalized by the recording's statistics."""
 
     def __init__(self, settings: ContentNetworkSettings) -> None:
@@ -166,11 +166,11 @@ class LevelledBands(nn.Module):
         """
         s = self.settings
         power = power[:, :: 1 + power.shape[1] // MOST_FRAMES]
-        loud = torch.quantile(power, LOUD_SHARE, dim=1)
+        loud = torch.quantile(power, LOUD_RATIO, dim=1)
         gain = 1 / torch.maximum(loud, loud.amax(1, keepdim=True) * FAINTEST_BAND).clamp_min(SILENCE_POWER)
         logs = torch.log(power * gain[:, None] + s.power_floor)
         level = logs.mean(2)  # [B, N], mean log power of the bands
-        loud_level = torch.quantile(level, LOUD_SHARE, dim=1, keepdim=True)
+        loud_level = torch.quantile(level, LOUD_RATIO, dim=1, keepdim=True)
         not_silent = loud_level > math.log(s.power_floor) + 1.0
         loud_enough = level >= loud_level - s.active_range_db / 10 * math.log(10)
         active = (not_silent & loud_enough).float()[..., None]  # [B, N, 1]
@@ -180,13 +180,13 @@ class LevelledBands(nn.Module):
         weight = n_active / (n_active + PRIOR_FRAMES)
         mean = weight * mean + (1 - weight) * self.mean
         std = (weight * variance + (1 - weight) * self.spread.square()).sqrt()
-        return BandStatistics(gain, mean, torch.maximum(std, SMALLEST_SPREAD * self.spread))
+        return BandStatistics(gain, mean, torch.maximum(std, SMALLEST_STD * self.spread))
 
     def forward(self, power: Tensor, statistics: BandStatistics) -> Tensor:
         """Normalized bands [B, N, M], mostly between -2 and 2."""
         logs = torch.log(power * statistics.gain[:, None] + self.settings.power_floor)
-        levelled = (logs - statistics.mean[:, None]) / statistics.std[:, None]
-        return levelled.clamp(-LARGEST_DEVIATION, LARGEST_DEVIATION)
+        normalized = (logs - statistics.mean[:, None]) / statistics.std[:, None]
+        return normalized.clamp(-LARGEST_DEVIATION, LARGEST_DEVIATION)
 
 
 class ContentNetwork(nn.Module):
@@ -195,7 +195,7 @@ class ContentNetwork(nn.Module):
     def __init__(self, settings: ContentNetworkSettings) -> None:
         super().__init__()
         self.settings = s = settings
-        self.bands = LevelledBands(s)
+        self.bands = NormalizedBands(s)
         self.stem = nn.Conv1d(s.n_bands, s.channels, 4, stride=2, padding=1)
         self.stem_norm = nn.LayerNorm(s.channels)
         block = {"kernel_size": s.kernel_size, "expansion": s.expansion}
@@ -208,28 +208,28 @@ class ContentNetwork(nn.Module):
         """Receptive field to either side, in content frames of 20 ms."""
         return self.settings.n_blocks * (self.settings.kernel_size // 2) + 1
 
-    def _states(self, levelled: Tensor) -> Iterator[Tensor]:
+    def _states(self, normalized: Tensor) -> Iterator[Tensor]:
         """Input of the blocks and output of each block, [B, C, N]."""
-        x = self.stem(levelled.transpose(1, 2))
+        x = self.stem(normalized.transpose(1, 2))
         x = self.stem_norm(x.transpose(1, 2)).transpose(1, 2)
         yield x
         for block in self.blocks:
             x = block(x)
             yield x
 
-    def hidden(self, levelled: Tensor) -> Tensor:
+    def hidden(self, normalized: Tensor) -> Tensor:
         """Output of the last block, [B, N, C]."""
-        for last in self._states(levelled):
+        for last in self._states(normalized):
             pass
         return self.norm(last.transpose(1, 2))
 
-    def forward(self, levelled: Tensor) -> Tensor:
-        content = self.narrow(self.hidden(levelled))
+    def forward(self, normalized: Tensor) -> Tensor:
+        content = self.narrow(self.hidden(normalized))
         return F.layer_norm(content.float(), content.shape[-1:])
 
-    def maps(self, levelled: Tensor, after: Sequence[int]) -> list[Tensor]:
+    def maps(self, normalized: Tensor, after: Sequence[int]) -> list[Tensor]:
         """Activations [B, N, C] after the given numbers of blocks (0: their input), and content [B, N, D]."""
-        states = [x.transpose(1, 2) for x in self._states(levelled)]
+        states = [x.transpose(1, 2) for x in self._states(normalized)]
         return [*(states[number] for number in after), self.narrow(self.norm(states[-1]))]
 
 
@@ -245,10 +245,10 @@ def mel_filters(settings: ContentNetworkSettings, warp: float = 1.0) -> Tensor:
     bins_hz = np.linspace(0, nyquist_hz, settings.n_fft // 2 + 1)
     knee_hz = 6000.0 / max(1.0, warp)
     bins_hz = np.interp(bins_hz, [0, knee_hz, nyquist_hz], [0, knee_hz * warp, nyquist_hz])
-    centre = points_hz[1:-1, None]
-    low = np.minimum(points_hz[:-2, None], centre - settings.smallest_half_width_hz)
-    high = np.maximum(points_hz[2:, None], centre + settings.smallest_half_width_hz)
-    triangles = np.maximum(0, np.minimum((bins_hz - low) / (centre - low), (high - bins_hz) / (high - centre)))
+    center = points_hz[1:-1, None]
+    low = np.minimum(points_hz[:-2, None], center - settings.smallest_half_width_hz)
+    high = np.maximum(points_hz[2:, None], center + settings.smallest_half_width_hz)
+    triangles = np.maximum(0, np.minimum((bins_hz - low) / (center - low), (high - bins_hz) / (high - center)))
     return torch.from_numpy(triangles / triangles.sum(1, keepdims=True).clip(1e-9)).float()
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from svcnb import MissingExtra, SvcError
 
-SOVITS_CENTRES = 10_000
-MIN_FRAMES_PER_CENTRE = 2  # a center of one frame is not an average
-MAX_FRAMES_PER_CENTRE = 256  # more frames hardly change a center
-WANTED_FRAMES_PER_CENTRE = 10  # for the automatic number of centers
+SOVITS_CENTERS = 10_000
+MIN_FRAMES_PER_CENTER = 2  # a center of one frame is not an average
+MAX_FRAMES_PER_CENTER = 256  # more frames hardly change a center
+WANTED_FRAMES_PER_CENTER = 10  # for the automatic number of centers
 N_ROUNDS, STEP_ITERATIONS, N_LAST_STEPS = 10, 2, 5
 MAX_MOVED_RATIO, SETTLED_RATIO = 0.25, 0.002  # of the centers, in one round
 MAX_INDEX_FRAMES = 200_000
@@ -52,42 +52,42 @@ def as_matrix(values: Any, what: str) -> Tensor:
 
 
 @dataclass(frozen=True)
-class CentreFit:
+class CenterFit:
     """Result of a k-means fit.
 
     Attributes:
-        centres: float32 [K, D].
+        centers: float32 [K, D].
         mean_squared_distance: from the frames used to their nearest center.
         n_frames: number of input frames.
         note: deviation from the requested settings; empty if none.
     """
 
-    centres: Tensor
+    centers: Tensor
     mean_squared_distance: float
     n_frames: int
     note: str = ""
 
     def __str__(self) -> str:
-        counts = f"{len(self.centres)} centres of {self.n_frames} frames"
+        counts = f"{len(self.centers)} centers of {self.n_frames} frames"
         return f"{counts}, mean squared distance {self.mean_squared_distance:.4g}" + (f"; {self.note}" if self.note else "")
 
 
 @dataclass(frozen=True)
 class FitProgress:
-    """State of a fit after some steps; `fit_centres` resumes from it and returns the same centers.
+    """State of a fit after some steps; `fit_centers` resumes from it and returns the same centers.
 
     Attributes:
-        centres: float32 [K, D].
+        centers: float32 [K, D].
         step: completed steps of two iterations; a fit has `count_steps`.
     """
 
-    centres: Tensor
+    centers: Tensor
     step: int
 
 
-def choose_n_centres(n_frames: int) -> int:
+def choose_n_centers(n_frames: int) -> int:
     """Automatic number of centers: so-vits-svc's 10 000, or fewer with ten frames per center on average."""
-    return max(1, min(SOVITS_CENTRES, n_frames // WANTED_FRAMES_PER_CENTRE))
+    return max(1, min(SOVITS_CENTERS, n_frames // WANTED_FRAMES_PER_CENTER))
 
 
 def count_steps(n_rounds: int = N_ROUNDS) -> int:
@@ -95,15 +95,15 @@ def count_steps(n_rounds: int = N_ROUNDS) -> int:
     return 1 + n_rounds + N_LAST_STEPS
 
 
-def fit_centres(
+def fit_centers(
     features: Any,
-    n_centres: int = SOVITS_CENTRES,
+    n_centers: int = SOVITS_CENTERS,
     *,
     seed: int = 0,
     n_rounds: int = N_ROUNDS,
     start: FitProgress | None = None,
     after_step: Callable[[FitProgress], None] | None = None,
-) -> CentreFit:
+) -> CenterFit:
     """K-means with faiss, on a GPU if faiss supports it.
 
     Lloyd's iterations from random frames end in local minima with several centers in one cluster and one
@@ -112,63 +112,63 @@ def fit_centres(
 
     Args:
         features: float [M, D], array or tensor: all frames of one speaker.
-        n_centres: reduced to M / 2 if there are fewer than two frames per center; reported in the note.
+        n_centers: reduced to M / 2 if there are fewer than two frames per center; reported in the note.
         seed: of the random choices.
         n_rounds: rounds of moving centers; 0 is plain k-means, several times faster and a few percent worse.
         start: progress of an earlier call with the same arguments; on a CPU the result is bit-equal.
         after_step: called with the progress after each step, for example to save it.
 
     Raises:
-        RetrievalError: no frames, non-finite values, or n_centres < 1. MissingExtra: no faiss.
+        RetrievalError: no frames, non-finite values, or n_centers < 1. MissingExtra: no faiss.
     """
     frames = as_matrix(features, "the features").numpy()
-    if n_centres < 1:
-        raise RetrievalError(f"n_centers is {n_centres}, expected at least 1.")
-    n_frames, most = len(frames), max(1, len(frames) // MIN_FRAMES_PER_CENTRE)
-    note = f"{n_centres} requested, but {n_frames} frames allow only {most}" if n_centres > most else ""
-    n_centres = min(n_centres, most)
+    if n_centers < 1:
+        raise RetrievalError(f"n_centers is {n_centers}, expected at least 1.")
+    n_frames, most = len(frames), max(1, len(frames) // MIN_FRAMES_PER_CENTER)
+    note = f"{n_centers} requested, but {n_frames} frames allow only {most}" if n_centers > most else ""
+    n_centers = min(n_centers, most)
     random = np.random.default_rng([seed, 0])
-    if n_frames > n_centres * MAX_FRAMES_PER_CENTRE:
-        frames = frames[np.sort(random.choice(n_frames, n_centres * MAX_FRAMES_PER_CENTRE, replace=False))]
+    if n_frames > n_centers * MAX_FRAMES_PER_CENTER:
+        frames = frames[np.sort(random.choice(n_frames, n_centers * MAX_FRAMES_PER_CENTER, replace=False))]
     if start is None:
-        start = FitProgress(torch.from_numpy(frames[random.choice(len(frames), n_centres, replace=False)]), 0)
-    centres = start.centres.numpy()
+        start = FitProgress(torch.from_numpy(frames[random.choice(len(frames), n_centers, replace=False)]), 0)
+    centers = start.centers.numpy()
     for progress in _steps(frames, start, seed, n_rounds):
-        centres = progress.centres.numpy()
+        centers = progress.centers.numpy()
         if after_step is not None:
             after_step(progress)
-    distances, _ = _nearest(frames, centres, 1)
-    return CentreFit(torch.from_numpy(centres), float(distances.mean()), n_frames, note)
+    distances, _ = _nearest(frames, centers, 1)
+    return CenterFit(torch.from_numpy(centers), float(distances.mean()), n_frames, note)
 
 
 def _steps(frames: np.ndarray, start: FitProgress, seed: int, n_rounds: int) -> Iterator[FitProgress]:
     """Run the steps after `start`. Random numbers depend on (seed, step) only, so a fit can be resumed."""
-    step, centres = start.step, start.centres.numpy()
+    step, centers = start.step, start.centers.numpy()
     while step < count_steps(n_rounds):
         settled = False
         if 0 < step <= n_rounds:
-            centres, n_moved = _move_idle_centres(frames, centres, np.random.default_rng([seed, step]))
-            settled = n_moved <= SETTLED_RATIO * len(centres)
-        centres = _lloyd(frames, centres, STEP_ITERATIONS)
+            centers, n_moved = _move_idle_centers(frames, centers, np.random.default_rng([seed, step]))
+            settled = n_moved <= SETTLED_RATIO * len(centers)
+        centers = _lloyd(frames, centers, STEP_ITERATIONS)
         step = 1 + n_rounds if settled else step + 1
-        yield FitProgress(torch.from_numpy(centres), step)
+        yield FitProgress(torch.from_numpy(centers), step)
 
 
-def _lloyd(frames: np.ndarray, centres: np.ndarray, n_iterations: int) -> np.ndarray:
+def _lloyd(frames: np.ndarray, centers: np.ndarray, n_iterations: int) -> np.ndarray:
     faiss = import_faiss()
     kmeans = faiss.Kmeans(
         frames.shape[1],
-        len(centres),
+        len(centers),
         niter=n_iterations,
         min_points_per_centroid=1,  # faiss would print a warning below 39 of them
         max_points_per_centroid=len(frames),
         gpu=_n_gpus(faiss) > 0,
     )
-    kmeans.train(frames, init_centroids=centres)
-    return kmeans.centroids.reshape(centres.shape)
+    kmeans.train(frames, init_centroids=centers)
+    return kmeans.centroids.reshape(centers.shape)
 
 
-def _move_idle_centres(frames: np.ndarray, centres: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, int]:
+def _move_idle_centers(frames: np.ndarray, centers: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, int]:
     """Move the least useful centers to frames far from their own center, where that reduces the error.
 
     Cost of a center: increase of the sum of squared distances without it. Gain of a frame: decrease with a
@@ -178,16 +178,16 @@ def _move_idle_centres(frames: np.ndarray, centres: np.ndarray, random: np.rando
     Returns:
         The centers, and the number of moved ones.
     """
-    n_centres = len(centres)
-    if n_centres < 2:
-        return centres, 0
-    distances, nearest_ids = _nearest(frames, centres, 2)
-    costs = np.bincount(nearest_ids[:, 0], distances[:, 1] - distances[:, 0], n_centres)
+    n_centers = len(centers)
+    if n_centers < 2:
+        return centers, 0
+    distances, nearest_ids = _nearest(frames, centers, 2)
+    costs = np.bincount(nearest_ids[:, 0], distances[:, 1] - distances[:, 0], n_centers)
     probabilities = distances[:, 0].astype(np.float64)
-    most = math.ceil(MAX_MOVED_RATIO * n_centres)
+    most = math.ceil(MAX_MOVED_RATIO * n_centers)
     n_drawn = min(2 * most, int(np.count_nonzero(probabilities)))
     if not n_drawn:
-        return centres, 0  # every frame is at a center
+        return centers, 0  # every frame is at a center
     drawn = frames[random.choice(len(frames), n_drawn, replace=False, p=probabilities / probabilities.sum())]
     new_distances, new_ids = _nearest(frames, drawn, 1)
     gains = np.bincount(new_ids[:, 0], np.maximum(0, distances[:, 0] - new_distances[:, 0]), n_drawn)
@@ -195,7 +195,7 @@ def _move_idle_centres(frames: np.ndarray, centres: np.ndarray, random: np.rando
     most_gained = np.argsort(-gains)[: len(least_useful)]
     # gains descend and costs ascend: they cross once
     n_moved = int((gains[most_gained] > costs[least_useful]).sum())
-    moved = centres.copy()
+    moved = centers.copy()
     moved[least_useful[:n_moved]] = drawn[most_gained[:n_moved]]
     return moved, n_moved
 
@@ -235,9 +235,9 @@ def build_index(features: Any, *, seed: int = 0) -> Any:
     faiss = import_faiss()
     frames = as_matrix(features, "the features").numpy()
     if len(frames) > MAX_INDEX_FRAMES:
-        log.info("%d frames are reduced to %d centres for the index", len(frames), REDUCED_FRAMES)
+        log.info("%d frames are reduced to %d centers for the index", len(frames), REDUCED_FRAMES)
         chosen = np.random.default_rng(seed).choice(len(frames), MAX_INDEX_FRAMES // 2, replace=False)
-        frames = fit_centres(frames[np.sort(chosen)], REDUCED_FRAMES, seed=seed, n_rounds=0).centres.numpy()
+        frames = fit_centers(frames[np.sort(chosen)], REDUCED_FRAMES, seed=seed, n_rounds=0).centers.numpy()
     index = faiss.index_factory(frames.shape[1], f"IVF{count_lists(len(frames))},Flat")
     index.cp.min_points_per_centroid = 1  # no warning for a few frames
     index.train(frames)

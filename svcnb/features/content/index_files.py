@@ -27,7 +27,7 @@ DAMAGED = (ValueError, OverflowError, MemoryError, EOFError)
 
 
 def kind_of_file(path: str | Path) -> str:
-    """What a retrieval file holds, by its first bytes: "centres", "indexes" by speaker id, or one "index".
+    """What a retrieval file holds, by its first bytes: "centers", "indexes" by speaker id, or one "index".
 
     Raises:
         CheckpointError: missing.
@@ -40,7 +40,7 @@ def kind_of_file(path: str | Path) -> str:
     # A safetensors file begins with its header's length, whose first byte can be any; the zeros after it tell.
     if first[:1] == PLAIN_INDEX and 0 not in first[1:4]:
         return "index"
-    return "indexes" if first[:1] == PICKLE and first[2:3] != b"\0" and first != OLD_TORCH else "centres"
+    return "indexes" if first[:1] == PICKLE and first[2:3] != b"\0" and first != OLD_TORCH else "centers"
 
 
 def stored_indexes(path: str | Path, *, speaker_id: int = 0) -> dict[int, bytes]:

@@ -34,17 +34,17 @@ SOVITS_THREADS = 4  # value written by so-vits-svc; scikit-learn requires a numb
 
 
 @dataclass(frozen=True)
-class SpeakerCentres:
+class SpeakerCenters:
     """K-means centers of the content features of each speaker: float32 [K, D] by speaker name."""
 
-    centres: Mapping[str, Tensor]
+    centers: Mapping[str, Tensor]
 
     @property
     def speakers(self) -> list[str]:
-        return list(self.centres)
+        return list(self.centers)
 
     @classmethod
-    def read(cls, path: str | Path) -> SpeakerCentres:
+    def read(cls, path: str | Path) -> SpeakerCenters:
         """Read a kmeans_*.pt of so-vits-svc 4.0/4.1, or svcnb's .safetensors; no code in the file is run.
 
         Raises:
@@ -58,23 +58,23 @@ class SpeakerCentres:
                 kind = metadata.get("kind", "nothing")
                 raise RetrievalError(f"{path} has kind {kind!r}, expected {KIND!r}: another file?")
         else:
-            stored = {str(speaker): _stored_centres(path, speaker, entry) for speaker, entry in read_checkpoint(path).items()}
-        return cls({speaker: as_matrix(centres, f"{path}, speaker {speaker!r}") for speaker, centres in stored.items()})
+            stored = {str(speaker): _stored_centers(path, speaker, entry) for speaker, entry in read_checkpoint(path).items()}
+        return cls({speaker: as_matrix(centers, f"{path}, speaker {speaker!r}") for speaker, centers in stored.items()})
 
     def write(self, path: str | Path) -> Path:
         """Write all speakers: .safetensors, or .pt as so-vits-svc 4.0/4.1 reads it."""
         path = Path(path)
         if path.suffix == ".safetensors":
-            return write_safetensors(path, self.centres, {"kind": KIND, "version": "1"})
+            return write_safetensors(path, self.centers, {"kind": KIND, "version": "1"})
         if path.suffix != ".pt":
-            raise RetrievalError(f"{path} ends in {path.suffix!r}: write centres as .safetensors, or as .pt for so-vits-svc")
+            raise RetrievalError(f"{path} ends in {path.suffix!r}: write centers as .safetensors, or as .pt for so-vits-svc")
         contents = {
             speaker: {
-                "n_features_in_": centres.shape[1],
+                "n_features_in_": centers.shape[1],
                 "_n_threads": SOVITS_THREADS,
-                "cluster_centers_": centres.cpu().numpy(),
+                "cluster_centers_": centers.cpu().numpy(),
             }
-            for speaker, centres in self.centres.items()
+            for speaker, centers in self.centers.items()
         }
         memory = io.BytesIO()  # torch stores the file name in a file: bytes would depend on it
         torch.save(contents, memory, pickle_module=SimpleNamespace(__name__="pickle", Pickler=_PortableArrays))
@@ -86,10 +86,10 @@ class SpeakerCentres:
         Raises:
             RetrievalError: unknown speaker (the known ones are listed).
         """
-        if speaker not in self.centres:
+        if speaker not in self.centers:
             known = _listed(self.speakers)
             raise RetrievalError(f"no k-means centers for speaker {speaker!r}, only for {known}.")
-        return self.centres[speaker].shape[1]
+        return self.centers[speaker].shape[1]
 
     def nearest(self, content: Tensor, speaker: str) -> Tensor:
         """The center closest to each frame (Euclidean).
@@ -104,12 +104,12 @@ class SpeakerCentres:
         Raises:
             RetrievalError: unknown speaker (the known ones are listed), or content of another encoder.
         """
-        _check_content(content, self.width(speaker), f"the centres of {speaker!r}")
-        centres = self.centres[speaker].to(content.device)
-        half_squares = centres.square().sum(dim=1) / 2  # [K]; |x - c|² / 2 without the constant |x|² / 2
+        _check_content(content, self.width(speaker), f"the centers of {speaker!r}")
+        centers = self.centers[speaker].to(content.device)
+        half_squares = centers.square().sum(dim=1) / 2  # [K]; |x - c|² / 2 without the constant |x|² / 2
         blocks = content.float().split(FRAMES_PER_BLOCK)
-        nearest_ids = torch.cat([(half_squares - block @ centres.T).argmin(dim=1) for block in blocks])  # [N]
-        return centres[nearest_ids].to(content.dtype)
+        nearest_ids = torch.cat([(half_squares - block @ centers.T).argmin(dim=1) for block in blocks])  # [N]
+        return centers[nearest_ids].to(content.dtype)
 
     def blend(self, content: Tensor, speaker: str, ratio: float) -> Tensor:
         """ratio * nearest center + (1 - ratio) * content, for content [N, D] and a ratio of 0..1.
@@ -120,7 +120,7 @@ class SpeakerCentres:
         return _blend(content, nearest, ratio)
 
 
-def _stored_centres(path: Path, speaker: Any, entry: Any) -> Any:
+def _stored_centers(path: Path, speaker: Any, entry: Any) -> Any:
     if not isinstance(entry, dict) or "cluster_centers_" not in entry:
         found = f"the keys {sorted(map(str, entry))[:4]}" if isinstance(entry, dict) else f"a {type(entry).__name__}"
         raise RetrievalError(f"{path} holds {found} under {speaker!r}, expected cluster_centers_ as in a kmeans_*.pt: another file?")

@@ -29,8 +29,8 @@ from svcnb.files.checkpoint import load_weights, read_checkpoint
 from svcnb.files.unpickling import CheckpointError
 
 FFT_SAMPLES, MEL_HOP_SAMPLES = 400, 160
-OVERLAP_SHARE = 1 / 6  # of a window: 5 s of 30
-FADE_SHARE = 1 / 30  # 1 s of 30
+OVERLAP_RATIO = 1 / 6  # of a window: 5 s of 30
+FADE_RATIO = 1 / 30  # 1 s of 30
 NEEDED_DIMS = ("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer")
 # (pattern, replacement): OpenAI's names -> those of transformers' WhisperEncoder
 OPENAI_NAMES = (
@@ -119,14 +119,14 @@ def window_starts(n_frames: int, window: int) -> list[int]:
     """Start frames of evenly spaced windows that cover a recording; the last one ends at the last frame."""
     if n_frames <= window:
         return [0]
-    overlap = round(window * OVERLAP_SHARE)
+    overlap = round(window * OVERLAP_RATIO)
     n_steps = math.ceil((n_frames - window) / (window - overlap))
     return [(n_frames - window) * i // n_steps for i in range(n_steps + 1)]
 
 
 def _join(before: Tensor, after: Tensor, start: int, *, n_shared: int) -> Tensor:
     """Cross-fade `before` [N, D] and `after` [W, D] (from frame `start`) in the middle of their overlap."""
-    n_fade = max(1, min(n_shared, round(len(after) * FADE_SHARE)))
+    n_fade = max(1, min(n_shared, round(len(after) * FADE_RATIO)))
     first = start + (n_shared - n_fade) // 2
     weight = (torch.arange(n_fade, device=after.device) + 0.5).unsqueeze(1) / n_fade
     faded = (1 - weight) * before[first : first + n_fade] + weight * after[first - start :][:n_fade]

@@ -127,7 +127,7 @@ def sample_f0(times_s: np.ndarray, f0_hz: np.ndarray, wanted_s: np.ndarray) -> n
     return np.where(np.abs(times_s[nearest] - wanted_s) <= 1.001 * step_s + 1e-9, found, 0.0)
 
 
-def centre_f0(f0_hz: np.ndarray, n_frames: int) -> np.ndarray:
+def center_f0(f0_hz: np.ndarray, n_frames: int) -> np.ndarray:
     """f0 padded with unvoiced frames on both sides (one more on the left), or cropped on both sides."""
     missing = n_frames - len(f0_hz)
     if missing < 0:
@@ -190,4 +190,4 @@ class PraatPredictor:
             pitch_floor=self.settings.f0_min_hz,
             pitch_ceiling=self.settings.f0_max_hz,
         )
-        return centre_f0(pitch.selected_array["frequency"], n_frames)
+        return center_f0(pitch.selected_array["frequency"], n_frames)

@@ -232,10 +232,10 @@ def decode_salience(salience: Tensor, threshold: float) -> Tensor:
 
     Source: RMVPE's "local average" over nine bins; f0 = 10 * 2^(cents / 1200).
     """
-    strongest, centre = salience.max(dim=-1)
+    strongest, center = salience.max(dim=-1)
     salience = salience.double()
     offsets = torch.arange(-4, 5, device=salience.device)
-    bins = centre.unsqueeze(-1) + offsets  # [N, 9]
+    bins = center.unsqueeze(-1) + offsets  # [N, 9]
     inside = (bins >= 0) & (bins < N_PITCH_BINS)
     weights = salience.gather(-1, bins.clamp(0, N_PITCH_BINS - 1)) * inside
     cents = (weights * (CENTS_PER_BIN * bins + FIRST_BIN_CENTS)).sum(-1) / weights.sum(-1).clamp_min(1e-30)

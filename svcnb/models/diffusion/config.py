@@ -123,7 +123,7 @@ class VoiceContent:
             raise SvcError(f"{path} is not a voice's config ({error!r}): extract the features again") from None
 
 
-class DiffusionConfig(ConfigFile):
+class Config(ConfigFile):
     """A diffusion model's config. `spk` maps speaker names to ids."""
 
     model_config = ConfigDict(extra="forbid")
@@ -138,12 +138,12 @@ class DiffusionConfig(ConfigFile):
     spk: dict[str, int] = Field(default_factory=dict)
 
     @classmethod
-    def full(cls) -> DiffusionConfig:
+    def full(cls) -> Config:
         """The family's own size, 55 million parameters, for a GPU; its checkpoints can be resumed."""
         return cls(train=DiffusionTrain(save_opt=True))
 
     @classmethod
-    def small(cls) -> DiffusionConfig:
+    def small(cls) -> Config:
         """A shallow model for two CPU cores.
 
         Few layers and many channels: what goes through fewer than twice the mel bands forgets part of the noise
@@ -158,7 +158,7 @@ class DiffusionConfig(ConfigFile):
         )  # fmt: skip
 
     @classmethod
-    def load(cls, path: str | os.PathLike, *, strict: bool = True) -> DiffusionConfig:
+    def load(cls, path: str | os.PathLike, *, strict: bool = True) -> Config:
         """Read a diffusion.yaml of 4.1, or ours.
 
         Args:
@@ -196,7 +196,7 @@ class DiffusionConfig(ConfigFile):
         text = _import_yaml().safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         return write_text(path, text)
 
-    def for_voice(self, voice: VoiceContent, vocoder: VocoderSettings) -> DiffusionConfig:
+    def for_voice(self, voice: VoiceContent, vocoder: VocoderSettings) -> Config:
         """This size of model for the content, the speakers and the vocoder of a voice."""
         config = self.model_copy(deep=True)
         config.data.sampling_rate, config.data.block_size = vocoder.sampling_rate, vocoder.hop_size
@@ -245,7 +245,7 @@ def _import_yaml() -> Any:
 
 def _drop_unknown(stored: dict[str, Any]) -> None:
     for name in list(stored):
-        field = DiffusionConfig.model_fields.get(name)
+        field = Config.model_fields.get(name)
         if field is None:
             del stored[name]
         elif isinstance(stored[name], dict) and isinstance(field.annotation, type):

@@ -19,11 +19,11 @@ from torch.utils.data import Dataset
 from svcnb.audio.audio import fit_length, resample_samples
 from svcnb.audio.loudness import volume_envelope
 from svcnb.audio.spectral import VocoderMel
-from svcnb.conversion.self_conversion import SpokenTakes
+from svcnb.conversion.self_conversion import SelfConvertedClips
 from svcnb.data.batches import BucketBatches, VoiceLoader
 from svcnb.data.dataset import Item, VoiceDataset
 from svcnb.data.feature_store import FeatureStore
-from svcnb.models.diffusion.config import DiffusionConfig
+from svcnb.models.diffusion.config import Config
 from svcnb.models.diffusion.network import SHIFT_SCALE
 
 CHANCE = 0.5  # probability of another key and loudness, per crop
@@ -75,10 +75,10 @@ class DiffusionBatch:
         """Target log mel, and the log mel that noise is added to, [B, N, M] each, with each crop's key shift;
         exact also at the ends of crops. The same tensor twice if they are equal."""
         mel = self._mel_of(self.audio, transform)
-        return mel, self._mel_of(self.start_audio, transform) if self.is_mending.any() else mel
+        return mel, self._mel_of(self.start_audio, transform) if self.is_refining.any() else mel
 
     @property
-    def is_mending(self) -> Tensor:
+    def is_refining(self) -> Tensor:
         """bool [B]: crops whose noise is added to a self-converted clip instead of the target."""
         return (self.audio != self.start_audio).any(1)
 
@@ -98,8 +98,8 @@ class DiffusionClips(Dataset):
     """
 
     def __init__(
-        self, store: FeatureStore, names: Sequence[str], config: DiffusionConfig, *, augment: bool, seed: int = 1234,
-        in_memory: bool = True, takes: SpokenTakes | None = None,
+        self, store: FeatureStore, names: Sequence[str], config: Config, *, augment: bool, seed: int = 1234,
+        in_memory: bool = True, takes: SelfConvertedClips | None = None,
     ) -> None:  # fmt: skip
         self.takes = takes
         self.n_frames = max(1, int(config.data.duration * config.data.sampling_rate / config.data.block_size))

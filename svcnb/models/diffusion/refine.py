@@ -13,7 +13,7 @@ from svcnb.audio.audio import fit_length, resample_samples
 from svcnb.audio.loudness import volume_envelope
 from svcnb.conversion.settings import ConversionSettings
 from svcnb.device import freed_memory_kept
-from svcnb.models.diffusion.config import DiffusionConfig
+from svcnb.models.diffusion.config import Config
 from svcnb.models.diffusion.network import Unit2Mel
 from svcnb.models.diffusion.sampler import SamplerSettings, sample
 from svcnb.models.vocoder.network import Vocoder
@@ -48,7 +48,7 @@ class Diffuser:
     """
 
     def __init__(
-        self, network: Unit2Mel, config: DiffusionConfig, vocoder: Vocoder, *, grid: Grid, speakers: dict[str, int]
+        self, network: Unit2Mel, config: Config, vocoder: Vocoder, *, grid: Grid, speakers: dict[str, int]
     ) -> None:
         self.network = network.eval()
         self.config = config
@@ -103,7 +103,7 @@ class Diffuser:
         return self.columns[speaker.to(self.columns.device)].argmax(-1)
 
 
-def _columns(config: DiffusionConfig, speakers: dict[str, int]) -> Tensor:
+def _columns(config: Config, speakers: dict[str, int]) -> Tensor:
     """One row per speaker of the voice, one column per speaker of the model: 1 where they are the same."""
     n_speakers = config.model.n_spk
     numbers = config.spk or speakers

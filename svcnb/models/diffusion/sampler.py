@@ -65,16 +65,16 @@ def check_steps(model: Unit2Mel, k_step: int | None) -> int:
     Raises:
         DiffusionError: more steps than it was trained for, or a shallow model that would start from noise.
     """
-    learnt, all_steps = model.k_step_max, model.decoder.timesteps
+    learned, all_steps = model.k_step_max, model.decoder.timesteps
     if k_step is None:
         if not model.is_full:
             raise DiffusionError(
-                f"this diffusion model is a shallow one: it removes at most {learnt} of {all_steps} noise steps and "
+                f"this diffusion model is a shallow one: it removes at most {learned} of {all_steps} noise steps and "
                 "cannot convert on its own. Use it as shallow diffusion (-shd), or train one with k_step_max 0"
             )
         return all_steps
-    if not 1 <= k_step <= learnt:
-        raise DiffusionError(f"k_step (-ks) is {k_step}: this diffusion model removes 1 to {learnt} noise steps")
+    if not 1 <= k_step <= learned:
+        raise DiffusionError(f"k_step (-ks) is {k_step}: this diffusion model removes 1 to {learned} noise steps")
     return k_step
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from svcnb import SvcError
 from svcnb.audio.spectral import VocoderMel
-from svcnb.conversion.self_conversion import SpeakingVoice, SpokenTakes, let_speak
+from svcnb.conversion.self_conversion import ConvertingVoice, SelfConvertedClips, self_convert_clips
 from svcnb.data.dataset import Split, load_split
 from svcnb.data.feature_store import FeatureStore
 from svcnb.files.checkpoint import load_weights
@@ -24,7 +24,7 @@ from svcnb.models.diffusion.checkpoint import (
     read_diffusion_checkpoint,
     save_diffusion_checkpoint,
 )
-from svcnb.models.diffusion.config import DiffusionConfig, VoiceContent
+from svcnb.models.diffusion.config import Config, VoiceContent
 from svcnb.models.diffusion.data import DiffusionBatch, DiffusionClips, collate_crops, crop_loader
 from svcnb.models.diffusion.network import Unit2Mel
 from svcnb.models.settings import DiffusionChoices
@@ -37,10 +37,10 @@ from svcnb.training.tensorboard import BOARD_FOLDER, TensorBoardLog
 from svcnb.training.validation import choose_clips
 
 SIZES = ("auto", "small", "full")
-N_MEASURED_STEPS = 8  # noise steps at which held-out clips are measured, spread evenly over the learnt ones
+N_MEASURED_STEPS = 8  # noise steps at which held-out clips are measured, spread evenly over the learned ones
 FIXED_SEED = 1  # of what held-out clips are measured with
 # How far a voice's mel lies from the recording's, as a variance in the model's units: about 0.65 in natural logarithms.
-SPOKEN_VARIANCE = 0.01
+SELF_CONVERTED_VARIANCE = 0.01
 # One vector per speaker, and one table for two and more: what a base model may have in another size.
 PER_SPEAKER = ("spk_embed.",)
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def train_diffusion(
     choices: DiffusionChoices | None = None,
     *,
     resume: bool = True,
-    voice: SpeakingVoice | None = None,
+    voice: ConvertingVoice | None = None,
 ) -> TrainReport:
     """Train a diffusion model beside a voice; the same call continues a training that was stopped.
 
@@ -91,22 +91,22 @@ def train_diffusion(
     folder.mkdir(parents=True, exist_ok=True)
     config.save(folder / CONFIG_NAME)
     split = load_split(store)
-    takes = let_speak(voice, store, folder, unseen=split.validation) if voice is not None else None
+    takes = self_convert_clips(voice, store, folder, unseen=split.validation) if voice is not None else None
     return _fit(state, store, config, settings, folder, split=split, takes=takes)
 
 
 def _config_of_run(
     choices: DiffusionChoices, voice_config: VoiceContent, folder: Path, record: RunRecord | None
-) -> DiffusionConfig:
+) -> Config:
     """The config chosen; a training that is continued keeps its own."""
     choice = choices.config
     if record is not None:
-        config = DiffusionConfig.load(folder / CONFIG_NAME)
+        config = Config.load(folder / CONFIG_NAME)
     elif choice in SIZES:
         small = choice == "small" or (choice == "auto" and voice_config.is_small)
-        config = DiffusionConfig.small() if small else DiffusionConfig.full()
+        config = Config.small() if small else Config.full()
     else:
-        config = DiffusionConfig.load(choice)
+        config = Config.load(choice)
     if choices.batch_size is not None:
         config.train.batch_size = choices.batch_size
     if choices.k_step_max is not None:
@@ -115,7 +115,7 @@ def _config_of_run(
 
 
 def _settle(
-    settings: TrainSettings, config: DiffusionConfig, *, named: str | Path | None, folder: Path
+    settings: TrainSettings, config: Config, *, named: str | Path | None, folder: Path
 ) -> TrainSettings:
     """The settings with what the config says beside them; the precision that the user chose is kept in the config."""
     path = folder / CONFIG_NAME if named in (None, *SIZES) else Path(named)
@@ -125,7 +125,7 @@ def _settle(
     return settle(settings, config.schedule, path)
 
 
-def _check_frames(store: FeatureStore, config: DiffusionConfig) -> None:
+def _check_frames(store: FeatureStore, config: Config) -> None:
     vocoder_s = config.data.block_size / config.data.sampling_rate
     if abs(store.settings.hop_s / vocoder_s - 1) > 1e-6:
         raise SvcError(
@@ -134,10 +134,10 @@ def _check_frames(store: FeatureStore, config: DiffusionConfig) -> None:
         )
 
 
-def _check_same_run(folder: Path, config: DiffusionConfig, *, resume: bool) -> None:
+def _check_same_run(folder: Path, config: Config, *, resume: bool) -> None:
     if not resume:
         raise SvcError(f"{folder} already holds a training: resume it, or train into another folder")
-    earlier = DiffusionConfig.load(folder / CONFIG_NAME)
+    earlier = Config.load(folder / CONFIG_NAME)
     if (earlier.model, earlier.data, earlier.spk) != (config.model, config.data, config.spk):
         raise SvcError(f"the training in {folder} has another configuration than these features, this vocoder and these "
                        "choices: train into another folder, or give what it was made with")  # fmt: skip
@@ -146,7 +146,7 @@ def _check_same_run(folder: Path, config: DiffusionConfig, *, resume: bool) -> N
 # The state ------------------------------------------------------------------------------------------
 
 
-def _state(config: DiffusionConfig, settings: TrainSettings, mel: VocoderMel) -> TrainState:
+def _state(config: Config, settings: TrainSettings, mel: VocoderMel) -> TrainState:
     accelerator = make_accelerator(settings)
     torch.manual_seed(settings.seed)
     optimizer = partial(torch.optim.AdamW, lr=config.train.lr, weight_decay=config.train.weight_decay, fused=True)
@@ -187,7 +187,7 @@ def _load_run(state: TrainState, folder: Path, record: RunRecord) -> None:
 
 def save_run(state: TrainState, folder: Path) -> None:
     """Write model_<step>.pt in the family's layout."""
-    config: DiffusionConfig = state.extras["config"]
+    config: Config = state.extras["config"]
     save_diffusion_checkpoint(
         folder / f"model_{state.step}.pt",
         model_state=_network(state).state_dict(),
@@ -199,7 +199,7 @@ def save_run(state: TrainState, folder: Path) -> None:
 # Steps ----------------------------------------------------------------------------------------------
 
 
-def learning_rate(config: DiffusionConfig, step: int) -> float:
+def learning_rate(config: Config, step: int) -> float:
     """Of the step after `step` done ones: multiplied by gamma every decay_step steps."""
     return config.train.lr * config.train.gamma ** (step // config.train.decay_step)
 
@@ -242,7 +242,7 @@ def _compare(
     valid = torch.arange(gap.shape[-1], device=gap.device) < batch.lengths[:, None]  # [B, N]
     n_values = valid.sum() * gap.shape[2]
     valid = valid[:, None, None]
-    weight = torch.where(batch.is_mending[:, None, None, None], blur**2 / (blur**2 + SPOKEN_VARIANCE), 1.0)
+    weight = torch.where(batch.is_refining[:, None, None, None], blur**2 / (blur**2 + SELF_CONVERTED_VARIANCE), 1.0)
     half_range = (decoder.spec_max - decoder.spec_min).squeeze() / 2
     return {
         "noise": (gap.square() * weight * valid).sum() / n_values,
@@ -257,10 +257,10 @@ class HeldOutCrops:
         deciding: the measure that tells the best checkpoint.
     """
 
-    def __init__(self, store: FeatureStore, config: DiffusionConfig, split: Split, takes: SpokenTakes | None) -> None:
+    def __init__(self, store: FeatureStore, config: Config, split: Split, takes: SelfConvertedClips | None) -> None:
         names = choose_clips(store, split.validation)
 
-        def batches(takes: SpokenTakes | None) -> list[DiffusionBatch]:
+        def batches(takes: SelfConvertedClips | None) -> list[DiffusionBatch]:
             clips = DiffusionClips(store, names, config, augment=False, seed=FIXED_SEED, takes=takes) if names else ()
             return [collate_crops([clips[0, index]]) for index in range(len(clips))]
 
@@ -293,8 +293,8 @@ class HeldOutCrops:
 
 
 def _fit(
-    state: TrainState, store: FeatureStore, config: DiffusionConfig, settings: TrainSettings, folder: Path, *,
-    split: Split, takes: SpokenTakes | None,
+    state: TrainState, store: FeatureStore, config: Config, settings: TrainSettings, folder: Path, *,
+    split: Split, takes: SelfConvertedClips | None,
 ) -> TrainReport:  # fmt: skip
     clips = DiffusionClips(
         store, split.training, config, augment=True, seed=settings.seed, in_memory=config.train.cache_all_data, takes=takes

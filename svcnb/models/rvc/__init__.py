@@ -1,7 +1,7 @@
 """RVC v1 and v2, from recordings to a voice.
 
     config = Config.small()
-    cut_recordings("data/raw/me", "data/rvc/me", RvcCutSettings(sample_rate_hz=config.data.sampling_rate))
+    cut_recordings("data/raw/me", "data/rvc/me", CutSettings(sample_rate_hz=config.data.sampling_rate))
     prepare(config, "data/rvc/me")
     train("data/rvc/me", TrainSettings(max_minutes=30))
     build_voice_index("data/rvc/me")
@@ -14,7 +14,7 @@ from svcnb.data.settings import PrepareSettings
 from svcnb.models.rvc.config import Config
 from svcnb.models.rvc.one_click import OneClickSettings, build_voice_index, train_one_click
 from svcnb.models.rvc.prepare import prepare
-from svcnb.models.rvc.preprocess import RvcCutSettings, cut_recordings
+from svcnb.models.rvc.preprocess import CutSettings, cut_recordings
 from svcnb.models.rvc.step import build
 from svcnb.models.rvc.train import train
 from svcnb.models.rvc.voice import load_voice
@@ -25,7 +25,7 @@ __all__ = [
     "OneClickSettings",
     "PrepareSettings",
     "RvcConversionSettings",
-    "RvcCutSettings",
+    "CutSettings",
     "build",
     "build_voice_index",
     "cut_recordings",

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from svcnb import SvcError
 from svcnb.files.config_file import ConfigFile, unused
 from svcnb.files.disk import write_text
-from svcnb.models.rvc.network import CONTENT_WIDTHS, RvcSettings
+from svcnb.models.rvc.network import CONTENT_WIDTHS, NetworkSettings
 from svcnb.training.settings import Schedule
 
 Version = Literal["v1", "v2"]
@@ -247,10 +247,10 @@ class Config(ConfigFile):
         """32k, 40k or 48k, as small models tell their rate."""
         return f"{self.data.sampling_rate // 1000}k"
 
-    def settings(self) -> RvcSettings:
+    def settings(self) -> NetworkSettings:
         """Sizes of the networks."""
-        known = RvcSettings.__dataclass_fields__
-        return RvcSettings(
+        known = NetworkSettings.__dataclass_fields__
+        return NetworkSettings(
             spec_channels=self.data.filter_length // 2 + 1,
             segment_frames=self.segment_frames,
             sampling_rate=self.data.sampling_rate,

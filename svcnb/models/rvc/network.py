@@ -28,7 +28,7 @@ CONTENT_WIDTHS = {"v1": 256, "v2": 768}
 PERIODS = {"v1": (2, 3, 5, 7, 11, 17), "v2": (2, 3, 5, 7, 11, 17, 23, 37)}  # of the discriminators
 ATTENTION_WINDOW = 10  # frames to either side
 N_COUPLINGS, N_FLOW_LAYERS = 4, 3
-FLOW_REACH_FRAMES = 24  # how far a frame of the flow looks to either side: couplings x layers x half a kernel
+FLOW_CONTEXT_FRAMES = 24  # how far a frame of the flow looks to either side: couplings x layers x half a kernel
 NOISE_SCALE = 0.66666
 RATE_HZ, HOP_SAMPLES = 16000, 160
 F0_MIN_HZ, F0_MAX_HZ = 50.0, 1100.0
@@ -36,7 +36,7 @@ N_BINS = 256  # rows of the embedding; bin 0 is never produced
 
 
 @dataclass(frozen=True)
-class RvcSettings:
+class NetworkSettings:
     """Sizes of the networks, under the names of the family's config.json.
 
     Args:
@@ -102,7 +102,7 @@ class RvcOutput:
 class TextEncoder(nn.Module):
     """Content and coarse pitch -> mean and log deviation of the latents (`enc_p`)."""
 
-    def __init__(self, settings: RvcSettings) -> None:
+    def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
         self.hidden_channels = settings.hidden_channels
         self.emb_phone = nn.Linear(settings.content_width, settings.hidden_channels)
@@ -129,7 +129,7 @@ class TextEncoder(nn.Module):
         return (self.proj(x) * mask[..., first:]).chunk(2, dim=1)
 
 
-def _make_decoder(settings: RvcSettings) -> nn.Module:
+def _make_decoder(settings: NetworkSettings) -> nn.Module:
     if settings.vocoder_name == "svcnb-frame":
         from svcnb.nn.frame_decoder import FrameDecoder
 
@@ -142,7 +142,7 @@ def _make_decoder(settings: RvcSettings) -> nn.Module:
         )
     if settings.vocoder_name != "nsf-hifigan":
         raise ValueError(f"vocoder_name {settings.vocoder_name!r}: expected nsf-hifigan or svcnb-frame")
-    shared = GeneratorSettings.__dataclass_fields__.keys() & RvcSettings.__dataclass_fields__.keys()
+    shared = GeneratorSettings.__dataclass_fields__.keys() & NetworkSettings.__dataclass_fields__.keys()
     sizes = GeneratorSettings(**{key: getattr(settings, key) for key in shared}, plain_ends=True)
     source = HarmonicSource(settings.sampling_rate, n_harmonics=1, accumulate="frame") if settings.with_f0 else None
     return NsfGenerator(settings.inter_channels, sizes, source=source, gin_channels=settings.gin_channels)
@@ -155,7 +155,7 @@ class RvcSynthesizer(nn.Module):
     Submodules are created in its order, because optimiser states count parameters: v2's (since June 2024) has enc_p last.
     """
 
-    def __init__(self, settings: RvcSettings) -> None:
+    def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
         self.settings, self.segment_frames = settings, settings.segment_frames
         self.hop_samples = math.prod(settings.upsample_rates)
@@ -219,7 +219,7 @@ class RvcSynthesizer(nn.Module):
         noise = noise or Noise()
         g = self.embed_speaker(speaker)
         mask = phone.new_ones(phone.shape[0], 1, phone.shape[1])
-        first = max(0, skip_frames - FLOW_REACH_FRAMES)
+        first = max(0, skip_frames - FLOW_CONTEXT_FRAMES)
         m_p, logs_p = self.enc_p(phone, pitch, mask, first=first)
         mask = mask[..., first:]
         z_p = sample_latents(m_p, logs_p, mask, noise, noise_scale=noise_scale)

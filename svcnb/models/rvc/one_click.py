@@ -17,7 +17,7 @@ from svcnb.device import peak_memory_bytes
 from svcnb.models.rvc.config import Config
 from svcnb.models.rvc.index import IndexReport, write_index
 from svcnb.models.rvc.prepare import CONFIG_NAME, open_features, prepare, sounding
-from svcnb.models.rvc.preprocess import RvcCutReport, RvcCutSettings, cut_recordings
+from svcnb.models.rvc.preprocess import CutReport, CutSettings, cut_recordings
 from svcnb.models.rvc.step import train_step
 from svcnb.models.rvc.train import AUTO_BASE, EpochChoices, fresh_state, train, training_batches
 from svcnb.training.loop import TrainReport
@@ -38,7 +38,7 @@ class OneClickSettings:
     """
 
     config: Config = field(default_factory=Config.small)
-    cut: RvcCutSettings | None = None
+    cut: CutSettings | None = None
     prepare: PrepareSettings = PrepareSettings()
     train: TrainSettings = TrainSettings()
     epochs: EpochChoices = EpochChoices()
@@ -50,7 +50,7 @@ class OneClickSettings:
 class OneClickReport:
     """Reports of the four steps."""
 
-    clips: RvcCutReport
+    clips: CutReport
     features: FeatureReport
     training: TrainReport
     index: IndexReport
@@ -71,7 +71,7 @@ def train_one_click(
     Raises:
         SvcError: as the steps; steps after a failed one are not started.
     """
-    cut = settings.cut or RvcCutSettings(sample_rate_hz=settings.config.data.sampling_rate)
+    cut = settings.cut or CutSettings(sample_rate_hz=settings.config.data.sampling_rate)
     clips = cut_recordings(recordings, experiment, cut, overwrite=overwrite)
     features = prepare(settings.config, experiment, settings.prepare)
     choices = {"base": settings.base, "batch_size": settings.batch_size}

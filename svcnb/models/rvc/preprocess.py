@@ -28,7 +28,7 @@ CLIP_NAME = re.compile(r"\d+_\d+\..+")  # files of a clip, of this step and thos
 
 
 @dataclass(frozen=True)
-class RvcCutSettings:
+class CutSettings:
     """Settings for cutting recordings into clips; the defaults are those of RVC 20240604.
 
     Args:
@@ -91,7 +91,7 @@ class ClipSpan:
 
 
 @dataclass(frozen=True)
-class RvcCutReport:
+class CutReport:
     """Kept clips, dropped spans with their reasons, and skipped files."""
 
     kept: list[ClipSpan]
@@ -122,13 +122,13 @@ def high_pass(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
     return sosfilt(sections, samples) if len(samples) else samples
 
 
-def cut_at_silence(samples: np.ndarray, settings: RvcCutSettings) -> list[Slice]:
+def cut_at_silence(samples: np.ndarray, settings: CutSettings) -> list[Slice]:
     """The non-silent slices of float [T] at the settings' sample rate, in order, without overlap."""
     slices = find_slices(samples, settings.sample_rate_hz, settings.slicing)
     return [found for found in slices if not found.silent]
 
 
-def fixed_windows(n_samples: int, settings: RvcCutSettings) -> list[Slice]:
+def fixed_windows(n_samples: int, settings: CutSettings) -> list[Slice]:
     """Windows of window_s every window_s - overlap_s; the last one, up to window_s + overlap_s, takes the rest."""
     rate_hz, windows = settings.sample_rate_hz, []
     step_s, longest_s = settings.window_s - settings.overlap_s, settings.window_s + settings.overlap_s
@@ -139,13 +139,13 @@ def fixed_windows(n_samples: int, settings: RvcCutSettings) -> list[Slice]:
     return [*windows, Slice(start, n_samples)]
 
 
-def level(samples: np.ndarray, settings: RvcCutSettings) -> np.ndarray:
+def level(samples: np.ndarray, settings: CutSettings) -> np.ndarray:
     """Partial peak normalization: the new peak is 0.675 + 0.25 * peak with the defaults. Not for silence."""
     scale = settings.peak_ratio * settings.level_ratio / np.abs(samples).max()
     return samples * scale + (1 - settings.level_ratio) * samples
 
 
-def why_dropped(samples: np.ndarray, settings: RvcCutSettings) -> str:
+def why_dropped(samples: np.ndarray, settings: CutSettings) -> str:
     """Why samples cannot be a clip; an empty string if they can."""
     if len(samples) < max(1, settings.min_clip_s * settings.sample_rate_hz):
         return f"empty: {len(samples) / settings.sample_rate_hz:.3f} s, expected at least {settings.min_clip_s:g} s"
@@ -166,7 +166,7 @@ def to_16k(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
     return librosa.resample(samples, orig_sr=sample_rate_hz, target_sr=WAV16_RATE_HZ, res_type="soxr_hq")
 
 
-def cut_samples(samples: np.ndarray, settings: RvcCutSettings) -> list[tuple[Slice, np.ndarray, str]]:
+def cut_samples(samples: np.ndarray, settings: CutSettings) -> list[tuple[Slice, np.ndarray, str]]:
     """All steps on one recording: per window its position, normalized samples float64 [T], drop reason."""
     filtered = high_pass(samples, settings.sample_rate_hz)
     cut = []
@@ -186,9 +186,9 @@ def cut_samples(samples: np.ndarray, settings: RvcCutSettings) -> list[tuple[Sli
 
 
 def cut_recordings(
-    folder: Path | str, experiment_folder: Path | str, settings: RvcCutSettings | None = None, *,
+    folder: Path | str, experiment_folder: Path | str, settings: CutSettings | None = None, *,
     recursive: bool = False, overwrite: bool = False,
-) -> RvcCutReport:  # fmt: skip
+) -> CutReport:  # fmt: skip
     """Cut a folder's recordings into experiment/0_gt_wavs and, at 16 kHz, experiment/1_16k_wavs; both float32.
 
     A killed run resumes. The report is stored in experiment/clips.json too.
@@ -202,7 +202,7 @@ def cut_recordings(
         SvcError: no such folder, no clip in any recording, or the experiment holds clips of other recordings or
             settings, which are never mixed.
     """
-    folder, experiment, settings = Path(folder), Path(experiment_folder), settings or RvcCutSettings()
+    folder, experiment, settings = Path(folder), Path(experiment_folder), settings or CutSettings()
     entries = _list_entries(folder, experiment, recursive=recursive)
     origin = {"settings": asdict(settings), "recordings": {name: _fingerprint(folder / name) for name in entries}}
     done = {} if overwrite else _read_done(experiment, origin)
@@ -220,11 +220,11 @@ def cut_recordings(
     return _report(folder, done, n_reused)
 
 
-def _report(folder: Path, done: dict[str, dict], n_reused: int) -> RvcCutReport:
+def _report(folder: Path, done: dict[str, dict], n_reused: int) -> CutReport:
     spans = [ClipSpan(**stored) for entry in done.values() for stored in entry["pieces"]]
     skipped = [(name, entry["skipped"]) for name, entry in done.items() if entry["skipped"]]
     kept, dropped = [span for span in spans if not span.reason], [span for span in spans if span.reason]
-    report = RvcCutReport(kept, dropped, skipped, n_reused)
+    report = CutReport(kept, dropped, skipped, n_reused)
     if not report.kept:
         raise SvcError(f"{folder}: none of {len(done)} entries gave a clip\n{report}")
     return report
@@ -253,7 +253,7 @@ def _fingerprint(path: Path) -> list[int]:
     return [path.stat().st_size, checksum]
 
 
-def _cut_recording(folder: Path, name: str, experiment: Path, number: int, settings: RvcCutSettings) -> dict:
+def _cut_recording(folder: Path, name: str, experiment: Path, number: int, settings: CutSettings) -> dict:
     """Write one recording's clips; return its entry of the manifest."""
     path = folder / name
     if path.is_dir():

@@ -27,7 +27,7 @@ from svcnb.training.state import TrainState
 
 
 @dataclass
-class RvcNetworks:
+class Networks:
     """Generator, and the discriminator where the config trains with one."""
 
     generator: RvcSynthesizer
@@ -69,12 +69,12 @@ class StepParts(Transforms):
         self.config, self.noise = config, noise
 
 
-def build(config: Config) -> RvcNetworks:
+def build(config: Config) -> Networks:
     """Networks of a config, initialised but without weights."""
     discriminator = None
     if config.train.c_adversarial > 0:
         discriminator = MultiPeriodDiscriminator(config.model.use_spectral_norm, PERIODS[config.version])
-    return RvcNetworks(RvcSynthesizer(config.settings()), discriminator)
+    return Networks(RvcSynthesizer(config.settings()), discriminator)
 
 
 def run_generator(generator: nn.Module, batch: RvcBatch, parts: StepParts) -> GeneratorPass:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from svcnb import SvcError
 from svcnb.data.batches import Batch, VoiceLoader, loader
 from svcnb.data.dataset import Split, VoiceDataset, load_split
-from svcnb.data.extractor import write_middle_pitches
+from svcnb.data.extractor import write_median_f0
 from svcnb.data.feature_store import FeatureStore
 from svcnb.files.checkpoint import load_weights
 from svcnb.models.rvc.checkpoint import (
@@ -75,7 +75,7 @@ def train(
     else:
         start_from(choose_base(base, config, pretrain_folder), state)
     drop_later_samples(experiment, state.step)
-    write_middle_pitches(store, config.spk, experiment)
+    write_median_f0(store, config.spk, experiment)
     split = _split(store, config)
     batches = training_batches(store, config, split, n_workers=settings.n_loader_workers)
     settings = choices.apply(settings, len(batches))
@@ -89,7 +89,7 @@ def _fit(
     config: Config = state.extras["parts"].config
     board = TensorBoardLog(experiment / BOARD_FOLDER, first_step=state.step + 1) if settings.tensorboard else None
     voiced = Split([name for name in split.training if not name.startswith(f"{MUTE}/")], split.validation)
-    held_out = HeldOutClips(store, voiced, ClipChoices(speakers_of(config), "twice", config.train.seed), speak, board=board)
+    held_out = HeldOutClips(store, voiced, ClipChoices(speakers_of(config), "twice", config.train.seed), synthesize, board=board)
 
     def sample(state: TrainState, folder: Path) -> None:
         held_out.write_samples(state, folder)
@@ -153,7 +153,7 @@ def count_steps(experiment: Path | str) -> int:
     return math.ceil(n_clips / min(config.train.batch_size, n_clips))
 
 
-def speak(state: TrainState, batch: Batch, noise: Noise) -> Tensor:
+def synthesize(state: TrainState, batch: Batch, noise: Noise) -> Tensor:
     """Audio [B, 1, T] without the randomness of the prior."""
     config = state.extras["parts"].config
     heard = RvcBatch.of(batch, with_f0=config.f0)

@@ -17,7 +17,7 @@ from svcnb.audio.spectral import Stft
 from svcnb.conversion.long_audio import Chunk
 from svcnb.conversion.settings import ConversionSettings
 from svcnb.conversion.voice import LoadedVoice, Run, VoiceInfo, fingerprint
-from svcnb.data.extractor import read_middle_pitches
+from svcnb.data.extractor import read_median_f0
 from svcnb.device import freed_memory_kept
 from svcnb.features.content.encoders import ContentEncoder, load_encoder
 from svcnb.features.content.retrieval import FeatureIndex
@@ -253,7 +253,7 @@ def load_voice(
         raise SvcError(f"no index at {named}: name an added_*.index, or leave it out")
     return Voice(
         config, generator.to(device), encoder,
-        VoiceInfo(name, path.parent, step, read_middle_pitches(path.parent), pretrain_folder),
+        VoiceInfo(name, path.parent, step, read_median_f0(path.parent), pretrain_folder),
         index=named, about=model.info, has_posterior=not report.missing,
     )  # fmt: skip
 
@@ -305,10 +305,10 @@ def is_rvc_voice(source: Path | str) -> bool:
     if config.is_file() and (source.is_dir() or source.name.startswith("G_")):
         return SPEAKERS_KEY in config.read_text(encoding="utf-8-sig")
     paths = _small_models(folder) if source.is_dir() else [source]
-    return any(map(_hears_as_rvc, paths))
+    return any(map(_looks_like_rvc, paths))
 
 
-def _hears_as_rvc(path: Path) -> bool:
+def _looks_like_rvc(path: Path) -> bool:
     stored: dict[str, Any] = read_checkpoint(path)
     weights = stored.get("weight") or stored.get("model")
     return isinstance(weights, dict) and CONTENT in weights

@@ -3,7 +3,7 @@
     config = Config.small()
     prepare(config, "data/clips", "data/features/mine")
     train("data/features/mine", "data/models/mine", TrainSettings(max_minutes=30))
-    fit_voice_centres("data/features/mine", "data/models/mine")
+    fit_voice_centers("data/features/mine", "data/models/mine")
     voice = load_voice("data/models/mine")
     voice.convert_file("song.wav", "data/converted", ConversionSettings(transpose_semitones=5))
 """
@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from svcnb.data.settings import PrepareSettings
-from svcnb.models.sovits.clusters import build_voice_index, fit_voice_centres
+from svcnb.models.sovits.clusters import build_voice_index, fit_voice_centers
 from svcnb.models.sovits.config import Config
 from svcnb.models.sovits.export import export_voice
 from svcnb.models.sovits.prepare import prepare
@@ -27,7 +27,7 @@ __all__ = [
     "build",
     "build_voice_index",
     "export_voice",
-    "fit_voice_centres",
+    "fit_voice_centers",
     "load_voice",
     "mix_voices",
     "prepare",

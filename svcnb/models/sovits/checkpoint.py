@@ -50,7 +50,7 @@ KEPT_BASE = "base_voice.safetensors"  # in a voice's folder
 PER_SPEAKER = ("emb_g.",)
 MAY_MISS = ("enc_q.", "f0_decoder.", "emb_vol.")
 # Small voices that start from the bundled base: learning rate, and the base's weight in the saved checkpoint.
-FINE_TUNING_RATE, FINE_TUNING_SHARE = 5e-4, 0.15
+FINE_TUNING_RATE, FINE_TUNING_BASE_RATIO = 5e-4, 0.15
 
 
 # so-vits-svc's files -------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def _fits(config: Config, base: Config) -> bool:
 def use_fine_tuning(config: Config, base: Path | None) -> None:
     """Settings for fine-tuning the bundled base: learning rate, weight interpolation (off for others)."""
     is_bundled = base == BUNDLED_BASE
-    changes = {"learning_rate": FINE_TUNING_RATE, "base_share": FINE_TUNING_SHARE} if is_bundled else {"base_share": 0.0}
+    changes = {"learning_rate": FINE_TUNING_RATE, "base_share": FINE_TUNING_BASE_RATIO} if is_bundled else {"base_share": 0.0}
     config.train = config.train.model_copy(update=changes)
 
 
@@ -293,7 +293,7 @@ def start_from(base: Path, generator: nn.Module, discriminator: nn.Module | None
         load_weights(discriminator, read_sovits_checkpoint(discriminator_path).model)
 
 
-class DrawnBack:
+class WeightInterpolation:
     """Weight interpolation of a generator in training with the base model it started from.
 
     Fine-tuning on a few minutes of one speaker moves the weights further from the base than speaker

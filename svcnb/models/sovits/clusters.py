@@ -23,16 +23,16 @@ from svcnb.data.feature_store import FeatureStore
 from svcnb.features.content.clustering import (
     MAX_INDEX_FRAMES,
     REDUCED_FRAMES,
-    SOVITS_CENTRES,
-    CentreFit,
+    SOVITS_CENTERS,
+    CenterFit,
     FitProgress,
     build_index,
-    choose_n_centres,
+    choose_n_centers,
     count_steps,
-    fit_centres,
+    fit_centers,
 )
 from svcnb.features.content.encoders import encoder_for_width
-from svcnb.features.content.retrieval import INDEX_FILE, FeatureIndex, SpeakerCentres
+from svcnb.features.content.retrieval import INDEX_FILE, FeatureIndex, SpeakerCenters
 from svcnb.files.checkpoint import read_safetensors, write_safetensors
 from svcnb.models.settings import ClusterSettings
 from svcnb.models.sovits.config import Config
@@ -86,7 +86,7 @@ class ClusterReport:
         return "\n".join([*lines, str(self.path)])
 
 
-def fit_voice_centres(
+def fit_voice_centers(
     features_folder: Path | str, voice_folder: Path | str, settings: ClusterSettings | None = None
 ) -> ClusterReport:
     """K-means centers of every speaker's content, written as kmeans_<n>.pt (n: largest number of centers).
@@ -100,19 +100,19 @@ def fit_voice_centres(
     """
     settings = settings or ClusterSettings()
     source = _Source.open(features_folder, voice_folder)
-    parts, centres = [], {}
+    parts, centers = [], {}
     with _progress_bar("centers", source.n_clip_frames.values()) as bar:
         for speaker, weight in source.n_clip_frames.items():
             started, frames = time.monotonic(), source.frames(speaker)
-            n_centres = settings.n_centres or choose_n_centres(len(frames))
-            fitting = settings.model_copy(update={"n_centres": n_centres})
+            n_centers = settings.n_centers or choose_n_centers(len(frames))
+            fitting = settings.model_copy(update={"n_centers": n_centers})
             fit = _fit(source.hidden(FIT_PREFIX, frames, fitting), frames, fitting, _SpeakerBar(bar, weight))
-            centres[speaker] = fit.centres
-            note = fit.note or _note(len(frames), chosen_centres=None if settings.n_centres else n_centres)
-            counts = (fit.n_frames, len(fit.centres), fit.mean_squared_distance)
+            centers[speaker] = fit.centers
+            note = fit.note or _note(len(frames), chosen_centers=None if settings.n_centers else n_centers)
+            counts = (fit.n_frames, len(fit.centers), fit.mean_squared_distance)
             parts.append(SpeakerPart(speaker, *counts, time.monotonic() - started, note))
     largest = max(part.n_vectors for part in parts)
-    path = SpeakerCentres(centres).write(source.voice_folder / f"kmeans_{largest}.pt")
+    path = SpeakerCenters(centers).write(source.voice_folder / f"kmeans_{largest}.pt")
     _remove_leftovers(source.voice_folder, FIT_PREFIX, "kmeans_")
     return ClusterReport(path, tuple(parts))
 
@@ -124,7 +124,7 @@ def build_voice_index(features_folder: Path | str, voice_folder: Path | str, *, 
     so-vits-svc; this takes minutes on a CPU.
 
     Raises:
-        SvcError: as `fit_voice_centres`.
+        SvcError: as `fit_voice_centers`.
     """
     source = _Source.open(features_folder, voice_folder)
     parts, indexes = [], {}
@@ -133,9 +133,9 @@ def build_voice_index(features_folder: Path | str, voice_folder: Path | str, *, 
             started, frames, speaker_bar = time.monotonic(), source.frames(speaker), _SpeakerBar(bar, weight)
             n_frames, distance, note = len(frames), 0.0, _note(len(frames))
             if n_frames > MAX_INDEX_FRAMES:
-                fitting = ClusterSettings(n_centres=REDUCED_FRAMES, seed=seed, n_rounds=0)
+                fitting = ClusterSettings(n_centers=REDUCED_FRAMES, seed=seed, n_rounds=0)
                 fit = _fit(source.hidden(INDEX_PREFIX, frames, fitting), frames, fitting, speaker_bar)
-                frames, distance = fit.centres.numpy(), fit.mean_squared_distance
+                frames, distance = fit.centers.numpy(), fit.mean_squared_distance
                 note = f"{n_frames} frames were reduced to {len(frames)} centers first"
             kept = source.hidden(INDEX_PREFIX, frames, seed)
             indexes |= _kept_or_built_index(kept, frames, source.speaker_ids[speaker], seed)
@@ -203,11 +203,11 @@ class _Source:
         return self.voice_folder / f".{prefix}{digest.hexdigest()[:16]}.{suffix}"
 
 
-def _note(n_frames: int, *, chosen_centres: int | None = None) -> str:
+def _note(n_frames: int, *, chosen_centers: int | None = None) -> str:
     notes = []
-    if chosen_centres is not None and chosen_centres < SOVITS_CENTRES:
-        wanted = f"so-vits-svc uses {SOVITS_CENTRES} centers"
-        notes.append(f"{wanted}; for {n_frames} frames {chosen_centres} were chosen")
+    if chosen_centers is not None and chosen_centers < SOVITS_CENTERS:
+        wanted = f"so-vits-svc uses {SOVITS_CENTERS} centers"
+        notes.append(f"{wanted}; for {n_frames} frames {chosen_centers} were chosen")
     if n_frames < FEW_FRAMES:
         seconds = n_frames / FRAMES_PER_SECOND
         notes.append(f"only {seconds:.0f} s of audio: some phones of the language may be missing")
@@ -217,7 +217,7 @@ def _note(n_frames: int, *, chosen_centres: int | None = None) -> str:
 # Fits that resume after a kill ---------------------------------------------------------------------
 
 
-def _fit(kept: Path, frames: np.ndarray, settings: ClusterSettings, bar: _SpeakerBar) -> CentreFit:
+def _fit(kept: Path, frames: np.ndarray, settings: ClusterSettings, bar: _SpeakerBar) -> CenterFit:
     """Centers of one speaker; resumes from the file `kept`, which holds the last step of a killed call."""
     n_steps = count_steps(settings.n_rounds)
     start = None
@@ -228,11 +228,11 @@ def _fit(kept: Path, frames: np.ndarray, settings: ClusterSettings, bar: _Speake
 
     def keep(progress: FitProgress) -> None:
         metadata = {"kind": "svcnb centres under way", "step": str(progress.step), "settings": settings.model_dump_json()}
-        write_safetensors(kept, {"centres": progress.centres}, metadata)
+        write_safetensors(kept, {"centres": progress.centers}, metadata)
         bar.advance_to(progress.step / n_steps)
 
-    return fit_centres(
-        frames, settings.n_centres, seed=settings.seed, n_rounds=settings.n_rounds, start=start, after_step=keep
+    return fit_centers(
+        frames, settings.n_centers, seed=settings.seed, n_rounds=settings.n_rounds, start=start, after_step=keep
     )
 
 

@@ -13,7 +13,7 @@ from svcnb.models.diffusion.checkpoint import (
     find_model,
     read_diffusion_checkpoint,
 )
-from svcnb.models.diffusion.config import DiffusionConfig
+from svcnb.models.diffusion.config import Config as DiffusionConfig
 from svcnb.models.sovits.config import Config
 from svcnb.models.sovits.voice import Voice
 from svcnb.models.vocoder.files import find_vocoder, load_vocoder

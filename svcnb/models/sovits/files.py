@@ -19,7 +19,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import TypeVar
 
 from svcnb import SvcError
-from svcnb.data.extractor import MIDDLE_PITCH_FILE
+from svcnb.data.extractor import MEDIAN_F0_FILE
 from svcnb.features.content.retrieval import INDEX_FILE
 from svcnb.files.archives import ArchiveError, list_archive, read_member, unpack
 from svcnb.models.diffusion.checkpoint import (
@@ -39,7 +39,7 @@ MAX_JSON_BYTES = 1_000_000
 MAX_SEARCHED_FILES = 20_000
 GENERATOR = re.compile(r"G_.*\.pth")
 BASE_OR_OTHER = re.compile(r"(D_.*|G_0|rmvpe|DPHuBERT.*)\.pth", re.I)
-CENTRES = re.compile(r"kmeans.*\.pt", re.I)
+CENTERS = re.compile(r"kmeans.*\.pt", re.I)
 DIFFUSION_MODEL = re.compile(r"(model_(?P<step>\d+)|.*diff.*)\.pt", re.I)
 CHECKPOINTS = ("best", "newest")
 # The first is taken from the weights; of the encoder the weights show only the width, which is ssl_dim.
@@ -162,7 +162,7 @@ class _Parts:
 def _choose(contents: _Contents, config: Path | None, checkpoint: str) -> _Parts:
     weights = _choose_weights(contents, checkpoint)
     model = _choose_diffusion(contents)
-    stored = [path for path in contents.paths if CENTRES.fullmatch(path.name) or path.name == INDEX_FILE]
+    stored = [path for path in contents.paths if CENTERS.fullmatch(path.name) or path.name == INDEX_FILE]
     retrieval = _nearest_folder(stored, weights)
     yamls = [path for path in contents.beside(model) if path.suffix in (".yaml", ".yml")] if model else []
     return _Parts(
@@ -233,7 +233,7 @@ def _read_json(contents: _Contents, path: PurePosixPath) -> dict:
 def _choose_diffusion(contents: _Contents) -> PurePosixPath | None:
     """The diffusion model with the most steps, if all are in one folder."""
     matches = {path: DIFFUSION_MODEL.fullmatch(path.name) for path in contents.paths}
-    found = [path for path, match in matches.items() if match and not CENTRES.fullmatch(path.name)]
+    found = [path for path, match in matches.items() if match and not CENTERS.fullmatch(path.name)]
     if len({path.parent for path in found}) != 1:
         return None
     return max(found, key=lambda path: (int(matches[path]["step"] or 0), path.name))
@@ -281,7 +281,7 @@ def _unpack_voice(path: Path, config: Path | None, checkpoint: str, unpacked_fol
     wanted = {parts.weights: PurePosixPath(parts.weights.name)}
     if parts.config:
         wanted[parts.config] = PurePosixPath(CONFIG_NAME)
-    median_f0 = [member for member in contents.beside(parts.weights) if member.name == MIDDLE_PITCH_FILE]
+    median_f0 = [member for member in contents.beside(parts.weights) if member.name == MEDIAN_F0_FILE]
     wanted |= {member: PurePosixPath(member.name) for member in [*parts.retrieval, *median_f0]}
     if parts.diffusion_model:
         wanted[parts.diffusion_model] = PurePosixPath(DIFFUSION_FOLDER, parts.diffusion_model.name)

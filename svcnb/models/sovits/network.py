@@ -18,7 +18,7 @@ from svcnb.nn.layers import (
     CouplingFlow,
     Noise,
     PosteriorEncoder,
-    centre_log_f0,
+    center_log_f0,
     f0_to_coarse,
     f0_to_log,
     full_precision,
@@ -142,7 +142,7 @@ class PriorEncoder(nn.Module):
 
 
 class F0Decoder(nn.Module):
-    """Predict the log f0 the speaker would sing, from content and the centred contour of the source.
+    """Predict the log f0 the speaker would sing, from content and the centered contour of the source.
 
     It always hears the source's contour: it rescales a melody, it does not invent one.
     """
@@ -298,8 +298,8 @@ class SynthesizerTrn(nn.Module):
     def predict_log_f0(
         self, x: Tensor, f0: Tensor, voiced: Tensor, mask: Tensor, g: Tensor, *, factor: Tensor | float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """Predicted log f0 and the centred contour it was predicted from, each [B, 1, N]."""
-        norm_lf0 = centre_log_f0(f0_to_log(f0).unsqueeze(1), voiced, mask, factor=factor)
+        """Predicted log f0 and the centered contour it was predicted from, each [B, 1, N]."""
+        norm_lf0 = center_log_f0(f0_to_log(f0).unsqueeze(1), voiced, mask, factor=factor)
         return self.f0_decoder(x, norm_lf0.to(self.pre.weight.dtype), mask, g), norm_lf0
 
     # ---------------------------------------------------------------- training and inference

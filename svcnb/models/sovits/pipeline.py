@@ -21,7 +21,7 @@ from svcnb.conversion.speaker_mix import Timeline, weights_at
 from svcnb.device import freed_memory_kept
 from svcnb.files.checkpoint import load_weights
 from svcnb.models.diffusion.checkpoint import DiffusionFiles, find_model, read_diffusion_checkpoint
-from svcnb.models.diffusion.config import DiffusionConfig
+from svcnb.models.diffusion.config import Config as DiffusionConfig
 from svcnb.models.diffusion.refine import Conditions, Diffuser, Grid
 from svcnb.models.diffusion.sampler import check_steps
 from svcnb.models.sovits.config import Config

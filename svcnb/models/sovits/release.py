@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svcnb import SvcError
-from svcnb.data.extractor import MIDDLE_PITCH_FILE
+from svcnb.data.extractor import MEDIAN_F0_FILE
 from svcnb.features.content.encoders import encoder_for_width
 from svcnb.files.checkpoint import mix_states, read_checkpoint, write_checkpoint
 from svcnb.files.disk import write_text
@@ -150,7 +150,7 @@ def compress_voice(source: Path | str, output: Path | str | None = None, *, half
         learning_rate=RELEASE_LEARNING_RATE,
         whole_state=whole,
     )
-    for beside in (config_path, path.parent / MIDDLE_PITCH_FILE):
+    for beside in (config_path, path.parent / MEDIAN_F0_FILE):
         if beside.is_file() and not (target.parent / beside.name).exists():
             write_text(target.parent / beside.name, beside.read_text(encoding="utf-8"))
     return ReleaseReport(target, path, target.stat().st_size, path.stat().st_size)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from svcnb.data.batches import Batch, pad
 from svcnb.files.checkpoint import load_weights
 from svcnb.models.sovits.checkpoint import (
-    DrawnBack,
+    WeightInterpolation,
     give_back,
     read_sovits_checkpoint,
     save_sovits_checkpoint,
@@ -26,7 +26,7 @@ from svcnb.training import losses
 from svcnb.training.distributed import Share
 from svcnb.training.losses import (
     GeneratorPass,
-    Listening,
+    PerceptualLoss,
     Transforms,
     adversarial_terms,
     compared,
@@ -51,7 +51,7 @@ class Networks:
 class StepParts(Transforms):
     """What a training step needs beside the networks: the transforms of this config."""
 
-    def __init__(self, config: Config, *, noise: Noise | None = None, listener: Listening | None = None) -> None:
+    def __init__(self, config: Config, *, noise: Noise | None = None, listener: PerceptualLoss | None = None) -> None:
         train = config.train
         super().__init__(
             config.data,
@@ -138,9 +138,9 @@ def _decode_prior(state: TrainState, batch: Batch, out: TrainOutput, parts: Step
 
 
 def fresh_state(
-    config: Config, settings: TrainSettings, *, base: Path | str | None = None, listener: Listening | None = None
+    config: Config, settings: TrainSettings, *, base: Path | str | None = None, listener: PerceptualLoss | None = None
 ) -> TrainState:
-    """Networks of a config with the seed's weights, or with those of a base model (see `start_from`, `DrawnBack`)."""
+    """Networks of a config with the seed's weights, or with those of a base model (see `start_from`, `WeightInterpolation`)."""
     accelerator = make_accelerator(settings)
     torch.manual_seed(settings.seed)
     networks = build(config)
@@ -155,14 +155,14 @@ def fresh_state(
         extras={"parts": StepParts(config, listener=listener).to(accelerator.device)},
     )
     if base is not None and config.train.base_share > 0:
-        state.extras["drawn_back"] = DrawnBack(accelerator.unwrap_model(state.generator), config.train.base_share)
+        state.extras["interpolation"] = WeightInterpolation(accelerator.unwrap_model(state.generator), config.train.base_share)
     return state
 
 
 def as_saved(state: TrainState) -> AbstractContextManager[dict[str, Tensor]]:
     """Inside the block the generator has the weights that are saved; the block is given its own, where they differ."""
-    drawn_back: DrawnBack | None = state.extras.get("drawn_back")
-    return drawn_back.applied(state.accelerator.unwrap_model(state.generator)) if drawn_back else nullcontext({})
+    interpolation: WeightInterpolation | None = state.extras.get("interpolation")
+    return interpolation.applied(state.accelerator.unwrap_model(state.generator)) if interpolation else nullcontext({})
 
 
 def save_run(state: TrainState, folder: Path, *, config: Config) -> None:

@@ -14,7 +14,7 @@ from svcnb import SvcError
 from svcnb.data.augmentation import vary_loudness
 from svcnb.data.batches import Batch, Part, VoiceLoader, check_parts, collate, loader
 from svcnb.data.dataset import Split, VoiceDataset, load_split
-from svcnb.data.extractor import write_middle_pitches
+from svcnb.data.extractor import write_median_f0
 from svcnb.data.feature_store import FeatureStore
 from svcnb.device import is_out_of_memory
 from svcnb.models.sovits.checkpoint import AUTO_BASE, choose_base, keep_base, kept_base, use_fine_tuning
@@ -25,7 +25,7 @@ from svcnb.training.batch_size import HEADROOM_RATIO, probe_in_child, sizes_up_t
 from svcnb.training.checkpoints import RunRecord, read_progress
 from svcnb.training.launch import check_devices, is_launched, run_in_processes
 from svcnb.training.loop import FitHooks, TrainReport, fit
-from svcnb.training.losses import Listening
+from svcnb.training.losses import PerceptualLoss
 from svcnb.training.settings import TrainSettings
 from svcnb.training.state import TrainState, restore, settle
 from svcnb.training.tensorboard import BOARD_FOLDER, TensorBoardLog
@@ -43,7 +43,7 @@ def train(
     resume: bool = True,
     base: Path | str | None = AUTO_BASE,
     batch_size: int | Literal["auto"] | None = None,
-    listener: Listening | None = None,
+    listener: PerceptualLoss | None = None,
 ) -> TrainReport:
     """Train a voice on extracted features; the same call continues a run that was stopped.
 
@@ -55,7 +55,7 @@ def train(
         features_folder: what `prepare` made, config.json included.
         voice_folder: gets config.json, G_<step>.pth, D_<step>.pth (where the config trains with a discriminator),
             state.json, history.jsonl, samples/ (held-out clips as the voice speaks them), tensorboard/ where
-            wished, and the speakers' middle pitches.
+            wished, and the speakers' median f0.
         settings: how long, how often to save, precision, device.
         resume: False refuses a folder that already holds a run.
         base: folder with G_0.pth and D_0.pth to start from (or one G file); speakers may differ. "auto" takes the
@@ -98,7 +98,7 @@ def train(
 
 
 def _choose_start(base: Path | str | None, voice_folder: Path, config: Config, record: RunRecord | None) -> Path | None:
-    """The base of a new run, and with it the way it is trained; of a run that is continued, the base it is drawn back to."""
+    """The base of a new run, and with it the way it is trained; of a run that is resumed, the base that its weights are interpolated with."""
     if record is not None:
         return kept_base(voice_folder, config)
     base = choose_base(base, config)
@@ -165,7 +165,7 @@ def _write_beside(voice_folder: Path, store: FeatureStore, config: Config, *, st
     """What lies beside a training's checkpoints from the start."""
     config.warn_of_unused(store.folder / CONFIG_NAME)
     if step == 0:
-        write_middle_pitches(store, config.spk, voice_folder)
+        write_median_f0(store, config.spk, voice_folder)
     config.save(voice_folder / CONFIG_NAME)
     drop_later_samples(voice_folder, step)
 
@@ -225,10 +225,10 @@ def held_out_clips(
 ) -> HeldOutClips:
     """The clips that a training of this config is judged by."""
     choices = ClipChoices(config.spk, config.data.unit_interpolate_mode, config.train.seed)
-    return HeldOutClips(store, split, choices, speak, board=board)
+    return HeldOutClips(store, split, choices, synthesize, board=board)
 
 
-def speak(state: TrainState, batch: Batch, noise: Noise) -> Tensor:
+def synthesize(state: TrainState, batch: Batch, noise: Noise) -> Tensor:
     """Audio [B, 1, T] without the randomness of the prior."""
     generator = state.accelerator.unwrap_model(state.generator)
     with as_saved(state):

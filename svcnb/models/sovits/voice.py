@@ -22,7 +22,7 @@ from svcnb.conversion.long_audio import Chunk
 from svcnb.conversion.retrieval import Pull, VoiceRetrieval
 from svcnb.conversion.settings import ConversionSettings
 from svcnb.conversion.voice import STATISTICS_SECONDS, LoadedVoice, Run, VoiceInfo, fingerprint
-from svcnb.data.extractor import read_middle_pitches
+from svcnb.data.extractor import read_median_f0
 from svcnb.device import freed_memory_kept
 from svcnb.features.content.encoders import align_to_frames, encoder_for_width, load_encoder
 from svcnb.features.content.waveform import SAMPLE_RATE_HZ as CONTENT_HZ
@@ -287,7 +287,7 @@ def load_voice(
     loaded, generator, report = read_generator(files.weights, files.config)
     model, folder, pretrain_folder = loaded.model, files.weights.parent, Path(pretrain_folder)
     encoder = load_encoder(model.speech_encoder, folder=pretrain_folder, device=device, width=model.ssl_dim)
-    info = VoiceInfo(files.name, folder, step_of(files.weights), read_middle_pitches(folder), pretrain_folder)
+    info = VoiceInfo(files.name, folder, step_of(files.weights), read_median_f0(folder), pretrain_folder)
     retrieval = VoiceRetrieval(
         files.retrieval_folder, named=Path(cluster_model) if cluster_model else None,
         speakers=dict(loaded.spk) or {"0": 0}, width=model.ssl_dim,

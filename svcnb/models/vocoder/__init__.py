@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-from svcnb.models.vocoder.config import VocoderConfig
+from svcnb.models.vocoder.config import Config
 from svcnb.models.vocoder.files import load_vocoder
-from svcnb.models.vocoder.step import VocoderNetworks, build, train_step
+from svcnb.models.vocoder.step import Networks, build, train_step
 from svcnb.models.vocoder.train import train
 
-__all__ = ["VocoderConfig", "VocoderNetworks", "build", "load_vocoder", "train", "train_step"]
+__all__ = ["Config", "Networks", "build", "load_vocoder", "train", "train_step"]

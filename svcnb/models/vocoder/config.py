@@ -20,7 +20,7 @@ from svcnb.training.settings import Schedule
 OUR_KEYS = ("vocoder_name", "frame_channels", "frame_blocks", "c_mel", "c_stft", "c_adversarial")
 
 
-class VocoderConfig(ConfigFile):
+class Config(ConfigFile):
     """Sizes of a vocoder and how it is trained. The last six keys are ours, written only where they differ.
 
     Keys of other programs are kept as they are.
@@ -61,12 +61,12 @@ class VocoderConfig(ConfigFile):
     c_adversarial: float = Field(1.0, ge=0, description="weight of the discriminator's two losses; 0 trains without one")
 
     @classmethod
-    def full(cls) -> VocoderConfig:
+    def full(cls) -> Config:
         """The families' own size: 44.1 kHz, hop 512; meant for a GPU."""
         return cls()
 
     @classmethod
-    def small(cls) -> VocoderConfig:
+    def small(cls) -> Config:
         """A vocoder that two CPU cores train in minutes, on the grid of the small voices (22.05 kHz, hop 256).
 
         Its network works at frame rate, and learns from spectra at several resolutions without a discriminator.
@@ -78,7 +78,7 @@ class VocoderConfig(ConfigFile):
         )  # fmt: skip
 
     @classmethod
-    def load(cls, path: Path | str) -> VocoderConfig:
+    def load(cls, path: Path | str) -> Config:
         """Read a config.json of a release or of ours.
 
         Raises:
@@ -99,7 +99,7 @@ class VocoderConfig(ConfigFile):
 
     def to_dict(self) -> dict[str, Any]:
         """The families' keys; ours only where they differ from their defaults. Ours always say how large they are."""
-        stored, defaults = self.model_dump(mode="json"), VocoderConfig()
+        stored, defaults = self.model_dump(mode="json"), Config()
         shown = ("frame_channels", "frame_blocks") if self.is_small else ()
         for key in OUR_KEYS:
             if stored[key] == getattr(defaults, key) and key not in shown:

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from svcnb import SvcError
 from svcnb.audio.audio import read_audio
-from svcnb.conversion.self_conversion import SpokenTakes, sound_of
+from svcnb.conversion.self_conversion import SelfConvertedClips, sound_of
 from svcnb.data.batches import BucketBatches
 from svcnb.data.extraction import extract, scan_clips
 from svcnb.data.feature_store import Arrays, Clip, FeatureSettings, FeatureStore
 from svcnb.features.pitch.classical import PitchSettings
 from svcnb.features.pitch.estimator import PitchEstimator, resolve_method
 from svcnb.features.pitch.track import F0Track
-from svcnb.models.vocoder.config import VocoderConfig
+from svcnb.models.vocoder.config import Config
 
 CLIPS_FOLDER = "clips"
 NO_ENCODER = "none"
@@ -29,7 +29,7 @@ NO_ENCODER = "none"
 # ---------------------------------------------------------------- the store
 
 
-def open_clips(source: Path, folder: Path, config: VocoderConfig, *, device: str = "cpu") -> FeatureStore:
+def open_clips(source: Path, folder: Path, config: Config, *, device: str = "cpu") -> FeatureStore:
     """The features in `source`; or, if it holds clips, a store of their audio and f0, made in folder/clips.
 
     Raises:
@@ -46,7 +46,7 @@ def open_clips(source: Path, folder: Path, config: VocoderConfig, *, device: str
     return store
 
 
-def _extract(source: Path, folder: Path, config: VocoderConfig, *, device: str) -> FeatureStore:
+def _extract(source: Path, folder: Path, config: Config, *, device: str) -> FeatureStore:
     settings = FeatureSettings(
         sample_rate_hz=config.sampling_rate, hop_samples=config.hop_size, encoder=NO_ENCODER,
         pitch_method=resolve_method("auto"),
@@ -111,7 +111,7 @@ class VocoderClips:
     """
 
     store: FeatureStore
-    takes: SpokenTakes | None = None
+    takes: SelfConvertedClips | None = None
     in_memory: bool = False
     _kept: dict[str, tuple[np.ndarray, list[np.ndarray], np.ndarray]] = field(default_factory=dict, repr=False)
 

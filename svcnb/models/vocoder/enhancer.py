@@ -53,11 +53,11 @@ class Enhancer:
             return np.zeros(0, np.float32)
         rate_hz = self.vocoder.settings.sampling_rate
         resampled = torch.from_numpy(resample_samples(samples, self.sample_rate_hz, rate_hz))
-        audio = self._sing(self.stretch(resampled.to(self.stretch.kernel.device)), f0_hz, noise)
+        audio = self._resynthesize(self.stretch(resampled.to(self.stretch.kernel.device)), f0_hz, noise)
         result = resample_samples(self.shrink(audio).cpu().numpy(), rate_hz, self.sample_rate_hz)
         return np.pad(result[: len(samples)], (0, max(0, len(samples) - len(result))))
 
-    def _sing(self, samples: Tensor, f0_hz: np.ndarray, noise: Noise | None) -> Tensor:
+    def _resynthesize(self, samples: Tensor, f0_hz: np.ndarray, noise: Noise | None) -> Tensor:
         """[T] at the vocoder's rate, stretched -> [T'] of the same duration, at most one frame longer."""
         hop = self.vocoder.settings.hop_size
         whole = F.pad(samples, (0, -len(samples) % hop))

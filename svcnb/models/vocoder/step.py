@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from svcnb.models.vocoder.config import VocoderConfig
+from svcnb.models.vocoder.config import Config
 from svcnb.models.vocoder.data import SegmentBatch
 from svcnb.models.vocoder.network import build_generator, mel_of
 from svcnb.nn.discriminators import MultiPeriodDiscriminator
@@ -23,7 +23,7 @@ N_COARSER_SCALES = 2  # HiFi-GAN's discriminators hear the waveform at three sca
 class StepParts(nn.Module):
     """What a training step needs beside the networks: the mel that goes in, and the one that is compared."""
 
-    def __init__(self, config: VocoderConfig, *, noise: Noise | None = None) -> None:
+    def __init__(self, config: Config, *, noise: Noise | None = None) -> None:
         super().__init__()
         self.config, self.noise = config, noise
         sizes = config.sizes()
@@ -31,23 +31,23 @@ class StepParts(nn.Module):
 
 
 @dataclass
-class VocoderNetworks:
+class Networks:
     """Generator, and the discriminator where the config trains with one."""
 
     generator: nn.Module
     discriminator: MultiPeriodDiscriminator | None
 
 
-def build(config: VocoderConfig) -> VocoderNetworks:
+def build(config: Config) -> Networks:
     """Networks of a config, initialised but without weights."""
     discriminator = None
     if config.c_adversarial > 0:
         periods = config.discriminator_periods
         discriminator = MultiPeriodDiscriminator(periods=periods, n_coarser_scales=N_COARSER_SCALES)
-    return VocoderNetworks(build_generator(config.sizes()), discriminator)
+    return Networks(build_generator(config.sizes()), discriminator)
 
 
-def fresh_state(config: VocoderConfig, settings: TrainSettings) -> TrainState:
+def fresh_state(config: Config, settings: TrainSettings) -> TrainState:
     """Networks with the seed's weights, and their optimisers."""
     accelerator = make_accelerator(settings)
     torch.manual_seed(settings.seed)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from svcnb import SvcError
 from svcnb.audio.audio import Audio
-from svcnb.conversion.self_conversion import SpeakingVoice, let_speak
+from svcnb.conversion.self_conversion import ConvertingVoice, self_convert_clips
 from svcnb.data.dataset import load_split
 from svcnb.files.checkpoint import load_weights, read_checkpoint, to_plain_names, write_checkpoint
-from svcnb.models.vocoder.config import VocoderConfig
+from svcnb.models.vocoder.config import Config
 from svcnb.models.vocoder.data import Segment, SegmentBatches, VocoderClips, collate, open_clips
 from svcnb.models.vocoder.files import load_generator
 from svcnb.models.vocoder.network import CONFIG_NAME, MODEL_NAMES
@@ -35,9 +35,9 @@ def train(
     folder: Path | str,
     settings: TrainSettings,
     *,
-    config: VocoderConfig | None = None,
+    config: Config | None = None,
     base: Path | str | None = None,
-    voice: SpeakingVoice | None = None,
+    voice: ConvertingVoice | None = None,
 ) -> TrainReport:
     """Train a vocoder; the same call continues a run that was stopped.
 
@@ -65,7 +65,7 @@ def train(
     state = fresh_state(config, settings)
     store = open_clips(source, folder, config, device=state.accelerator.device.type)
     split = load_split(store, seed=config.seed)
-    takes = let_speak(voice, store, folder, unseen=split.validation) if voice is not None else None
+    takes = self_convert_clips(voice, store, folder, unseen=split.validation) if voice is not None else None
     if record is not None:
         load_run(state, folder, record.step)
         restore(state, record)
@@ -84,10 +84,10 @@ def train(
     return fit(state, batches, train_step, settings, folder=folder, hooks=hooks)
 
 
-def _config_of_run(folder: Path, wished: VocoderConfig | None, record: RunRecord | None) -> VocoderConfig:
+def _config_of_run(folder: Path, wished: Config | None, record: RunRecord | None) -> Config:
     if record is None:
-        return wished or VocoderConfig.small()
-    earlier = VocoderConfig.load(folder / CONFIG_NAME)
+        return wished or Config.small()
+    earlier = Config.load(folder / CONFIG_NAME)
     if wished is not None and wished.sizes() != earlier.sizes():
         raise SvcError(f"{folder} holds the training of a vocoder of other sizes: give the same config, or another folder")
     return earlier
@@ -166,7 +166,7 @@ class HeldOut:
         total, n_frames = 0.0, 0
         for name in self.measured:
             segment = self.clips.whole(name, take=0 if spoken else None, max_frames=self.max_frames)
-            audio = self._sing(state, segment)
+            audio = self._resynthesize(state, segment)
             distance = (mel(audio) - mel(segment.audio.to(audio)[None])).abs().mean(dim=1)  # [1, N]
             total, n_frames = total + float(distance.sum()), n_frames + distance.shape[1]
         return total / n_frames
@@ -177,10 +177,10 @@ class HeldOut:
         for clip, name in enumerate(self.sampled, start=1):
             segment = self.clips.whole(name, take=0 if self.with_voice else None, max_frames=self.max_frames)
             write_reference(folder, clip, Audio(segment.audio.numpy(), rate_hz))
-            write_sample(folder, state.step, clip, Audio(self._sing(state, segment)[0].cpu().numpy(), rate_hz))
+            write_sample(folder, state.step, clip, Audio(self._resynthesize(state, segment)[0].cpu().numpy(), rate_hz))
 
     @torch.no_grad()
-    def _sing(self, state: TrainState, segment: Segment) -> Tensor:
+    def _resynthesize(self, state: TrainState, segment: Segment) -> Tensor:
         """[1, T]; the noise is always the same, so that two measurements differ by the network alone."""
         parts: StepParts = state.extras["parts"]
         batch = collate([segment]).to(state.accelerator.device)

@@ -274,13 +274,13 @@ def test_more_shifts_than_recordings_are_told(voice: Path, song: Path, capsys) -
 
 @pytest.fixture
 def pulled(tmp_path: Path) -> tuple[Path, Path]:
-    """Features, and a voice without centres."""
+    """Features, and a voice without centers."""
     return write_features(tmp_path / "features"), write_voice(tmp_path / "voice")
 
 
 def test_cluster_and_index_make_what_convert_then_uses(pulled: tuple[Path, Path], song: Path, tmp_path: Path, capsys) -> None:
     features, voice = pulled
-    assert cli.main(["cluster", str(features), str(voice), "--n_centres", "30", "--seed", "2"]) == 0
+    assert cli.main(["cluster", str(features), str(voice), "--n_centers", "30", "--seed", "2"]) == 0
     assert "ada: 30 vectors of 240 frames, mean squared distance" in capsys.readouterr().out
     assert cli.main(["index", str(features), str(voice)]) == 0
     assert "bob: 240 vectors of 240 frames" in capsys.readouterr().out
@@ -306,7 +306,7 @@ def test_cluster_and_index_tell_what_is_missing(pulled: tuple[Path, Path], tmp_p
     for command in ("cluster", "index"):
         assert "nowhere" in told(capsys, command, tmp_path / "nowhere", voice)
         assert "config.json" in told(capsys, command, features, tmp_path / "nowhere")
-    assert "n_centres" in told(capsys, "cluster", features, voice, "--n_centres", 0)
+    assert "n_centers" in told(capsys, "cluster", features, voice, "--n_centers", 0)
     assert [path.name for path in files_below(voice)] == ["G_0.pth", "config.json"]
 
 

@@ -21,7 +21,7 @@ from svcnb.cli.demo import (
     run_demo,
 )
 from svcnb.conversion.settings import ConversionSettings
-from svcnb.evaluation.metrics import ConversionReport, Melodies, PitchComparison
+from svcnb.evaluation.metrics import ConversionReport, F0Pair, PitchComparison
 from svcnb.evaluation.run import choose_transposition
 from svcnb.features.pitch.track import F0Track
 from svcnb.plots.audio import plot_cuts
@@ -37,7 +37,7 @@ def conversion(tone: Audio, tmp_path: Path, *, correlation: float) -> Conversion
     track = F0Track(np.full(86, 200.0), 0.0116)
     pitch = PitchComparison(correlation, 0.0, 5.0, 0.0, 0.01, 80)
     return Conversion(
-        name="a", settings=ConversionSettings(), source=tone, result=tone, melodies=Melodies(track, track), sung=False,
+        name="a", settings=ConversionSettings(), source=tone, result=tone, melodies=F0Pair(track, track), sung=False,
         path=tmp_path / "a.flac", figures=ConversionReport(0.8, 0.5, pitch),
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from svcnb.conversion.settings import ConversionSettings
 from svcnb.data.dataset import load_split
 from svcnb.data.feature_store import FeatureStore
 from svcnb.features.content.encoders import align_to_frames
-from svcnb.features.content.retrieval import FeatureIndex, SpeakerCentres
+from svcnb.features.content.retrieval import FeatureIndex, SpeakerCenters
 from svcnb.models import sovits
 from svcnb.models.settings import ClusterSettings
 from svcnb.training.checkpoints import BestCheckpoint, RunRecord, SavedCheckpoint
@@ -33,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_features(folder / "features")
     write_voice(folder / "voice")
     shutil.copytree(folder / "voice", folder / "bare")
-    sovits.fit_voice_centres(folder / "features", folder / "voice")
+    sovits.fit_voice_centers(folder / "features", folder / "voice")
     sovits.build_voice_index(folder / "features", folder / "voice")
     return folder
 
@@ -70,14 +70,14 @@ def inputs_of(voice: sovits.Voice, source: Audio, **settings: object) -> torch.T
 
 
 def test_centers_are_written_for_every_speaker_and_fit_their_training_clips(made: Path) -> None:
-    report = sovits.fit_voice_centres(made / "features", made / "voice")
-    centres = SpeakerCentres.read(report.path)
+    report = sovits.fit_voice_centers(made / "features", made / "voice")
+    centers = SpeakerCenters.read(report.path)
     store = FeatureStore.open(made / "features")
     names = load_split(store).training
-    assert report.path.name == "kmeans_24.pt" and centres.speakers == list(SPEAKERS)
+    assert report.path.name == "kmeans_24.pt" and centers.speakers == list(SPEAKERS)
     for part in report.speakers:
         frames = np.concatenate([store.read(name)["content"] for name in names if name.startswith(part.speaker)])
-        own = centres.centres[part.speaker].numpy()
+        own = centers.centers[part.speaker].numpy()
         gaps = np.square(frames[:, None] - own[None]).sum(axis=2).min(axis=1)
         assert part.n_frames == len(frames) and part.n_vectors == len(own) == len(frames) // 10
         assert part.mean_squared_distance == pytest.approx(gaps.mean(), rel=1e-3)
@@ -86,12 +86,12 @@ def test_centers_are_written_for_every_speaker_and_fit_their_training_clips(made
 
 def test_a_number_of_centers_unlike_so_vits_is_reported_and_can_be_chosen(made: Path, tmp_path: Path) -> None:
     write_voice(tmp_path)
-    automatic = sovits.fit_voice_centres(made / "features", tmp_path)
+    automatic = sovits.fit_voice_centers(made / "features", tmp_path)
     assert "10000 centers; for 240 frames 24 were chosen" in str(automatic)
     assert "only 5 s of audio" in str(automatic)
-    chosen = sovits.fit_voice_centres(made / "features", tmp_path, ClusterSettings(n_centres=50))
+    chosen = sovits.fit_voice_centers(made / "features", tmp_path, ClusterSettings(n_centers=50))
     assert chosen.path.name == "kmeans_50.pt" and "10000" not in str(chosen)
-    too_many = sovits.fit_voice_centres(made / "features", tmp_path, ClusterSettings(n_centres=500))
+    too_many = sovits.fit_voice_centers(made / "features", tmp_path, ClusterSettings(n_centers=500))
     assert too_many.path.name == "kmeans_120.pt" and "500 requested, but 240 frames" in str(too_many)
 
 
@@ -107,7 +107,7 @@ def test_the_index_holds_every_training_frame_under_the_voices_speaker_ids(made:
 def test_the_same_call_writes_the_same_bytes_and_leaves_nothing_hidden(made: Path, tmp_path: Path) -> None:
     for folder in (tmp_path / "a", tmp_path / "b"):
         write_voice(folder)
-        sovits.fit_voice_centres(made / "features", folder, ClusterSettings(seed=3))
+        sovits.fit_voice_centers(made / "features", folder, ClusterSettings(seed=3))
         sovits.build_voice_index(made / "features", folder, seed=3)
     for name in ("kmeans_24.pt", "feature_and_index.pkl"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -123,7 +123,7 @@ def test_clips_held_out_from_training_stay_out(made: Path, tmp_path: Path) -> No
 
 def test_features_of_another_voice_are_refused(made: Path, tmp_path: Path) -> None:
     other = write_features(tmp_path / "other", encoder="vec256l9")
-    for make in (sovits.fit_voice_centres, sovits.build_voice_index):
+    for make in (sovits.fit_voice_centers, sovits.build_voice_index):
         with pytest.raises(SvcError, match="vec256l9.*svcnb-units"):
             make(other, made / "voice")
         with pytest.raises(SvcError, match="no features"):
@@ -134,7 +134,7 @@ def test_features_of_another_voice_are_refused(made: Path, tmp_path: Path) -> No
     config.spk = {"ada": 0, "eve": 1}
     config.save(tmp_path / "config.json")
     with pytest.raises(SvcError, match="no speaker bob, only ada, eve"):
-        sovits.fit_voice_centres(made / "features", tmp_path)
+        sovits.fit_voice_centers(made / "features", tmp_path)
 
 
 # Using ---------------------------------------------------------------------------------------------
@@ -152,11 +152,11 @@ def test_ratio_0_is_the_conversion_without_any_file(made: Path, voice: sovits.Vo
 def test_ratio_1_conditions_on_centers_only(mode: str, voice: sovits.Voice, source: Audio) -> None:
     """With linear interpolation, too: the original blends after the content is aligned."""
     voice.config.data.unit_interpolate_mode = mode
-    own, centres = inputs_of(voice, source), inputs_of(voice, source, cluster_ratio=1.0)
-    known = voice.retrieval.centres(1).centres["bob"]
+    own, centers = inputs_of(voice, source), inputs_of(voice, source, cluster_ratio=1.0)
+    known = voice.retrieval.centers(1).centers["bob"]
     distances = torch.cdist(own, known, compute_mode="donot_use_mm_for_euclid_dist")
-    assert torch.equal(centres, known[distances.argmin(dim=1)])
-    torch.testing.assert_close(inputs_of(voice, source, cluster_ratio=0.25), 0.25 * centres + 0.75 * own)
+    assert torch.equal(centers, known[distances.argmin(dim=1)])
+    torch.testing.assert_close(inputs_of(voice, source, cluster_ratio=0.25), 0.25 * centers + 0.75 * own)
 
 
 def test_retrieval_conditions_on_the_mean_of_neighbors(voice: sovits.Voice, source: Audio) -> None:
@@ -171,20 +171,20 @@ def test_retrieval_conditions_on_the_mean_of_neighbors(voice: sovits.Voice, sour
 def test_files_are_read_once_for_many_recordings_and_again_after_a_change(
     made: Path, tmp_path: Path, source: Audio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    voice, read, times = sovits.load_voice(shutil.copytree(made / "voice", tmp_path / "v")), SpeakerCentres.read, []
-    monkeypatch.setattr(SpeakerCentres, "read", lambda path: times.append(path) or read(path))
+    voice, read, times = sovits.load_voice(shutil.copytree(made / "voice", tmp_path / "v")), SpeakerCenters.read, []
+    monkeypatch.setattr(SpeakerCenters, "read", lambda path: times.append(path) or read(path))
     for _ in range(3):
         voice.convert(source, ConversionSettings(**DIO, cluster_ratio=0.5))
     assert len(times) == 1
-    sovits.fit_voice_centres(made / "features", tmp_path / "v", ClusterSettings(n_centres=7))
+    sovits.fit_voice_centers(made / "features", tmp_path / "v", ClusterSettings(n_centers=7))
     assert len(torch.unique(inputs_of(voice, source, cluster_ratio=1.0), dim=0)) <= 7 and len(times) == 2
 
 
 def test_the_newest_centers_are_used(made: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(made / "voice", tmp_path / "v")
-    SpeakerCentres({"bob": torch.ones(3, WIDTH)}).write(folder / "kmeans_10000.pt")
+    SpeakerCenters({"bob": torch.ones(3, WIDTH)}).write(folder / "kmeans_10000.pt")
     os.utime(folder / "kmeans_10000.pt", (1, 1))
-    assert len(sovits.load_voice(folder).retrieval.centres(1).centres["bob"]) == 24
+    assert len(sovits.load_voice(folder).retrieval.centers(1).centers["bob"]) == 24
 
 
 @pytest.mark.parametrize(("fr", "message"), [
@@ -216,14 +216,14 @@ def test_the_kind_of_a_named_file_is_detected(made: Path, tmp_path: Path, source
 
 
 def test_files_without_the_speaker_or_of_another_width_are_reported(made: Path, tmp_path: Path) -> None:
-    SpeakerCentres({"ada": torch.ones(3, WIDTH), "eve": torch.ones(3, 256)}).write(tmp_path / "kmeans_3.pt")
-    other_width = SpeakerCentres({"bob": torch.ones(3, 256)}).write(tmp_path / "other_width.pt")
+    SpeakerCenters({"ada": torch.ones(3, WIDTH), "eve": torch.ones(3, 256)}).write(tmp_path / "kmeans_3.pt")
+    other_width = SpeakerCenters({"bob": torch.ones(3, 256)}).write(tmp_path / "other_width.pt")
     index = FeatureIndex.read(made / "voice" / "feature_and_index.pkl")
     FeatureIndex({0: index.indexes[0]}).write(tmp_path / "one.pkl")
-    centres, retrieval = ConversionSettings(speaker="bob", cluster_ratio=1), {"cluster_ratio": 1, "feature_retrieval": True}
+    centers, retrieval = ConversionSettings(speaker="bob", cluster_ratio=1), {"cluster_ratio": 1, "feature_retrieval": True}
     for path, settings, message in (
-        (tmp_path / "kmeans_3.pt", centres, "nothing for speaker 'bob', only for ada, eve"),
-        (other_width, centres, f"256 values per frame, this voice expects {WIDTH}"),
+        (tmp_path / "kmeans_3.pt", centers, "nothing for speaker 'bob', only for ada, eve"),
+        (other_width, centers, f"256 values per frame, this voice expects {WIDTH}"),
         (tmp_path / "one.pkl", ConversionSettings(speaker="bob", **retrieval), "nothing for speaker 'bob', only for ada"),
     ):
         with pytest.raises(SvcError, match=message):

@@ -88,7 +88,7 @@ def test_a_cross_fade_in_seconds_is_equally_long_at_every_rate() -> None:
 def test_blocks_can_be_streamed_into_a_file(tmp_path: Path) -> None:
     audio = song()
     with AudioWriter(tmp_path / "result.wav", RATE_HZ, subtype="FLOAT") as writer:
-        for block in converted_blocks(audio, same, ConversionSettings(max_piece_s=2), output_hz=RATE_HZ, hop_samples=HOP):
+        for block in converted_blocks(audio, same, ConversionSettings(max_chunk_s=2), output_hz=RATE_HZ, hop_samples=HOP):
             assert len(block) <= 12 * RATE_HZ
             writer.append(block)
     assert np.abs(read_audio(tmp_path / "result.wav").samples - audio.samples).max() <= 1e-6
@@ -106,7 +106,7 @@ def test_chunks_are_within_the_limit_and_have_whole_frames(clip_s: float, crossf
         return chunk.samples
 
     convert(
-        Audio(noise(21), RATE_HZ), record, clip_seconds=clip_s, crossfade_seconds=crossfade_s, max_piece_s=4,
+        Audio(noise(21), RATE_HZ), record, clip_seconds=clip_s, crossfade_seconds=crossfade_s, max_chunk_s=4,
         pad_seconds=0.5,
     )  # fmt: skip
     assert len(seen) > 4
@@ -139,7 +139,7 @@ def test_joins_of_a_voice_with_its_own_phase_do_not_click() -> None:
     result = convert(
         Audio(noise(9), RATE_HZ),
         lambda chunk: np.full(len(chunk.samples), next(counter) / 10, np.float32),
-        max_piece_s=2,
+        max_chunk_s=2,
     )
     assert next(counter) > 4
     assert np.abs(np.diff(result.samples)).max() < 0.01

@@ -141,7 +141,7 @@ def test_a_song_in_chunks_is_mixed_as_a_whole(voice: sovits.Voice, monkeypatch: 
         return weights
 
     monkeypatch.setattr("svcnb.models.sovits.voice.mixed_weights", record)
-    voice.convert(tone(6.0), settings(speaker_mix="ada=1>0, bob=0>1", max_piece_s=1.5))
+    voice.convert(tone(6.0), settings(speaker_mix="ada=1>0, bob=0>1", max_chunk_s=1.5))
     assert len(seen) >= 4
     starts = [chunk[0, 0] for chunk in seen]
     assert starts == sorted(starts, reverse=True) and starts[0] > 0.99

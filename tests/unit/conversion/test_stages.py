@@ -55,7 +55,7 @@ def test_ratio_half_takes_half_of_the_decibels() -> None:
 
 def test_chunks_join_without_a_step_in_loudness() -> None:
     song = swelling_song()
-    whole, chunks = adjusted(song, 0.0), adjusted(song, 0.0, max_piece_s=2.0)
+    whole, chunks = adjusted(song, 0.0), adjusted(song, 0.0, max_chunk_s=2.0)
     steps_db = 20 * np.log10(loudness(chunks) / loudness(whole))
     assert np.abs(steps_db[5:-5]).max() < 0.1
 

@@ -18,11 +18,11 @@ from svcnb.evaluation.advice import RULES, advise, metrics_of
 from svcnb.evaluation.mel_cepstral import SpectralDistance
 from svcnb.evaluation.metrics import PitchComparison
 from svcnb.evaluation.page import choose_examples, write_page
-from svcnb.evaluation.plots import plot_distance, plot_melodies, plot_overview, plot_similarity
+from svcnb.evaluation.plots import plot_distance, plot_f0_pairs, plot_overview, plot_similarity
 from svcnb.evaluation.results import (
     CSV_COLUMNS,
     CopyResult,
-    Rung,
+    Reconstruction,
     Skipped,
     SourceResult,
     Target,
@@ -45,15 +45,15 @@ def source(**changes) -> SourceResult:
     return SourceResult(**metrics | changes)
 
 
-def rung(name: str, db: float, wrong: int = 10, **changes) -> Rung:
+def reconstruction(name: str, db: float, wrong: int = 10, **changes) -> Reconstruction:
     metrics = {"file": f"copies/{name}.flac", "similarity": 0.92, "pitch": GOOD_PITCH,
                "distance": SpectralDistance(db, 300, 13, False), "words": WordErrors(wrong, 50)}  # fmt: skip
-    return Rung(**metrics | changes)
+    return Reconstruction(**metrics | changes)
 
 
 def copy(copy_db: float = 3.0, conversion_db: float = 3.8, copy_wrong: int = 10, conversion_wrong: int = 12) -> CopyResult:
-    rungs = rung("conversion", conversion_db, conversion_wrong), rung("copy", copy_db, copy_wrong)
-    return CopyResult("c", "own.flac", "target/own.flac", 0.95, *rungs, WordErrors(10, 50))
+    reconstructions = reconstruction("conversion", conversion_db, conversion_wrong), reconstruction("copy", copy_db, copy_wrong)
+    return CopyResult("c", "own.flac", "target/own.flac", 0.95, *reconstructions, WordErrors(10, 50))
 
 
 def evaluation(sources=(source(),), copies=(copy(),), own=OWN) -> VoiceEvaluation:
@@ -184,12 +184,12 @@ def test_the_overview_leaves_out_what_was_not_measured() -> None:
 
 
 def test_f0_in_tune_is_on_the_diagonal_and_unvoiced_tracks_are_drawn_too() -> None:
-    curves, cloud = plot_melodies(moving(), moving(), title="x").axes
+    curves, cloud = plot_f0_pairs(moving(), moving(), title="x").axes
     points = cloud.lines[0].get_xydata()
     assert len(points) > 100 and np.allclose(points[:, 0], points[:, 1])
     assert curves.get_title(loc="left").startswith("x: correlation 1.000")
     silent = F0Track(np.zeros(100), 0.01)
-    assert png_bytes(plot_melodies(silent, silent)).startswith(b"\x89PNG")
+    assert png_bytes(plot_f0_pairs(silent, silent)).startswith(b"\x89PNG")
 
 
 def test_distances_are_drawn_over_time_with_their_mean() -> None:

@@ -14,7 +14,7 @@ from svcnb import MissingExtra, SvcError
 from svcnb.audio.audio import Audio, AudioError, read_audio, write_audio
 from svcnb.conversion.settings import ConversionSettings
 from svcnb.evaluation import run as evaluation_run
-from svcnb.evaluation.results import VoiceEvaluation, reach_ratio
+from svcnb.evaluation.results import VoiceEvaluation, relative_similarity
 from svcnb.evaluation.run import choose_transposition, evaluate_voice, held_out_clips
 from svcnb.evaluation.settings import EvaluationSettings
 from svcnb.evaluation.words import WordErrors, find_transcript
@@ -129,7 +129,7 @@ def test_sources_are_transposed_to_the_targets_f0_and_compared_with_it(target: P
     assert [settings.transpose_semitones for settings in voice.converted] == [12, 12, 12]
     assert found.sources[0].pitch.median_shift_cents == pytest.approx(-1200, abs=30)  # not transposed
     assert found.sources[0].pitch.rmse_after_shift_cents < 100 < 1000 < found.sources[0].pitch.rmse_cents
-    assert found.target.middle_pitch_hz == pytest.approx(TARGET_HZ, rel=0.1)
+    assert found.target.median_f0_hz == pytest.approx(TARGET_HZ, rel=0.1)
 
 
 @pytest.mark.parametrize(("transposition", "base", "moved"), [("none", 0, 0), ("none", 3, 3), ("octaves", -2, 10)])
@@ -280,8 +280,8 @@ def test_equal_names_in_two_folders_do_not_overwrite_each_other(target: Path, tm
 
 
 def test_relative_similarity_is_between_source_and_ceiling() -> None:
-    assert reach_ratio(0.5, 0.8, 0.9) == pytest.approx(0.75)
-    assert math.isnan(reach_ratio(0.85, 0.9, 0.9)) and math.isnan(reach_ratio(0.5, 0.8, math.nan))
+    assert relative_similarity(0.5, 0.8, 0.9) == pytest.approx(0.75)
+    assert math.isnan(relative_similarity(0.85, 0.9, 0.9)) and math.isnan(relative_similarity(0.5, 0.8, math.nan))
 
 
 @pytest.mark.parametrize("content", ["{", '{"version": 1}', '{"voice": "x", "speaker": "y", "version": 99, "target":'

@@ -138,10 +138,10 @@ def _save_with_foreign_classes(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("save_options", [{}, OLD_FORMAT], ids=["zip", "old stream"])
 def test_centres_stored_as_numpy_arrays_are_read(tmp_path: Path, save_options: dict) -> None:
     path = tmp_path / "kmeans_10000.pt"
-    centres = np.arange(6, dtype=np.float32).reshape(2, 3)
-    torch.save({"singer": {"n_features_in_": 3, "cluster_centers_": centres, "spread": np.float64(2)}}, path, **save_options)
+    centers = np.arange(6, dtype=np.float32).reshape(2, 3)
+    torch.save({"singer": {"n_features_in_": 3, "cluster_centers_": centers, "spread": np.float64(2)}}, path, **save_options)
     stored = read_checkpoint(path)["singer"]
-    np.testing.assert_array_equal(stored["cluster_centers_"], centres)
+    np.testing.assert_array_equal(stored["cluster_centers_"], centers)
     assert (stored["n_features_in_"], stored["spread"]) == (3, 2.0)
 
 

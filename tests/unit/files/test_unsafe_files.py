@@ -20,11 +20,11 @@ from svcnb import SvcError
 from svcnb.conversion.speaker_mix import read_mix
 from svcnb.features.content.clustering import build_index
 from svcnb.features.content.encoders import load_encoder
-from svcnb.features.content.retrieval import FeatureIndex, SpeakerCentres
+from svcnb.features.content.retrieval import FeatureIndex, SpeakerCenters
 from svcnb.features.pitch.neural import load_rmvpe
 from svcnb.files.unpickling import UnsafePickle
 from svcnb.models.diffusion.checkpoint import read_diffusion_checkpoint
-from svcnb.models.diffusion.config import DiffusionConfig
+from svcnb.models.diffusion.config import Config as DiffusionConfig
 from svcnb.models.sovits.checkpoint import read_sovits_checkpoint
 from svcnb.models.sovits.release import compress_voice, mix_voices
 from svcnb.models.sovits.voice import load_voice
@@ -65,8 +65,8 @@ def save_contentvec(path: Path) -> None:
 
 
 def write_centres(folder: Path) -> Path:
-    centres = {"n_features_in_": 4, "_n_threads": 4, "cluster_centers_": np.ones((3, 4), np.float32)}
-    torch.save({"ada": centres}, folder / "kmeans_10000.pt")
+    centers = {"n_features_in_": 4, "_n_threads": 4, "cluster_centers_": np.ones((3, 4), np.float32)}
+    torch.save({"ada": centers}, folder / "kmeans_10000.pt")
     return folder / "kmeans_10000.pt"
 
 
@@ -116,7 +116,7 @@ KINDS = {
     "generator to compress": Kind(write_voice, lambda path: compress_voice(path, path.with_name("small.pth"))),
     "generator to mix": Kind(write_voice, lambda path: mix_voices([save_small_voice(path.parent / "b"), path], path.parent / "mix")),
     "discriminator": Kind(write_discriminator, read_sovits_checkpoint),
-    "centres": Kind(write_centres, SpeakerCentres.read),
+    "centres": Kind(write_centres, SpeakerCenters.read),
     "index": Kind(write_index, FeatureIndex.read),
     "diffusion": Kind(write_diffusion, read_diffusion_checkpoint),
     "vocoder": Kind(lambda folder: write_vocoder(folder) / "model", lambda path: load_vocoder(path.parent)),

@@ -40,8 +40,8 @@ def test_the_map_shows_voiced_and_unvoiced_frames_and_centers(voiced_ratio: floa
     voiced = np.arange(9000) < 9000 * voiced_ratio
     units = Units(random.random((9000, 6)).astype(np.float32), np.where(voiced, random.uniform(100, 300, 9000), 0))
     figure = plot_unit_map(units, random.random((500, 6)), title="a map")
-    unvoiced, dots, centres = (len(drawn.get_offsets()) for drawn in figure.axes[0].collections)
-    assert (unvoiced, dots) == (4500 * (1 - voiced_ratio), 4500 * voiced_ratio) and centres == 250
+    unvoiced, dots, centers = (len(drawn.get_offsets()) for drawn in figure.axes[0].collections)
+    assert (unvoiced, dots) == (4500 * (1 - voiced_ratio), 4500 * voiced_ratio) and centers == 250
     assert len(png_bytes(figure)) > 5000
 
 

@@ -243,8 +243,8 @@ def test_written_weights_are_interpolated_between_base_and_trained_encoder(store
 def test_a_linear_probe_is_accurate_for_separable_and_at_chance_for_random_features() -> None:
     torch.manual_seed(0)
     labels = torch.arange(400) % 4
-    centres = torch.randn(4, 8) * 3
-    separable, random = centres[labels] + torch.randn(400, 8), torch.randn(400, 8)
+    centers = torch.randn(4, 8) * 3
+    separable, random = centers[labels] + torch.randn(400, 8), torch.randn(400, 8)
     assert linear_probe((separable[:200], labels[:200]), [(separable[200:], labels[200:])], n_classes=4)[0] > 0.9
     assert linear_probe((random[:200], labels[:200]), [(random[200:], labels[200:])], n_classes=4)[0] < 0.4
 

@@ -10,7 +10,7 @@ import torch
 from pretrain.make_base_voice import choose_perceptual_network
 from pretrain.moonshine_features import ROTATED, PerceptualNetworks, _rotated
 from svcnb import SvcError
-from svcnb.training.perceptual import Hearing
+from svcnb.training.perceptual import EncoderFeatures
 
 
 def test_without_moonshine_the_default_of_the_training_is_used() -> None:
@@ -23,7 +23,7 @@ def test_the_error_for_a_folder_without_moonshine_names_the_missing_file(tmp_pat
 
 
 def test_distances_of_several_networks_are_summed() -> None:
-    own = Hearing.bundled(sample_rate_hz=22050)
+    own = EncoderFeatures.bundled(sample_rate_hz=22050)
     ours, theirs = torch.randn(2, 1, 1, 8000, generator=torch.Generator().manual_seed(0)) * 0.1
     once, twice = (
         network.encode_target(theirs).distance(ours) for network in (own, PerceptualNetworks(own, own))

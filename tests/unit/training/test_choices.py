@@ -114,18 +114,18 @@ def test_a_training_at_a_plateau_stops_if_asked_and_reports_it(tmp_path: Path, e
     settings = MEASURING.model_copy(update={"max_steps": 200, "save_every_steps": 50})
     hooks = measured_as({5: 2.0, 10: 1.5})
     assert fit(toy_state(), ToyLoader(), toy_step, settings, folder=tmp_path / "on", hooks=hooks).stopped_by == "max_steps"
-    wished = settings.model_copy(update={"stop_when_flat": True})
+    wished = settings.model_copy(update={"stop_at_plateau": True})
     report = fit(toy_state(), ToyLoader(), toy_step, wished, folder=tmp_path / "off", hooks=hooks)
     assert report.stopped_by == "plateau" and report.step == 60
     assert read_progress(tmp_path / "off").step == 60, "the last state is saved"
 
 
 def test_a_training_stopped_at_a_plateau_continues_only_if_asked(tmp_path: Path, early: None, caplog) -> None:
-    settings = MEASURING.model_copy(update={"max_steps": 200, "stop_when_flat": True})
+    settings = MEASURING.model_copy(update={"max_steps": 200, "stop_at_plateau": True})
     fit(toy_state(), ToyLoader(), toy_step, settings, folder=tmp_path, hooks=measured_as({}))
     again = fit(resumed(tmp_path), ToyLoader(), toy_step, settings, folder=tmp_path, hooks=measured_as({}))
     assert again.steps == 0 and again.stopped_by == "plateau" and "switch stop_when_flat off" in caplog.text
-    more = settings.model_copy(update={"stop_when_flat": False, "max_steps": 70})
+    more = settings.model_copy(update={"stop_at_plateau": False, "max_steps": 70})
     assert fit(resumed(tmp_path), ToyLoader(), toy_step, more, folder=tmp_path, hooks=measured_as({})).steps == 10
 
 

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from svcnb.models import sovits
 from svcnb.models.sovits.step import StepParts
-from svcnb.training.perceptual import Hearing, resampled
+from svcnb.training.perceptual import EncoderFeatures, resampled
 
 RATE_HZ = 22050
 
 
 @pytest.fixture(scope="module")
-def loss_network() -> Hearing:
-    return Hearing.bundled(sample_rate_hz=RATE_HZ)
+def loss_network() -> EncoderFeatures:
+    return EncoderFeatures.bundled(sample_rate_hz=RATE_HZ)
 
 
 def segment(seed: int, *, f0_hz: float = 180.0, seconds: float = 0.75) -> Tensor:
@@ -29,24 +29,24 @@ def segment(seed: int, *, f0_hz: float = 180.0, seconds: float = 0.75) -> Tensor
     return torch.from_numpy(samples.astype(np.float32))[None, None]
 
 
-def test_a_sound_has_distance_0_to_itself(loss_network: Hearing) -> None:
+def test_a_sound_has_distance_0_to_itself(loss_network: EncoderFeatures) -> None:
     sound = segment(0)
     assert float(loss_network.encode_target(sound).distance(sound)) == 0
 
 
-def test_another_consonant_is_farther_away_than_another_pitch(loss_network: Hearing) -> None:
+def test_another_consonant_is_farther_away_than_another_pitch(loss_network: EncoderFeatures) -> None:
     target = loss_network.encode_target(segment(0))
     assert float(target.distance(segment(0, f0_hz=190.0))) < 0.7 * float(target.distance(segment(1)))
 
 
-def test_the_gradient_reaches_the_sound_and_not_the_frozen_network(loss_network: Hearing) -> None:
+def test_the_gradient_reaches_the_sound_and_not_the_frozen_network(loss_network: EncoderFeatures) -> None:
     sound = segment(1).requires_grad_()
     loss_network.encode_target(segment(0)).distance(sound).backward()
     assert sound.grad is not None and bool(torch.isfinite(sound.grad).all()) and float(sound.grad.abs().sum()) > 0
     assert all(p.grad is None and not p.requires_grad for p in loss_network.parameters())
 
 
-def test_a_gradient_step_reduces_the_distance(loss_network: Hearing) -> None:
+def test_a_gradient_step_reduces_the_distance(loss_network: EncoderFeatures) -> None:
     target, sound = loss_network.encode_target(segment(0)), segment(1).requires_grad_()
     before = target.distance(sound)
     before.backward()

@@ -19,8 +19,8 @@ import torch
 
 from svcnb import MissingExtra
 from svcnb.features.content import index_files
-from svcnb.features.content.clustering import RetrievalError, build_index, count_lists, fit_centres
-from svcnb.features.content.retrieval import FeatureIndex, SpeakerCentres
+from svcnb.features.content.clustering import RetrievalError, build_index, count_lists, fit_centers
+from svcnb.features.content.retrieval import FeatureIndex, SpeakerCenters
 from svcnb.files.unpickling import CheckpointError, UnsafePickle
 
 faiss = pytest.importorskip("faiss")
@@ -50,8 +50,8 @@ def content(n_frames: int = 40, *, width: int = WIDTH) -> torch.Tensor:
     return torch.from_numpy(clustered(n_frames, width=width, seed=5))
 
 
-def some_centres() -> SpeakerCentres:
-    return SpeakerCentres({name: torch.from_numpy(clustered(20, seed=i)) for i, name in enumerate(["alto", "Bariton ä"])})
+def some_centres() -> SpeakerCenters:
+    return SpeakerCenters({name: torch.from_numpy(clustered(20, seed=i)) for i, name in enumerate(["alto", "Bariton ä"])})
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +64,15 @@ def index(frames: np.ndarray) -> FeatureIndex:
     return FeatureIndex({3: build_index(frames), 0: build_index(frames[:100])})
 
 
-# centres
+# centers
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 def test_centers_round_trip(tmp_path: Path, suffix: str) -> None:
     written = some_centres()
-    read = SpeakerCentres.read(written.write(tmp_path / f"kmeans.{suffix}"))
+    read = SpeakerCenters.read(written.write(tmp_path / f"kmeans.{suffix}"))
     assert sorted(read.speakers) == sorted(written.speakers)
-    assert all(torch.equal(read.centres[name], written.centres[name]) for name in written.speakers)
+    assert all(torch.equal(read.centers[name], written.centers[name]) for name in written.speakers)
     assert list(tmp_path.iterdir()) == [tmp_path / f"kmeans.{suffix}"]
 
 
@@ -93,7 +93,7 @@ def test_a_malicious_kmeans_file_is_refused_and_does_not_run(tmp_path: Path) -> 
     trace = tmp_path / "trace"
     torch.save({"alto": {"cluster_centers_": RunsWhenRead(os.mkdir, str(trace))}}, tmp_path / "kmeans.pt")
     with pytest.raises(UnsafePickle, match="mkdir"):
-        SpeakerCentres.read(tmp_path / "kmeans.pt")
+        SpeakerCenters.read(tmp_path / "kmeans.pt")
     assert not trace.exists()
 
 
@@ -101,21 +101,21 @@ def test_a_malicious_kmeans_file_is_refused_and_does_not_run(tmp_path: Path) -> 
 def test_another_weights_file_is_refused_as_centers(tmp_path: Path, contents: dict) -> None:
     torch.save(contents, tmp_path / "kmeans.pt")
     with pytest.raises(RetrievalError, match="expected"):
-        SpeakerCentres.read(tmp_path / "kmeans.pt")
+        SpeakerCenters.read(tmp_path / "kmeans.pt")
 
 
 def test_each_frame_is_assigned_to_its_nearest_center() -> None:
-    centres, frames = some_centres(), content(3000)  # more than one block
-    expected = centres.centres["alto"][torch.cdist(frames, centres.centres["alto"]).argmin(dim=1)]
-    assert torch.equal(centres.nearest(frames, "alto"), expected)
-    torch.testing.assert_close(centres.blend(frames, "alto", 0.3), 0.3 * expected + 0.7 * frames)
+    centers, frames = some_centres(), content(3000)  # more than one block
+    expected = centers.centers["alto"][torch.cdist(frames, centers.centers["alto"]).argmin(dim=1)]
+    assert torch.equal(centers.nearest(frames, "alto"), expected)
+    torch.testing.assert_close(centers.blend(frames, "alto", 0.3), 0.3 * expected + 0.7 * frames)
 
 
 def test_blend_ratio_0_is_the_input_and_1_the_centers() -> None:
-    centres, frames = some_centres(), content()
-    assert torch.equal(centres.blend(frames, "alto", 0.0), frames)
-    assert torch.equal(centres.blend(frames, "alto", 1.0), centres.nearest(frames, "alto"))
-    assert centres.blend(frames.half(), "alto", 0.5).dtype == torch.float16
+    centers, frames = some_centres(), content()
+    assert torch.equal(centers.blend(frames, "alto", 0.0), frames)
+    assert torch.equal(centers.blend(frames, "alto", 1.0), centers.nearest(frames, "alto"))
+    assert centers.blend(frames.half(), "alto", 0.5).dtype == torch.float16
 
 
 def test_errors_for_an_unknown_speaker_list_the_known_ones(index: FeatureIndex) -> None:
@@ -345,43 +345,43 @@ def test_hours_of_frames_are_reduced_to_centers(monkeypatch: pytest.MonkeyPatch,
 
 def test_the_error_is_at_most_that_of_scikit_learn() -> None:
     cluster = pytest.importorskip("sklearn.cluster")
-    for n_clusters, n_centres in ((60, 50), (60, 200), (1, 100)):
+    for n_clusters, n_centers in ((60, 50), (60, 200), (1, 100)):
         frames = clustered(3000, n_clusters)
-        theirs = cluster.KMeans(n_centres, n_init=1, random_state=0).fit(frames).inertia_ / len(frames)
-        fit = fit_centres(frames, n_centres)
+        theirs = cluster.KMeans(n_centers, n_init=1, random_state=0).fit(frames).inertia_ / len(frames)
+        fit = fit_centers(frames, n_centers)
         assert fit.mean_squared_distance <= 1.02 * theirs
-        gaps = np.square(frames[:, None] - fit.centres.numpy()[None]).sum(axis=2).min(axis=1)
+        gaps = np.square(frames[:, None] - fit.centers.numpy()[None]).sum(axis=2).min(axis=1)
         assert fit.mean_squared_distance == pytest.approx(gaps.mean(), rel=1e-3)
 
 
 def test_moving_idle_centers_reduces_the_error() -> None:
     frames = clustered(3000)
-    plain, moved = (fit_centres(frames, 60, n_rounds=n_rounds).mean_squared_distance for n_rounds in (0, 10))
+    plain, moved = (fit_centers(frames, 60, n_rounds=n_rounds).mean_squared_distance for n_rounds in (0, 10))
     assert moved < 0.9 * plain
 
 
 def test_the_same_seed_gives_the_same_centers(frames: np.ndarray) -> None:
-    assert torch.equal(fit_centres(frames, 20, seed=1).centres, fit_centres(torch.from_numpy(frames), 20, seed=1).centres)
-    assert not torch.equal(fit_centres(frames, 20, seed=1).centres, fit_centres(frames, 20, seed=2).centres)
+    assert torch.equal(fit_centers(frames, 20, seed=1).centers, fit_centers(torch.from_numpy(frames), 20, seed=1).centers)
+    assert not torch.equal(fit_centers(frames, 20, seed=1).centers, fit_centers(frames, 20, seed=2).centers)
 
 
 def test_fewer_frames_than_centers_give_a_note_not_an_error(frames: np.ndarray) -> None:
-    fit = fit_centres(frames, 10_000)
-    assert fit.centres.shape == (300, WIDTH)
+    fit = fit_centers(frames, 10_000)
+    assert fit.centers.shape == (300, WIDTH)
     assert "10000 requested, but 600 frames" in fit.note and fit.note in str(fit)
-    assert fit_centres(frames[:1], 100).centres.shape == (1, WIDTH)
-    assert not fit_centres(frames, 300).note
+    assert fit_centers(frames[:1], 100).centers.shape == (1, WIDTH)
+    assert not fit_centers(frames, 300).note
 
 
 def test_frames_that_are_all_equal_give_finite_centers() -> None:
-    fit = fit_centres(np.ones((50, WIDTH), np.float32), 10)
-    assert fit.centres.isfinite().all() and fit.mean_squared_distance < 1e-3
+    fit = fit_centers(np.ones((50, WIDTH), np.float32), 10)
+    assert fit.centers.isfinite().all() and fit.mean_squared_distance < 1e-3
 
 
 @pytest.mark.parametrize("features", [np.ones((0, 4)), np.ones(4), np.full((9, 4), np.nan), [[1.0]]], ids=["none", "1-d", "nan", "list"])
 def test_features_that_cannot_be_used_are_refused(features) -> None:
     with pytest.raises(RetrievalError, match="the features"):
-        fit_centres(features, 2)
+        fit_centers(features, 2)
     with pytest.raises(RetrievalError, match="the features"):
         build_index(features)
 
@@ -391,7 +391,7 @@ def test_without_faiss_the_pip_command_is_named_and_centers_blend(
 ) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(MissingExtra, match=r'pip install "svcnb\[index\]"'):
-        fit_centres(frames, 2)
+        fit_centers(frames, 2)
     with pytest.raises(MissingExtra):
         build_index(frames)
     assert some_centres().blend(content(), "alto", 0.5).shape == (40, WIDTH)

@@ -17,7 +17,7 @@ from svcnb.features.pitch.classical import (
     FrameGrid,
     PitchError,
     PitchSettings,
-    centre_f0,
+    center_f0,
     sample_f0,
     stretch_f0,
 )
@@ -263,8 +263,8 @@ def test_stretching_to_the_same_length_changes_nothing():
 
 
 def test_centering_pads_one_more_on_the_left_and_crops_on_both_sides():
-    assert centre_f0(np.ones(3), 6).tolist() == [0, 0, 1, 1, 1, 0]
-    assert centre_f0(np.arange(7.0), 4).tolist() == [1, 2, 3, 4]
+    assert center_f0(np.ones(3), 6).tolist() == [0, 0, 1, 1, 1, 0]
+    assert center_f0(np.arange(7.0), 4).tolist() == [1, 2, 3, 4]
 
 
 # ---------------------------------------------------------------- packages

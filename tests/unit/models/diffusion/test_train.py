@@ -15,12 +15,12 @@ from svcnb import SvcError
 from svcnb.audio.audio import Audio
 from svcnb.audio.spectral import VocoderMel
 from svcnb.cli.main import main
-from svcnb.conversion.self_conversion import let_speak
+from svcnb.conversion.self_conversion import self_convert_clips
 from svcnb.conversion.settings import ConversionSettings
 from svcnb.data.feature_store import FeatureStore
 from svcnb.models import sovits
 from svcnb.models.diffusion.checkpoint import read_diffusion_checkpoint, save_diffusion_checkpoint
-from svcnb.models.diffusion.config import DiffusionConfig
+from svcnb.models.diffusion.config import Config as DiffusionConfig
 from svcnb.models.diffusion.data import MARGIN_FRAMES, DiffusionBatch, DiffusionClips, collate_crops
 from svcnb.models.diffusion.train import _compare, _state, learning_rate, train_diffusion
 from svcnb.models.settings import DiffusionChoices
@@ -173,21 +173,21 @@ def test_noise_is_added_to_self_converted_clips_and_the_recording_is_the_target(
     features: Path, vocoder_folder: Path, mel: VocoderMel, tmp_path: Path
 ) -> None:
     store = FeatureStore.open(features)
-    takes = let_speak(QuietVoice(), store, tmp_path, unseen=store.names()[:1])
+    takes = self_convert_clips(QuietVoice(), store, tmp_path, unseen=store.names()[:1])
     config = config_of(vocoder_folder)
     clips = DiffusionClips(store, store.names(), config, augment=True, takes=takes)
     crops = [clips[epoch, index] for epoch in range(6) for index in range(len(clips))]
     batch = collate_crops(crops)
-    assert 0.3 < batch.is_mending.float().mean() < 0.7
-    for crop, refines in zip(crops, batch.is_mending.tolist(), strict=True):
+    assert 0.3 < batch.is_refining.float().mean() < 0.7
+    for crop, refines in zip(crops, batch.is_refining.tolist(), strict=True):
         expected = crop.audio * (0.5 if refines else 1.0)
         torch.testing.assert_close(crop.start_audio, expected, atol=1e-4, rtol=0)
-    refined = [crop for crop, refines in zip(crops, batch.is_mending.tolist(), strict=True) if refines]
+    refined = [crop for crop, refines in zip(crops, batch.is_refining.tolist(), strict=True) if refines]
     target, start = collate_crops(refined[:3]).mels(mel)
     above_floor = target > -8
     torch.testing.assert_close(start[above_floor], target[above_floor] + np.log(0.5), atol=0.05, rtol=0)
     converted = DiffusionClips(store, store.names(), config, augment=False, takes=replace(takes, chance=1.0))
-    assert collate_crops([converted[0, index] for index in range(len(converted))]).is_mending.all()
+    assert collate_crops([converted[0, index] for index in range(len(converted))]).is_refining.all()
 
 
 @pytest.mark.parametrize("step", [0, 60])
@@ -196,7 +196,7 @@ def test_the_noise_target_leads_to_the_recording(
 ) -> None:
     """An exact prediction has zero loss; predicting only the added noise gives the self-converted mel."""
     store, config = FeatureStore.open(features), config_of(vocoder_folder)
-    takes = let_speak(QuietVoice(), store, tmp_path, unseen=())
+    takes = self_convert_clips(QuietVoice(), store, tmp_path, unseen=())
     clips = DiffusionClips(store, store.names(), config, augment=False, takes=replace(takes, chance=1.0))
     batch = collate_crops([clips[0, 0]])
     mels, step = batch.mels(mel), torch.tensor([step])
@@ -233,7 +233,7 @@ def test_on_the_command_line_mend_trains_on_self_converted_clips(
     monkeypatch.setattr(sovits, "load_voice", lambda path, **options: loaded.append(path) or QuietVoice())
     given = ["--config", choices.config, "--vocoder", choices.vocoder, "--max_steps", 1, "--device", "cpu"]
     assert main(list(map(str, ["diffusion", features, tmp_path / "plain", *given]))) == 0 and not loaded
-    assert main(list(map(str, ["diffusion", features, tmp_path / "refined", *given, "--mend"]))) == 0
+    assert main(list(map(str, ["diffusion", features, tmp_path / "refined", *given, "--refine"]))) == 0
     assert loaded == [tmp_path / "refined"]
     assert list((tmp_path / "refined" / "diffusion" / "spoken").rglob("*.flac"))
     assert not (tmp_path / "plain" / "diffusion" / "spoken").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from svcnb.models.rvc.network import CONTENT_WIDTHS, PERIODS, RvcSettings, RvcSynthesizer
+from svcnb.models.rvc.network import CONTENT_WIDTHS, PERIODS, NetworkSettings as RvcSettings, RvcSynthesizer
 from svcnb.nn.discriminators import MultiPeriodDiscriminator
 from svcnb.nn.layers import Noise
 

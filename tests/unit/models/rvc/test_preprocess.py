@@ -13,7 +13,7 @@ from svcnb import SvcError
 from svcnb.audio.audio import Audio, write_audio
 from svcnb.models.rvc.experiment import COARSE_FOLDER, GT_FOLDER, WAV16_FOLDER
 from svcnb.models.rvc.preprocess import (
-    RvcCutSettings,
+    CutSettings as RvcCutSettings,
     cut_at_silence,
     cut_recordings,
     cut_samples,

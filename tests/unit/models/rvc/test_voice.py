@@ -128,7 +128,7 @@ def test_the_index_and_protection_change_the_audio(experiment: Path) -> None:
 def test_a_voice_has_the_common_interface_of_voices(experiment: Path, tmp_path: Path) -> None:
     voice = rvc.load_voice(experiment)
     assert voice.speaker_name(None) == "me" and voice.step == 4 and voice.has_posterior
-    assert 100 < voice.middle_pitches_hz["me"] < 300
+    assert 100 < voice.median_f0_hz["me"] < 300
     assert voice.suggest_transpose(voice.estimate_f0(sung(1.0, f0_hz=440), "dio")) < 0
     resynthesized = voice.resynthesise(sung(1.0))
     assert resynthesized.n_samples == 32000
@@ -205,7 +205,7 @@ def test_rvcs_own_network_trains_and_its_small_model_converts(tmp_path: Path, to
 def test_an_experiment_survives_export_and_import(tmp_path: Path, toy_encoder: ToyEncoder) -> None:
     write_recordings(tmp_path / "raw", seconds=(1.5, 1.2))
     experiment, tree, again = tmp_path / "me", tmp_path / "logs" / "me", tmp_path / "again"
-    rvc.cut_recordings(tmp_path / "raw", experiment, rvc.RvcCutSettings(sample_rate_hz=32000))
+    rvc.cut_recordings(tmp_path / "raw", experiment, rvc.CutSettings(sample_rate_hz=32000))
     rvc.prepare(tiny_rvc_config(), experiment, rvc.PrepareSettings(f0_method="dio"))
     built = rvc.build_voice_index(experiment)
     exported = export_experiment(experiment, tree)
@@ -231,7 +231,7 @@ def test_an_experiment_survives_export_and_import(tmp_path: Path, toy_encoder: T
 def test_a_base_is_loaded_strictly(tmp_path: Path, toy_encoder: ToyEncoder) -> None:
     write_recordings(tmp_path / "raw", seconds=(1.5,))
     for name in ("one", "two"):
-        rvc.cut_recordings(tmp_path / "raw", tmp_path / name, rvc.RvcCutSettings(sample_rate_hz=32000))
+        rvc.cut_recordings(tmp_path / "raw", tmp_path / name, rvc.CutSettings(sample_rate_hz=32000))
         rvc.prepare(tiny_rvc_config(), tmp_path / name, rvc.PrepareSettings(f0_method="dio"))
     rvc.train(tmp_path / "one", TrainSettings(max_steps=1, device="cpu"))
     base = tmp_path / "one" / "G_1.pth"

@@ -14,7 +14,7 @@ from svcnb.files.checkpoint import read_safetensors, to_plain_names
 from svcnb.models import sovits
 from svcnb.models.sovits import checkpoint as sovits_base
 from svcnb.models.sovits.checkpoint import (
-    FINE_TUNING_SHARE,
+    FINE_TUNING_BASE_RATIO,
     KEPT_BASE,
     choose_base,
     keep_base,
@@ -65,7 +65,7 @@ def test_a_named_base_is_always_used(bundled: Path, tmp_path: Path) -> None:
 
 
 def test_only_voices_from_the_bundled_base_are_fine_tuned(bundled: Path, tmp_path: Path) -> None:
-    fine_tuning = (sovits_base.FINE_TUNING_RATE, FINE_TUNING_SHARE)
+    fine_tuning = (sovits_base.FINE_TUNING_RATE, FINE_TUNING_BASE_RATIO)
     for base, expected in ((bundled, fine_tuning), (tmp_path / "G_0.pth", (1e-3, 0)), (None, (1e-3, 0))):
         config = sovits.Config.small()
         use_fine_tuning(config, base)
@@ -124,7 +124,7 @@ def test_a_fine_tuned_voice_is_saved_interpolated_with_its_base(bundled: Path, t
     save_run(state, tmp_path, config=config)
     saved = read_sovits_checkpoint(tmp_path / "G_0.pth").model
     start = read_safetensors(bundled)[0]
-    torch.testing.assert_close(saved["pre.weight"], start["pre.weight"].float() + 0.1 * (1 - FINE_TUNING_SHARE))
+    torch.testing.assert_close(saved["pre.weight"], start["pre.weight"].float() + 0.1 * (1 - FINE_TUNING_BASE_RATIO))
     speakers = start["emb_g.weight"].float().mean(0, keepdim=True)
     message = "speaker embeddings are not interpolated"
     torch.testing.assert_close(saved["emb_g.weight"], speakers + 0.1, msg=message)

@@ -76,7 +76,7 @@ def test_the_vocoder_gets_the_f0_of_the_voice(
     monkeypatch.setattr(Enhancer, "__call__", record)
     voice = sovits.load_voice(voice_folder)
     for semitones in (0, 12):
-        voice.convert(song, settings(enhance=True, transpose_semitones=semitones, max_piece_s=60))
+        voice.convert(song, settings(enhance=True, transpose_semitones=semitones, max_chunk_s=60))
     medians_hz = [np.median(f0_hz) for f0_hz in given]
     assert medians_hz[0] == pytest.approx(200, rel=0.01) and medians_hz[1] == pytest.approx(400, rel=0.01)
 

@@ -19,7 +19,7 @@ from svcnb.nn.attention import (
 from svcnb.nn.discriminators import MultiPeriodDiscriminator
 from svcnb.nn.layers import (
     Noise,
-    centre_log_f0,
+    center_log_f0,
     f0_to_coarse,
     f0_to_log,
     fold_weight_norm,
@@ -302,14 +302,14 @@ def test_log_f0_matches_the_golden_values_and_inverts():
     f0 = torch.tensor([[100.0, 200, 300, 400]])
     log_f0 = f0_to_log(f0).unsqueeze(1)
     torch.testing.assert_close(log_f0[0, 0], torch.tensor([0.3009783, 0.5664598, 0.8039412, 1.0187691]))
-    centred = centre_log_f0(log_f0, torch.tensor([[0.0, 1, 1, 0]]), torch.ones(1, 1, 4))
-    torch.testing.assert_close(centred[0, 0], torch.tensor([-0.3842222, -0.1187407, 0.1187407, 0.3335686]))
+    centered = center_log_f0(log_f0, torch.tensor([[0.0, 1, 1, 0]]), torch.ones(1, 1, 4))
+    torch.testing.assert_close(centered[0, 0], torch.tensor([-0.3842222, -0.1187407, 0.1187407, 0.3335686]))
     torch.testing.assert_close(log_to_f0(log_f0)[0], f0)
 
 
 def test_centering_an_unvoiced_item_gives_no_nan():
     log_f0 = torch.rand(1, 1, 5)
-    assert torch.equal(centre_log_f0(log_f0, torch.zeros(1, 5), torch.ones(1, 1, 5)), log_f0)
+    assert torch.equal(center_log_f0(log_f0, torch.zeros(1, 5), torch.ones(1, 1, 5)), log_f0)
 
 
 # ---------------------------------------------------------------- attention

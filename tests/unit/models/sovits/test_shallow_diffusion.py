@@ -19,7 +19,7 @@ from svcnb.models.diffusion.checkpoint import (
     read_diffusion_checkpoint,
     save_diffusion_checkpoint,
 )
-from svcnb.models.diffusion.config import DiffusionConfig
+from svcnb.models.diffusion.config import Config as DiffusionConfig
 from svcnb.models.diffusion.sampler import DiffusionError
 from svcnb.models.sovits.diffusion_voice import load_diffusion_voice
 from svcnb.models.sovits.voice import Voice

@@ -16,7 +16,7 @@ from svcnb.cli.main import main
 from svcnb.conversion.self_conversion import LARGEST_RATIO, N_VERSIONS
 from svcnb.models import vocoder
 from svcnb.models.vocoder import step as vocoder_step
-from svcnb.models.vocoder.config import VocoderConfig
+from svcnb.models.vocoder.config import Config as VocoderConfig
 from svcnb.models.vocoder.files import load_vocoder
 from svcnb.nn.discriminators import MultiPeriodDiscriminator
 from svcnb.training.settings import TrainSettings
