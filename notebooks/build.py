@@ -71,7 +71,9 @@ def repository() -> str:
 
 def badge(stem: str) -> str:
     """The Markdown of the button that opens a notebook on Colab."""
-    page = f"{COLAB}/github/{repository().removeprefix('https://github.com/')}/blob/main/notebooks/{stem}.ipynb"
+    page = (
+        f"{COLAB}/github/{repository().removeprefix('https://github.com/')}/blob/main/notebooks/{stem}.ipynb"
+    )
     return f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({page})"
 
 
@@ -157,7 +159,9 @@ def render(path: Path) -> str:
     title, *rest = read_cells(path)
     heading, _, body = title.text.partition("\n")
     title = Cell(title.name, True, f"{heading}\n\n{badge(path.stem)}\n\n{body.strip()}")
-    bootstrap = [Cell(c.name, c.is_markdown, c.text.replace("REPOSITORY", address)) for c in read_cells(BOOTSTRAP)]
+    bootstrap = [
+        Cell(c.name, c.is_markdown, c.text.replace("REPOSITORY", address)) for c in read_cells(BOOTSTRAP)
+    ]
     cells = [_as_json(cell, path.stem) for cell in [title, *bootstrap, *rest]]
     notebook = {"cells": cells, "metadata": METADATA, "nbformat": 4, "nbformat_minor": 5}
     return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
@@ -180,7 +184,9 @@ def render_readme() -> str:
     for heading in TABLES:
         rows = "".join(f"{row}\n" for row in option_rows(heading))
         head = rf"^\| {re.escape(heading)} \|[^\n]*{TABLES[heading][1]}[^\n]*\n\|[-|]+\n"
-        text, n_found = re.subn(rf"({head})(?:\|[^\n]*\n)*", lambda found, rows=rows: found[1] + rows, text, flags=re.M)
+        text, n_found = re.subn(
+            rf"({head})(?:\|[^\n]*\n)*", lambda found, rows=rows: found[1] + rows, text, flags=re.M
+        )
         if n_found != 1:
             raise ValueError(f"README.md has {n_found} tables {heading}")
     return README_BADGE.sub(lambda found: badge(found[1]), text)
@@ -190,8 +196,12 @@ def option_rows(heading: str) -> list[str]:
     """The rows of one of README's tables of options."""
     command, notebook, rows = TABLES[heading]
     shared = set(find_command("convert").options.values()) if command != "convert" else set()
-    options = [option for option in dict.fromkeys(find_command(command).options.values()) if option not in shared]
-    fields = FILE_FIELDS | {option.name: mark["field"] for mark, option in form_marks(SOURCES / f"{notebook}.py")}
+    options = [
+        option for option in dict.fromkeys(find_command(command).options.values()) if option not in shared
+    ]
+    fields = FILE_FIELDS | {
+        option.name: mark["field"] for mark, option in form_marks(SOURCES / f"{notebook}.py")
+    }
     return [*rows, *table_rows(options, fields, own_flags=command != "convert")]
 
 
@@ -219,8 +229,12 @@ def run_all(folder: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gallery", type=Path, metavar="FOLDER", help="run the notebooks and keep them as HTML")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--gallery", type=Path, metavar="FOLDER", help="run the notebooks and keep them as HTML"
+    )
     options = parser.parse_args()
     written = write_all()
     print("written:", ", ".join(path.name for path in written) or "nothing, all is up to date")

@@ -52,7 +52,9 @@ class Batch:
     labels: Tensor  # [B, N] phone numbers
     trust: Tensor  # [B, N] confidence of the labels, 0..1
     present: Tensor  # [B, N] 1 inside the clip
-    teacher: Tensor  # [B, N, H] features of the speech recogniser, normalized to mean 0 and standard deviation 1
+    teacher: (
+        Tensor  # [B, N, H] features of the speech recogniser, normalized to mean 0 and standard deviation 1
+    )
     speakers: Tensor  # [B] speaker numbers
 
 
@@ -67,7 +69,9 @@ class ClipStore:
         for path in self.paths:
             with np.load(path) as stored:
                 if len(stored["samples"]) >= minimum_s * SAMPLE_RATE_HZ:
-                    self.clips.append({name: stored[name] for name in ("samples", "labels", "trust", "heard", "speaker")})
+                    self.clips.append(
+                        {name: stored[name] for name in ("samples", "labels", "trust", "heard", "speaker")}
+                    )
         self.speakers = sorted({str(clip["speaker"]) for clip in self.clips})
         teacher = np.concatenate([clip["heard"][::10] for clip in self.clips]).astype(np.float32)
         self.teacher_mean, self.teacher_std = teacher.mean(0), teacher.std(0).clip(1e-6)
@@ -85,7 +89,9 @@ class ClipStore:
 class BatchMaker:
     """Draws random batches from one generator."""
 
-    def __init__(self, store: ClipStore, bands: NormalizedBands, *, settings: PerturbSettings, seed: int) -> None:
+    def __init__(
+        self, store: ClipStore, bands: NormalizedBands, *, settings: PerturbSettings, seed: int
+    ) -> None:
         self.store, self.bands, self.settings = store, bands, settings
         self.random = np.random.default_rng(seed)
         self.warps = np.geomspace(0.65, 1 / 0.65, N_WARPS)
@@ -94,7 +100,9 @@ class BatchMaker:
 
     def draw(self, n_clips: int, seconds: float, probabilities: np.ndarray) -> Batch:
         n_frames = round(seconds * 50)
-        chosen = [self.store.clips[i] for i in self.random.choice(len(probabilities), n_clips, p=probabilities)]
+        chosen = [
+            self.store.clips[i] for i in self.random.choice(len(probabilities), n_clips, p=probabilities)
+        ]
         crops = [self._crop(clip, n_frames) for clip in chosen]
         samples, paces = torch.stack([c[0] for c in crops]), np.array([c[4] for c in crops])
         plain = self._power(samples, n_frames, pitch=np.ones(n_clips), warp=np.ones(n_clips), pace=paces)
@@ -107,7 +115,9 @@ class BatchMaker:
             self._masked(normalized[0]), normalized[1], labels.clamp_min(0), trust, present, teacher, speakers
         )
 
-    def _crop(self, clip: dict[str, np.ndarray], n_frames: int) -> tuple[Tensor, np.ndarray, np.ndarray, np.ndarray, float]:
+    def _crop(
+        self, clip: dict[str, np.ndarray], n_frames: int
+    ) -> tuple[Tensor, np.ndarray, np.ndarray, np.ndarray, float]:
         """Samples with 0.5 s margins; labels (-1 outside the clip), trust and teacher features; the pace."""
         pace = self._ratio(self.settings.pace_ratio)
         n_samples = round(n_frames * 320 * pace)
@@ -126,11 +136,15 @@ class BatchMaker:
         teacher = (clip["heard"][frame].astype(np.float32) - self.store.teacher_mean) / self.store.teacher_std
         return torch.from_numpy(wave), labels, trust, teacher, pace
 
-    def _power(self, samples: Tensor, n_frames: int, *, pitch: np.ndarray, warp: np.ndarray, pace: np.ndarray) -> Tensor:
+    def _power(
+        self, samples: Tensor, n_frames: int, *, pitch: np.ndarray, warp: np.ndarray, pace: np.ndarray
+    ) -> Tensor:
         """Band powers [B, 2N, M] of crops [B, T], resampled and with warped bands."""
         s = self.bands.settings
         half = s.window_samples / 2
-        centers = (torch.arange(2 * n_frames) + 0.5) * s.hop_samples * torch.from_numpy(pace).float()[:, None]  # [B, 2N]
+        centers = (
+            (torch.arange(2 * n_frames) + 0.5) * s.hop_samples * torch.from_numpy(pace).float()[:, None]
+        )  # [B, 2N]
         offsets = (torch.arange(s.window_samples) - half) * torch.from_numpy(pitch).float()[:, None]  # [B, W]
         at = centers[:, :, None] + offsets[:, None, :] + SAMPLE_RATE_HZ // 2  # [B, 2N, W]
         at = at.clamp(0, samples.shape[1] - 2)
@@ -149,8 +163,12 @@ class BatchMaker:
         bumps = F.interpolate(self._normal(n, 1, 6), power.shape[2], mode="linear")  # [B, 1, M]
         slope = torch.linspace(-1, 1, power.shape[2]) * self._uniform(-1, 1, n)[:, None, None]
         power = power * 10 ** ((bumps * 0.5 + slope) * s.equaliser_db / 10)
-        level = power.mean((1, 2), keepdim=True) * 10 ** (-self._uniform(s.noise_db, 60, n)[:, None, None] / 10)
-        grain = (self._normal(*power.shape).square() + self._normal(*power.shape).square()) / 2  # chi-squared, as the power of noise
+        level = power.mean((1, 2), keepdim=True) * 10 ** (
+            -self._uniform(s.noise_db, 60, n)[:, None, None] / 10
+        )
+        grain = (
+            self._normal(*power.shape).square() + self._normal(*power.shape).square()
+        ) / 2  # chi-squared, as the power of noise
         tint = 10 ** (F.interpolate(self._normal(n, 1, 4), power.shape[2], mode="linear") * 0.5)
         return power + level * tint * grain
 

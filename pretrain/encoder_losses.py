@@ -70,11 +70,15 @@ class _OverTime(nn.Module):
 class TrainingHeads(nn.Module):
     """Training heads over content [B, N, D]; attribute names are keys of the stored training state."""
 
-    def __init__(self, network: ContentNetwork, n_speakers: int, n_teacher: int, *, width: int = 192, n_voice: int = 32) -> None:
+    def __init__(
+        self, network: ContentNetwork, n_speakers: int, n_teacher: int, *, width: int = 192, n_voice: int = 32
+    ) -> None:
         super().__init__()
         s = network.settings
         self.phone = nn.Linear(s.n_content, len(PHONES))
-        self.hear = nn.Sequential(nn.Linear(s.n_content, width), _OverTime(width), nn.Linear(width, n_teacher))
+        self.hear = nn.Sequential(
+            nn.Linear(s.n_content, width), _OverTime(width), nn.Linear(width, n_teacher)
+        )
         self.voice = nn.Embedding(n_speakers, n_voice)
         self.enter = nn.Linear(s.n_content + n_voice, width)
         self.mix = nn.Sequential(*(_OverTime(width) for _ in range(2)))
@@ -106,10 +110,14 @@ class EncoderLosses(nn.Module):
         content = self.network(batch.views)  # [2B, N, D]
         noise = torch.randn(content.shape, generator=generator).to(content.device)
         noisy = content + s.noise * noise
-        present, trust, labels, teacher, speakers = (x.repeat(2, *[1] * (x.ndim - 1)) for x in (
-            batch.present, batch.trust, batch.labels, batch.teacher, batch.speakers))  # fmt: skip
+        present, trust, labels, teacher, speakers = (
+            x.repeat(2, *[1] * (x.ndim - 1))
+            for x in (batch.present, batch.trust, batch.labels, batch.teacher, batch.speakers)
+        )
         phone_logits = self.heads.phone(noisy).float()  # [2B, N, K]
-        phone = F.cross_entropy(phone_logits.transpose(1, 2), labels, reduction="none", label_smoothing=s.label_smoothing)
+        phone = F.cross_entropy(
+            phone_logits.transpose(1, 2), labels, reduction="none", label_smoothing=s.label_smoothing
+        )
         described = self.heads.described(noisy, speakers).float()
         distance = (described - batch.plain.repeat(2, 1, 1)).abs().mean(2).view(*present.shape, 2).mean(2)
         first, second = content.chunk(2)

@@ -50,7 +50,11 @@ def gather(folders: list[Path], without: list[str], raw: Path) -> None:
 
 def base_config(options: argparse.Namespace) -> sovits.Config:
     config = sovits.Config.small()
-    changes = {"loss_max_hz": TRAINED_HZ, "lr_decay": options.lr_decay, "learning_rate": options.learning_rate}
+    changes = {
+        "loss_max_hz": TRAINED_HZ,
+        "lr_decay": options.lr_decay,
+        "learning_rate": options.learning_rate,
+    }
     if options.crop_frames:
         segment_size = options.crop_frames // 2 * config.data.hop_length
         changes |= {"max_frames": options.crop_frames, "segment_size": segment_size}
@@ -104,18 +108,30 @@ def write_base(voice: Path, path: Path, attribution: str, *, start: Path | None 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("work", type=Path, help="folder for all output")
     parser.add_argument("--recordings", type=Path, nargs="+", required=True, help="folders of read speech")
     parser.add_argument("--without", nargs="*", default=[], help="speakers to leave out")
     parser.add_argument("--minutes", type=float, default=120.0, help="total training time")
-    parser.add_argument("--start", default="none", help="file of an earlier base model, or auto for the bundled one")
+    parser.add_argument(
+        "--start", default="none", help="file of an earlier base model, or auto for the bundled one"
+    )
     parser.add_argument("--batch_size", type=int, help="crops per step (default: the small size's)")
-    parser.add_argument("--crop_frames", type=int, help="longest crop; the decoder is trained on half of it (default: the size's)")
+    parser.add_argument(
+        "--crop_frames",
+        type=int,
+        help="longest crop; the decoder is trained on half of it (default: the size's)",
+    )
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="initial learning rate")
-    parser.add_argument("--lr_decay", type=float, default=LR_DECAY, help="factor of the learning rate per epoch")
+    parser.add_argument(
+        "--lr_decay", type=float, default=LR_DECAY, help="factor of the learning rate per epoch"
+    )
     parser.add_argument("--encoder", default="svcnb-units")
-    parser.add_argument("--moonshine", type=Path, help="unpacked packages (see pretrain/moonshine.py): second perceptual loss")
+    parser.add_argument(
+        "--moonshine", type=Path, help="unpacked packages (see pretrain/moonshine.py): second perceptual loss"
+    )
     parser.add_argument("--attribution", default="", help="attribution of the data, for the file's metadata")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
@@ -128,9 +144,13 @@ def main() -> None:
     start = copy_start(choose_base(options.start, config), work / "start.safetensors")
     settings = TrainSettings(max_minutes=options.minutes, device=options.device, keep_checkpoints=2)
     report = sovits.train(
-        work / "features", work / "voice", settings, base=start, batch_size=options.batch_size,
+        work / "features",
+        work / "voice",
+        settings,
+        base=start,
+        batch_size=options.batch_size,
         listener=choose_perceptual_network(options.moonshine, config.data.sampling_rate),
-    )  # fmt: skip
+    )
     path = write_base(work / "voice", work / "base_voice.safetensors", options.attribution, start=start)
     print(f"{report.step} steps: {path}")
 

@@ -37,13 +37,24 @@ SAVE_S, REPORT_S = 120.0, 30.0
 class EncoderTraining:
     """Networks, optimiser and step count: the content of a state file."""
 
-    def __init__(self, network: ContentNetwork, speakers: list[str], n_teacher: int, *, losses: LossSettings, learning_rate: float, device: str) -> None:
+    def __init__(
+        self,
+        network: ContentNetwork,
+        speakers: list[str],
+        n_teacher: int,
+        *,
+        losses: LossSettings,
+        learning_rate: float,
+        device: str,
+    ) -> None:
         self.network, self.speakers, self.device = network.to(device), speakers, device
         self.heads = TrainingHeads(network, len(speakers), n_teacher).to(device)
         self.average = {name: value.detach().clone() for name, value in network.state_dict().items()}
         self.losses = EncoderLosses(network, self.heads, losses)
         self.learning_rate = learning_rate
-        self.optimizer = torch.optim.AdamW(self.losses.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.02)
+        self.optimizer = torch.optim.AdamW(
+            self.losses.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.02
+        )
         self.use_bfloat16 = _bfloat16_is_fast(device)
         self.step = 0
         self.base_state: dict[str, torch.Tensor] = {}
@@ -118,7 +129,9 @@ class EncoderTraining:
         own = self.heads.state_dict()
         fitting = {name: value for name, value in state["heads"].items() if value.shape == own[name].shape}
         self.heads.load_state_dict(own | fitting)
-        print(f"the data has {len(self.speakers)} speakers, the state {len(state['speakers'])}: the optimiser state is reset")
+        print(
+            f"the data has {len(self.speakers)} speakers, the state {len(state['speakers'])}: the optimiser state is reset"
+        )
 
 
 @torch.no_grad()
@@ -141,7 +154,9 @@ def _bfloat16_is_fast(device: str) -> bool:
 
 
 def _moved(batch: Batch, device: str) -> Batch:
-    return batch if device == "cpu" else Batch(**{name: value.to(device) for name, value in vars(batch).items()})
+    return (
+        batch if device == "cpu" else Batch(**{name: value.to(device) for name, value in vars(batch).items()})
+    )
 
 
 def _report(step: int, n_steps: int, seconds_left: float, recent: dict[str, list[float]]) -> str:
@@ -149,14 +164,24 @@ def _report(step: int, n_steps: int, seconds_left: float, recent: dict[str, list
     return f"step {step} of {n_steps}, {seconds_left / 60:.0f} minutes left: {metrics}"
 
 
-def run(training: EncoderTraining, maker: BatchMaker, options: argparse.Namespace, stop: threading.Event) -> None:
+def run(
+    training: EncoderTraining, maker: BatchMaker, options: argparse.Namespace, stop: threading.Event
+) -> None:
     """Train until the step or time limit or a stop request; the state is saved in any case."""
     probabilities = maker.store.probabilities(options.synthetic_ratio)
-    metadata = {"data": options.attribution, "losses": asdict(training.losses.settings), "perturbation": asdict(maker.settings)}
+    metadata = {
+        "data": options.attribution,
+        "losses": asdict(training.losses.settings),
+        "perturbation": asdict(maker.settings),
+    }
     recent: dict[str, list[float]] = defaultdict(list)
     started = saved = reported = time.monotonic()
     first_step = training.step
-    while training.step < options.steps and time.monotonic() - started < options.minutes * 60 and not stop.is_set():
+    while (
+        training.step < options.steps
+        and time.monotonic() - started < options.minutes * 60
+        and not stop.is_set()
+    ):
         losses = training.train_step(maker.draw(options.clips, options.seconds, probabilities), options.steps)
         for name, value in losses.items():
             recent[name].append(value)
@@ -167,7 +192,9 @@ def run(training: EncoderTraining, maker: BatchMaker, options: argparse.Namespac
             print(_report(training.step, options.steps, left, recent), flush=True)
             with options.state.with_suffix(".jsonl").open("a") as log:
                 means = {name: round(float(np.mean(values)), 4) for name, values in recent.items()}
-                log.write(json.dumps({"step": training.step, "seconds": round(now - started), **means}) + "\n")
+                log.write(
+                    json.dumps({"step": training.step, "seconds": round(now - started), **means}) + "\n"
+                )
             recent.clear()
             reported = now
         if now - saved > SAVE_S:
@@ -178,17 +205,27 @@ def run(training: EncoderTraining, maker: BatchMaker, options: argparse.Namespac
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     parser.add_argument("state", type=Path)
     parser.add_argument("--minutes", type=float, default=120.0, help="time limit of this call")
-    parser.add_argument("--steps", type=int, default=4000, help="total; the learning rate decays to 0 over the last third")
+    parser.add_argument(
+        "--steps", type=int, default=4000, help="total; the learning rate decays to 0 over the last third"
+    )
     parser.add_argument("--start", type=Path, help="base encoder to fine-tune and to regularize towards")
-    parser.add_argument("--new", nargs="*", default=[], help="speakers without regularization towards the base encoder")
-    parser.add_argument("--base-ratio", type=float, default=0.5, help="weight of --start in the written weights (WiSE-FT)")
+    parser.add_argument(
+        "--new", nargs="*", default=[], help="speakers without regularization towards the base encoder"
+    )
+    parser.add_argument(
+        "--base-ratio", type=float, default=0.5, help="weight of --start in the written weights (WiSE-FT)"
+    )
     parser.add_argument("--clips", type=int, default=6, help="per step; each in two perturbed views")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each crop")
-    parser.add_argument("--synthetic-ratio", type=float, default=0.4, help="ratio of synthetic speech in a batch")
+    parser.add_argument(
+        "--synthetic-ratio", type=float, default=0.4, help="ratio of synthetic speech in a batch"
+    )
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     for name, default in asdict(LossSettings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
@@ -198,21 +235,32 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     store = ClipStore(options.data)
-    print(f"{len(store.clips)} clips, {store.n_seconds.sum() / 60:.0f} minutes, {len(store.speakers)} speakers")
+    print(
+        f"{len(store.clips)} clips, {store.n_seconds.sum() / 60:.0f} minutes, {len(store.speakers)} speakers"
+    )
     if options.start:
         network, base = load_network(options.start), load_network(options.start).to(options.device)
     else:
         network = ContentNetwork(ContentNetworkSettings())
         set_prior_statistics(network, store)
     losses = LossSettings(**{name: getattr(options, name) for name in asdict(LossSettings())})
-    training = EncoderTraining(network, store.speakers, len(store.teacher_mean), losses=losses, learning_rate=options.learning_rate, device=options.device)
+    training = EncoderTraining(
+        network,
+        store.speakers,
+        len(store.teacher_mean),
+        losses=losses,
+        learning_rate=options.learning_rate,
+        device=options.device,
+    )
     if options.start:
         known = torch.tensor([speaker not in options.new for speaker in store.speakers])
         training.set_base(base, known, ratio=options.base_ratio)
     if options.state.exists():
         training.load(options.state)
     bands = ContentNetwork(network.settings).bands
-    bands.load_state_dict({name.removeprefix("bands."): v for name, v in training.average.items() if name.startswith("bands.")})
+    bands.load_state_dict(
+        {name.removeprefix("bands."): v for name, v in training.average.items() if name.startswith("bands.")}
+    )
     maker = BatchMaker(store, bands, settings=PerturbSettings(), seed=options.seed + training.step)
     with stop_requests() as stop:
         run(training, maker, options, stop)

@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pretrain.moonshine import Moonshine
-from pretrain.phones import SAMPLE_RATE_HZ, Aligner, LabelledClip, Pico, synthesize, split_texts
+from pretrain.phones import SAMPLE_RATE_HZ, Aligner, LabelledClip, Pico, split_texts, synthesize
 from svcnb import SvcError
 from svcnb.audio.audio import find_audio_files, read_audio
 from svcnb.files.disk import atomic_path
@@ -94,7 +94,9 @@ def random_sentences(n: int, *, seed: int) -> list[str]:
     return [" ".join(generator.choice(words, WORDS_PER_SENTENCE * 2 // 3)) for _ in range(n)]
 
 
-def synthesize_texts(texts: list[str], voices: dict[str, SpeechSynthesis], folder: Path, moonshine: Moonshine, *, seed: int) -> None:
+def synthesize_texts(
+    texts: list[str], voices: dict[str, SpeechSynthesis], folder: Path, moonshine: Moonshine, *, seed: int
+) -> None:
     """Synthesize texts with alternating voices; texts without a phone alignment are left out."""
     for number, text in enumerate(tqdm(texts, desc=folder.name)):
         name = list(voices)[number % len(voices)]
@@ -110,7 +112,10 @@ def flite_voices() -> dict[str, SpeechSynthesis]:
 
     def with_voice(voice: str) -> SpeechSynthesis:
         return lambda text, generator: synthesize(
-            text, voice, stretch=_between(FLITE_STRETCH, generator), pitch_hz=_between(FLITE_PITCH_HZ, generator)
+            text,
+            voice,
+            stretch=_between(FLITE_STRETCH, generator),
+            pitch_hz=_between(FLITE_PITCH_HZ, generator),
         )
 
     return {voice: with_voice(voice) for voice in FLITE_VOICES}
@@ -135,17 +140,26 @@ def _between(limits: tuple[float, float], generator: np.random.Generator) -> flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path, help="folder to fill")
     parser.add_argument("--recordings", type=Path, nargs="+", required=True, help="folders of read English")
     parser.add_argument("--without", nargs="*", default=[], help="speakers to leave out")
-    parser.add_argument("--moonshine", type=Path, required=True, help="folder of its unpacked packages, see pretrain/moonshine.py")
+    parser.add_argument(
+        "--moonshine",
+        type=Path,
+        required=True,
+        help="folder of its unpacked packages, see pretrain/moonshine.py",
+    )
     parser.add_argument("--n-random", type=int, default=500, help="sentences of random words")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     found = list(recordings(options.recordings, options.without))
     if not found:
-        raise SvcError(f"no recordings in {', '.join(map(str, options.recordings))}, expected folders with audio files")
+        raise SvcError(
+            f"no recordings in {', '.join(map(str, options.recordings))}, expected folders with audio files"
+        )
     moonshine = Moonshine(options.moonshine)
     texts = split_texts(align_recordings(found, options.data, moonshine), WORDS_PER_SENTENCE)
     for name, voices in (("flite", flite_voices()), ("pico", pico_voices())):

@@ -68,7 +68,10 @@ class Material:
             probe=[synthesize(text, voice) for voice in PROBE_VOICES for text in PROBE_SENTENCES],
             unseen=[synthesize(text, UNSEEN_VOICE) for text in TEST_SENTENCES],
             seen=[synthesize(text, SEEN_VOICE) for text in TEST_SENTENCES],
-            readers={f.name: [read_audio(p, sample_rate_hz=SAMPLE_RATE_HZ).samples for p in find_audio_files(f)] for f in folders},
+            readers={
+                f.name: [read_audio(p, sample_rate_hz=SAMPLE_RATE_HZ).samples for p in find_audio_files(f)]
+                for f in folders
+            },
         )
 
 
@@ -115,7 +118,9 @@ def labelled_frames(clips: Iterable[LabelledClip], encode: Encode) -> tuple[Tens
     return torch.cat(features), torch.cat(labels)
 
 
-def linear_probe(train: tuple[Tensor, Tensor], tests: list[tuple[Tensor, Tensor]], *, n_classes: int) -> list[float]:
+def linear_probe(
+    train: tuple[Tensor, Tensor], tests: list[tuple[Tensor, Tensor]], *, n_classes: int
+) -> list[float]:
     """Accuracies of one linear classifier (cross-entropy, small weight decay) on several test sets."""
     points, labels = train
     mean, std = points.mean(0), points.std(0).clamp_min(1e-5)
@@ -152,7 +157,9 @@ def tokens(clips: Iterable[LabelledClip], encode: Encode) -> dict[int, Tensor]:
 def abx_error(known: dict[int, Tensor], unknown: dict[int, Tensor]) -> float:
     """Fraction of triples with X nearer (by cosine) to the wrong phone, averaged over phone pairs; chance 0.5."""
     center = torch.cat(list(known.values())).mean(0)
-    known, unknown = ({i: F.normalize(x - center, dim=1) for i, x in side.items()} for side in (known, unknown))
+    known, unknown = (
+        {i: F.normalize(x - center, dim=1) for i, x in side.items()} for side in (known, unknown)
+    )
     errors = []
     for right in unknown.keys() & known.keys():
         to_right = unknown[right] @ known[right].T  # [X, A]
@@ -165,12 +172,22 @@ def abx_error(known: dict[int, Tensor], unknown: dict[int, Tensor]) -> float:
 
 def loud_frames(samples: np.ndarray, n_frames: int) -> Tensor:
     """Mask of the frames that are not pauses, bool [n_frames]."""
-    frames = np.resize(samples, (n_frames, HOP_SAMPLES)) if len(samples) < HOP_SAMPLES else samples[: n_frames * HOP_SAMPLES]
-    power = np.square(np.pad(frames.ravel(), (0, n_frames * HOP_SAMPLES - frames.size))).reshape(n_frames, -1).mean(1)
+    frames = (
+        np.resize(samples, (n_frames, HOP_SAMPLES))
+        if len(samples) < HOP_SAMPLES
+        else samples[: n_frames * HOP_SAMPLES]
+    )
+    power = (
+        np.square(np.pad(frames.ravel(), (0, n_frames * HOP_SAMPLES - frames.size)))
+        .reshape(n_frames, -1)
+        .mean(1)
+    )
     return torch.from_numpy(power > np.quantile(power, 0.95) * 10 ** (-QUIET_DB / 10))
 
 
-def speaker_frames(readers: dict[str, list[np.ndarray]], encode: Encode, chosen: slice) -> tuple[Tensor, Tensor]:
+def speaker_frames(
+    readers: dict[str, list[np.ndarray]], encode: Encode, chosen: slice
+) -> tuple[Tensor, Tensor]:
     """Features [N, D] and reader numbers [N] of some sentences of each reader."""
     features, labels = [], []
     for number, name in enumerate(sorted(readers)):
@@ -216,17 +233,27 @@ def table(scores: dict[str, Scores], n_readers: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--readers", type=Path, required=True, help="folder with one folder of recordings per reader")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--readers", type=Path, required=True, help="folder with one folder of recordings per reader"
+    )
     parser.add_argument("--encoders", nargs="*", default=["svcnb-units"], help="names of content.ENCODERS")
     parser.add_argument("--files", type=Path, nargs="*", default=[], help="files of make_encoder")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="folder of the encoders' weights")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(__file__).parent, help="folder of the encoders' weights"
+    )
     options = parser.parse_args()
     material = Material.make(options.readers)
-    encoders: dict[str, Encode] = {"MFCC": mfcc} | {name: bound(name, options.folder) for name in options.encoders}
+    encoders: dict[str, Encode] = {"MFCC": mfcc} | {
+        name: bound(name, options.folder) for name in options.encoders
+    }
     for path in options.files:
         encoders |= output_and_hidden(path)
-    print(table({name: measure(encode, material) for name, encode in encoders.items()}, len(material.readers)))
+    print(
+        table({name: measure(encode, material) for name, encode in encoders.items()}, len(material.readers))
+    )
 
 
 if __name__ == "__main__":

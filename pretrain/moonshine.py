@@ -45,13 +45,17 @@ class Moonshine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads
         self._encoder = onnxruntime.InferenceSession(encoder.SerializeToString(), options)
-        self._decoder = onnxruntime.InferenceSession(str(_only(folder, "tiny/quantized/decoder_model_merged.onnx")), options)
+        self._decoder = onnxruntime.InferenceSession(
+            str(_only(folder, "tiny/quantized/decoder_model_merged.onnx")), options
+        )
         self._vocabulary = _vocabulary(_only(folder, "llama-tokenizer.js"))
 
     def features(self, samples: np.ndarray) -> Tensor:
         """Encoder features of samples [T] at 16 kHz, interpolated from 24 ms to 20 ms frames: float32 [N, 288]."""
         states = torch.from_numpy(self._states(samples)[1][0]).T  # [288, M]
-        at = (torch.arange(max(1, len(samples) // OUR_HOP_SAMPLES)) + 0.5) * OUR_HOP_SAMPLES / HOP_SAMPLES - 0.5
+        at = (
+            torch.arange(max(1, len(samples) // OUR_HOP_SAMPLES)) + 0.5
+        ) * OUR_HOP_SAMPLES / HOP_SAMPLES - 0.5
         at = at.clamp(0, states.shape[1] - 1)
         before = at.long()
         after = (before + 1).clamp_max(states.shape[1] - 1)
@@ -69,7 +73,11 @@ class Moonshine:
         names = [output.name for output in self._decoder.get_outputs()]
         tokens = [START]
         for position in range(int(len(samples) / SAMPLE_RATE_HZ * TOKENS_PER_S)):
-            given = {"input_ids": np.array([tokens[-1:]]), "encoder_hidden_states": states, "use_cache_branch": np.array([position > 0])}
+            given = {
+                "input_ids": np.array([tokens[-1:]]),
+                "encoder_hidden_states": states,
+                "use_cache_branch": np.array([position > 0]),
+            }
             found = dict(zip(names, self._decoder.run(None, given | past), strict=True))
             tokens.append(int(found["logits"][0, -1].argmax()))
             if tokens[-1] == END:
@@ -81,7 +89,9 @@ class Moonshine:
         return normalise_text(text.replace("▁", " "))
 
     def _states(self, samples: np.ndarray) -> list[np.ndarray]:
-        return self._encoder.run(["last_hidden_state", TEACHER_OUTPUT], {"input_values": samples[None].astype(np.float32)})
+        return self._encoder.run(
+            ["last_hidden_state", TEACHER_OUTPUT], {"input_values": samples[None].astype(np.float32)}
+        )
 
 
 def read_encoder(folder: Path) -> Any:
@@ -105,5 +115,7 @@ def _vocabulary(path: Path) -> list[str]:
 def _only(folder: Path, ending: str) -> Path:
     found = sorted(path for path in folder.rglob(Path(ending).name) if path.as_posix().endswith(ending))
     if not found:
-        raise SvcError(f"no {ending} under {folder}, expected the packages named in pretrain/moonshine.py, unpacked there")
+        raise SvcError(
+            f"no {ending} under {folder}, expected the packages named in pretrain/moonshine.py, unpacked there"
+        )
     return found[0]

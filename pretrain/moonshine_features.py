@@ -40,8 +40,12 @@ class MoonshineLayers(nn.Module):
         x = F.gelu(F.conv1d(x, self.conv3, self.conv3_bias, stride=2)).transpose(1, 2)
         maps = [x]
         for layer in range(max(COMPARED_LAYERS) + 1):
-            x = x + self._attend(self._normalised(x, f"layers_{layer}_input_layernorm"), f"layers_{layer}_self_attn")
-            hidden = self._times(self._normalised(x, f"layers_{layer}_post_attention_layernorm"), f"layers_{layer}_mlp_fc1")
+            x = x + self._attend(
+                self._normalised(x, f"layers_{layer}_input_layernorm"), f"layers_{layer}_self_attn"
+            )
+            hidden = self._times(
+                self._normalised(x, f"layers_{layer}_post_attention_layernorm"), f"layers_{layer}_mlp_fc1"
+            )
             x = x + self._times(F.gelu(hidden), f"layers_{layer}_mlp_fc2")
             if layer in COMPARED_LAYERS:
                 maps.append(x)
@@ -54,7 +58,10 @@ class MoonshineLayers(nn.Module):
         return x @ getattr(self, name) + getattr(self, f"{name}_bias", 0.0)
 
     def _attend(self, x: Tensor, name: str) -> Tensor:
-        q, k, v = (self._times(x, f"{name}_{kind}_proj").unflatten(2, (N_HEADS, HEAD_WIDTH)).transpose(1, 2) for kind in "qkv")
+        q, k, v = (
+            self._times(x, f"{name}_{kind}_proj").unflatten(2, (N_HEADS, HEAD_WIDTH)).transpose(1, 2)
+            for kind in "qkv"
+        )
         angles = torch.arange(x.shape[1], device=x.device)[:, None] * self.frequencies
         cos, sin = (turn.repeat_interleave(2, 1) for turn in (angles.cos(), angles.sin()))
         mixed = F.scaled_dot_product_attention(_rotated(q, cos, sin), _rotated(k, cos, sin), v)
@@ -75,17 +82,26 @@ def _read_weights(folder: Path) -> dict[str, np.ndarray]:
 
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     found = {"frequencies": stored["/rotary_emb/Cast_1_output_0"].flatten()}
-    found |= {f"group_{kind}": stored[name].flatten() for kind, name in (("weight", "onnx::Mul_1488"), ("bias", "onnx::Add_1489"))}
+    found |= {
+        f"group_{kind}": stored[name].flatten()
+        for kind, name in (("weight", "onnx::Mul_1488"), ("bias", "onnx::Add_1489"))
+    }
     for name in ("conv1", "conv2", "conv3"):  # here the zero point is in units of the weights
-        weight, scale, zero = (stored[f"{name}.weight_{part}"] for part in ("quantized", "scale", "zero_point"))
+        weight, scale, zero = (
+            stored[f"{name}.weight_{part}"] for part in ("quantized", "scale", "zero_point")
+        )
         found[name] = weight.astype(np.float32) * scale + zero
     for node in graph.node:
         if node.op_type == "MatMulInteger":
             quantised = node.input[1]
-            scale, zero = (stored[f"{quantised.removesuffix('_quantized')}_{part}"] for part in ("scale", "zero_point"))
+            scale, zero = (
+                stored[f"{quantised.removesuffix('_quantized')}_{part}"] for part in ("scale", "zero_point")
+            )
             name = node.name.removesuffix("/MatMul_quant").strip("/")
             found[_plain(name)] = (stored[quantised].astype(np.float32) - zero.astype(np.float32)) * scale
-    return found | {_plain(name): value for name, value in stored.items() if name.endswith((".bias", "layernorm.weight"))}
+    return found | {
+        _plain(name): value for name, value in stored.items() if name.endswith((".bias", "layernorm.weight"))
+    }
 
 
 def _plain(name: str) -> str:

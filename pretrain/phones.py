@@ -71,7 +71,9 @@ def phone_index(name: str) -> int:
     plain = name.upper()
     plain = ALIASES.get(plain, plain)
     if plain not in PHONES:
-        raise SvcError(f"phone {name!r} is not known, expected one of {' '.join(PHONES)} or {' '.join(ALIASES)}")
+        raise SvcError(
+            f"phone {name!r} is not known, expected one of {' '.join(PHONES)} or {' '.join(ALIASES)}"
+        )
     return PHONES.index(plain)
 
 
@@ -91,7 +93,9 @@ def synthesize(text: str, voice: str, *, stretch: float = 1.0, pitch_hz: float |
         printed = _flite("-voice", voice, *options, "-psdur", "-t", f"{text} ", "-o", str(path))
         samples = read_audio(path, sample_rate_hz=SAMPLE_RATE_HZ).samples
     pairs = [word.rsplit(":", 1) for word in printed.split()]
-    return LabelledClip(text, f"flite-{voice}", samples, tuple(Phone(phone_index(name), float(end)) for name, end in pairs))
+    return LabelledClip(
+        text, f"flite-{voice}", samples, tuple(Phone(phone_index(name), float(end)) for name, end in pairs)
+    )
 
 
 def pronounce(word: str) -> list[int]:
@@ -131,7 +135,9 @@ class Pico:
         # TtsEngine.speak is ttspico's own name
         samples = np.frombuffer(self._engine.synthesize(text), np.int16).astype(np.float32) / 32768
         clip = self._aligner.align_text(self.speaker, samples, text)
-        phones = (replace(phone, trust=0.0) if phone.index in self._guessed else phone for phone in clip.phones)
+        phones = (
+            replace(phone, trust=0.0) if phone.index in self._guessed else phone for phone in clip.phones
+        )
         return replace(clip, phones=tuple(phones))
 
 
@@ -204,7 +210,9 @@ def _flite(*arguments: str) -> str:
     try:
         return subprocess.run(["flite", *arguments], check=True, capture_output=True, text=True).stdout
     except FileNotFoundError as error:
-        raise SvcError("flite is not installed, expected the program in PATH: apt-get install flite") from error
+        raise SvcError(
+            "flite is not installed, expected the program in PATH: apt-get install flite"
+        ) from error
 
 
 def split_texts(texts: Sequence[str], n_words: int) -> list[str]:

@@ -68,4 +68,6 @@ TEST_SENTENCES = tuple(  # test set of the probes
     He could hear the gentle rhythm of the waves.
     """.strip().splitlines()
 )
-PROBE_SENTENCES, TEST_SENTENCES = (tuple(line.strip() for line in lines) for lines in (PROBE_SENTENCES, TEST_SENTENCES))
+PROBE_SENTENCES, TEST_SENTENCES = (
+    tuple(line.strip() for line in lines) for lines in (PROBE_SENTENCES, TEST_SENTENCES)
+)

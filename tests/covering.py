@@ -12,7 +12,10 @@ Row = dict[str, Any]
 
 
 def covering_rows(
-    choices: Mapping[str, Sequence[Any]], *, allowed: Callable[[Row], bool] = lambda row: True, n_tries: int = 40
+    choices: Mapping[str, Sequence[Any]],
+    *,
+    allowed: Callable[[Row], bool] = lambda row: True,
+    n_tries: int = 40,
 ) -> Iterator[Row]:
     """Rows that together hold every pair which some allowed row can hold; greedy, the same every time.
 
@@ -38,8 +41,11 @@ def covering_rows(
 def all_pairs(choices: Mapping[str, Sequence[Any]]) -> set:
     """Every pair of values of two choices, as ((name, value), (name, value))."""
     return {
-        ((a, x), (b, y)) for a, b in itertools.combinations(choices, 2) for x in choices[a] for y in choices[b]
-    }  # fmt: skip
+        ((a, x), (b, y))
+        for a, b in itertools.combinations(choices, 2)
+        for x in choices[a]
+        for y in choices[b]
+    }
 
 
 def pairs_of(row: Row) -> set:

@@ -32,7 +32,19 @@ from tests import parity_sets
 from tests.parity_sets.registry import CHECKS, ReferenceSet, Row
 
 # Words of a deviation's name that say nothing about which arrays it means.
-FILLERS = {"output", "outputs", "array", "arrays", "and", "of", "the", "result", "results", "samplers", "sampler"}
+FILLERS = {
+    "output",
+    "outputs",
+    "array",
+    "arrays",
+    "and",
+    "of",
+    "the",
+    "result",
+    "results",
+    "samplers",
+    "sampler",
+}
 
 
 @dataclass
@@ -84,13 +96,17 @@ def run_set(folder: Path) -> Outcome:
         outcome.kind = str(reference.meta.get("kind", "?"))
         if outcome.kind not in CHECKS:
             known = ", ".join(sorted(CHECKS)) or "none"
-            outcome.problems.append(f"unknown kind {outcome.kind!r} in {folder / 'set.json'} (there are checks for {known})")
+            outcome.problems.append(
+                f"unknown kind {outcome.kind!r} in {folder / 'set.json'} (there are checks for {known})"
+            )
             return outcome
         outcome.rows.extend(CHECKS[outcome.kind](reference))
         deviations = reference.meta.get("deliberate_deviations", {})
         left_over = reference.left_over()
         outcome.deliberate = [name for name in left_over if is_deliberate(name, deviations)]
-        outcome.problems += [f"{name}: compared by no check" for name in left_over if name not in outcome.deliberate]
+        outcome.problems += [
+            f"{name}: compared by no check" for name in left_over if name not in outcome.deliberate
+        ]
         if not outcome.rows:
             outcome.problems.append("the check compared nothing")
     except (SvcError, ImportError, FileNotFoundError) as error:
@@ -118,7 +134,9 @@ def is_deliberate(name: str, deviations: dict[str, str]) -> bool:
 def describe(outcome: Outcome, *, quiet: bool) -> str:
     """The set's table as text; with `quiet` only what failed, or else the worst row."""
     verdict = "ok" if outcome.passed else "FAIL"
-    lines = [f"{outcome.folder.name} ({outcome.kind}): {verdict}, {len(outcome.rows)} arrays, {outcome.seconds:.1f} s"]
+    lines = [
+        f"{outcome.folder.name} ({outcome.kind}): {verdict}, {len(outcome.rows)} arrays, {outcome.seconds:.1f} s"
+    ]
     rows = outcome.rows
     if quiet:
         failed = [row for row in rows if not row.passed]
@@ -129,15 +147,23 @@ def describe(outcome: Outcome, *, quiet: bool) -> str:
         verdict = "ok" if row.passed else "FAIL"
         text = f"  {row.name:<{width}}  {row.deviation:9.2e}  of {row.tolerance:.0e} {measure}  {verdict}  {row.note}"
         lines.append(text.rstrip())
-    lines += [f"  {name}  not compared: the set names it as a deliberate deviation" for name in outcome.deliberate if not quiet]
+    lines += [
+        f"  {name}  not compared: the set names it as a deliberate deviation"
+        for name in outcome.deliberate
+        if not quiet
+    ]
     lines += [f"  FAIL  {problem}" for problem in outcome.problems]
     return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("places", nargs="+", type=Path, metavar="DIR")
-    parser.add_argument("-q", "--quiet", action="store_true", help="per set only the worst array, or those that failed")
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="per set only the worst array, or those that failed"
+    )
     options = parser.parse_args(arguments)
     load_checks()
     outcomes = []

@@ -24,7 +24,11 @@ def read_section(heading: str) -> str:
 def table(section: str, heading: str) -> list[list[str]]:
     """Rows of the section's table whose first heading that is."""
     lines = section.splitlines()
-    first = next(i for i, line in enumerate(lines) if line.startswith(f"| {heading} |") and lines[i + 1].startswith("|---"))
+    first = next(
+        i
+        for i, line in enumerate(lines)
+        if line.startswith(f"| {heading} |") and lines[i + 1].startswith("|---")
+    )
     rows = []
     for line in lines[first + 2 :]:
         if not line.startswith("|"):
@@ -44,5 +48,7 @@ def parsed(command: str) -> argparse.Namespace:
 
 def sub_parsers(parser: argparse.ArgumentParser | None = None) -> dict[str, argparse.ArgumentParser]:
     """The program's commands, or those below one of them."""
-    (actions,) = [a for a in (parser or cli.build_parser())._actions if isinstance(a, argparse._SubParsersAction)]
+    (actions,) = [
+        a for a in (parser or cli.build_parser())._actions if isinstance(a, argparse._SubParsersAction)
+    ]
     return {name: command.complete() for name, command in actions.choices.items()}

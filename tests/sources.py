@@ -70,7 +70,11 @@ def parameters(path: Path) -> dict[str, object]:
     (cell,) = tagged(path, "parameters")
     values: dict[str, object] = {}
     for line in ast.parse(source(cell)).body:
-        if not (isinstance(line, ast.Assign) and len(line.targets) == 1 and isinstance(line.targets[0], ast.Name)):
-            raise AssertionError(f"{path.name}: not a plain assignment in the parameters cell: {ast.unparse(line)}")
+        if not (
+            isinstance(line, ast.Assign) and len(line.targets) == 1 and isinstance(line.targets[0], ast.Name)
+        ):
+            raise AssertionError(
+                f"{path.name}: not a plain assignment in the parameters cell: {ast.unparse(line)}"
+            )
         values[line.targets[0].id] = ast.literal_eval(line.value)
     return values

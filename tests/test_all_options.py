@@ -80,7 +80,9 @@ def test_the_rows_contain_every_allowed_pair_and_every_setting() -> None:
     held, impossible = set().union(*map(pairs_of, ROWS)), set()
     for pair in all_pairs(CHOICES) - held:
         impossible.add(tuple(name for name, _ in pair))
-    assert impossible <= {("clip_seconds", "crossfade_seconds"), ("crossfade_seconds", "max_chunk_s")}, impossible
+    assert impossible <= {("clip_seconds", "crossfade_seconds"), ("crossfade_seconds", "max_chunk_s")}, (
+        impossible
+    )
     assert set(ConversionSettings.model_fields) == set(CHOICES) - {"voice", "input_hz"}
     assert len(ROWS) < 40
 
@@ -104,8 +106,12 @@ def write_voice(folder: Path, *, with_loudness: bool, sampler: str) -> None:
         state = to_plain_names(sovits.build(config).generator.state_dict())
     save_sovits_checkpoint(folder / "G_1.pth", model_state=state, iteration=1, learning_rate=1e-4)
     frames = np.random.default_rng(0).random((60, WIDTH)).astype(np.float32)
-    SpeakerCenters({name: torch.from_numpy(frames[i::2]) for i, name in enumerate(config.spk)}).write(folder / "kmeans_30.pt")
-    FeatureIndex({0: build_index(frames), 1: build_index(frames[:40])}).write(folder / "feature_and_index.pkl")
+    SpeakerCenters({name: torch.from_numpy(frames[i::2]) for i, name in enumerate(config.spk)}).write(
+        folder / "kmeans_30.pt"
+    )
+    FeatureIndex({0: build_index(frames), 1: build_index(frames[:40])}).write(
+        folder / "feature_and_index.pkl"
+    )
     write_model(folder, k_step_max=0)
     path = folder / DIFFUSION_FOLDER / CONFIG_NAME
     diffusion = DiffusionConfig.load(path)
@@ -119,7 +125,9 @@ def song(input_hz: int) -> Audio:
     speech = read_audio(next(iter(sorted((DEMO_VOICES / "raw").rglob("*.flac")))))
     first, second = speech.slice_s(0.3, 0.3 + VOICED_S[0]), speech.slice_s(3.0, 3.0 + VOICED_S[1])
     pause = np.zeros(round(PAUSE_S * speech.sample_rate_hz), np.float32)
-    return resample(Audio(np.concatenate([first.samples, pause, second.samples]), speech.sample_rate_hz), input_hz)
+    return resample(
+        Audio(np.concatenate([first.samples, pause, second.samples]), speech.sample_rate_hz), input_hz
+    )
 
 
 @cache

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 pytest.importorskip("jupyterlab")
 pytest.importorskip("ipywidgets")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed: apt-get install chromium")
@@ -40,7 +42,10 @@ STARTS_WITHIN_S = 120
 RUNS_WITHIN_MS = 120_000
 SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},  # else cells out of sight are not in the page
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},  # no question in the corner
+    "apputils-extension/notification": {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+    },  # no question in the corner
 }
 
 
@@ -53,9 +58,16 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("first.flac", "a song.flac"):
         (folder / "data" / "raw").mkdir(parents=True, exist_ok=True)
         soundfile.write(folder / "data" / "raw" / name, samples, rate_hz)
-    (folder / "svcnb").symlink_to(PROJECT, target_is_directory=True)  # where the set-up cell finds the project
+    (folder / "svcnb").symlink_to(
+        PROJECT, target_is_directory=True
+    )  # where the set-up cell finds the project
     text = (PROJECT / "notebooks" / "05_convert.ipynb").read_text(encoding="utf-8")
-    chosen = {"workspace": str(folder), "wav": "data/raw/first.flac", "model": "data/models/me", "f0_predictor": "dio"}
+    chosen = {
+        "workspace": str(folder),
+        "wav": "data/raw/first.flac",
+        "model": "data/models/me",
+        "f0_predictor": "dio",
+    }
     for name, value in chosen.items():
         assignment = json.dumps(f"{name} = {json.dumps(value)}")[1:-1]
         text, n_replaced = re.subn(rf'(?<="){name} = \\".*?\\"', lambda _, new=assignment: new, text, count=1)
@@ -76,15 +88,22 @@ def lab(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     options = [
-        "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=",
-        f"--ServerApp.root_dir={workspace}", f"--LabApp.user_settings_dir={own / 'settings'}",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--IdentityProvider.token=",
+        f"--ServerApp.root_dir={workspace}",
+        f"--LabApp.user_settings_dir={own / 'settings'}",
         f"--LabApp.workspaces_dir={own / 'workspaces'}",
-    ]  # fmt: skip
+    ]
     with (own / "log.txt").open("w") as log:
         folders = {"JUPYTER_CONFIG_DIR": str(own / "config"), "JUPYTER_RUNTIME_DIR": str(own / "runtime")}
         server = subprocess.Popen(
             [sys.executable, "-m", "jupyterlab", *options],
-            env=os.environ | folders, stdout=log, stderr=subprocess.STDOUT,
+            env=os.environ | folders,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -130,11 +149,15 @@ def convert_button(page: Page) -> Locator:
 
 def field(page: Page, label: str) -> Locator:
     """The widget whose label is exactly this."""
-    return page.locator(".jupyter-widgets.widget-inline-hbox", has=page.locator("label", has_text=re.compile(f"^{label}$")))
+    return page.locator(
+        ".jupyter-widgets.widget-inline-hbox", has=page.locator("label", has_text=re.compile(f"^{label}$"))
+    )
 
 
 def choose(page: Page, label: str, option: str) -> None:
-    field(page, label).locator("select").select_option(option.replace(" ", "\N{NO-BREAK SPACE}"))  # as ipywidgets shows it
+    field(page, label).locator("select").select_option(
+        option.replace(" ", "\N{NO-BREAK SPACE}")
+    )  # as ipywidgets shows it
 
 
 def drag_to(page: Page, label: str, value: str) -> None:

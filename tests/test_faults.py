@@ -118,14 +118,21 @@ def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_small_voice(tmp_path_factory.mktemp("voices") / "untrained")
 
 
-def test_cutting_skips_each_bad_recording_with_its_reason_and_cuts_the_rest(mixed: Path, tmp_path: Path) -> None:
+def test_cutting_skips_each_bad_recording_with_its_reason_and_cuts_the_rest(
+    mixed: Path, tmp_path: Path
+) -> None:
     report = cut_folder(mixed, tmp_path / "clips", CUT)
     reasons = {path.name: reason for path, reason in report.skipped}
     assert set(reasons) == set(BROKEN) | set(TOO_SHORT)
     assert all(words in reasons[name] for name, words in BROKEN.items()), reasons
-    assert all("min_clip_s" in reasons[name] or "threshold_db" in reasons[name] for name in TOO_SHORT), reasons
+    assert all("min_clip_s" in reasons[name] or "threshold_db" in reasons[name] for name in TOO_SHORT), (
+        reasons
+    )
     assert {cuts.source.name for cuts in report.files} == GOOD | {"fine.wav"}
-    assert all(soundfile.info(path).samplerate == RATE_HZ and soundfile.info(path).channels == 1 for path in report.clips)
+    assert all(
+        soundfile.info(path).samplerate == RATE_HZ and soundfile.info(path).channels == 1
+        for path in report.clips
+    )
     clips = {path.relative_to(tmp_path / "clips").as_posix() for path in report.clips}
     assert files_below(tmp_path / "clips") == clips | {"ada/cuts.json", "bob/cuts.json"}
 
@@ -138,7 +145,12 @@ def test_extraction_skips_each_bad_clip_with_its_reason_and_stores_the_rest(prep
     assert all("shorter than the 0.29 s needed" in reasons[name] for name in TOO_SHORT), reasons
     kept = {f"ada/{name}" for name in GOOD} | {"bob/fine.wav"}
     assert set(report.done) == set(FeatureStore.open(features).names()) == kept
-    assert {name.split("_")[0] for name in files_below(features)} == {"config.json", "features", "index.json", "settings.json"}
+    assert {name.split("_")[0] for name in files_below(features)} == {
+        "config.json",
+        "features",
+        "index.json",
+        "settings.json",
+    }
 
 
 def test_a_second_extraction_tries_only_the_bad_clips_again(mixed: Path, prepared) -> None:
@@ -147,9 +159,13 @@ def test_a_second_extraction_tries_only_the_bad_clips_again(mixed: Path, prepare
     assert not report.done and len(report.reused) == 4 and len(report.skipped) == len(BROKEN) + len(TOO_SHORT)
 
 
-def test_converting_many_writes_the_good_ones_and_lists_the_others(mixed: Path, voice: Path, tmp_path: Path, capsys) -> None:
+def test_converting_many_writes_the_good_ones_and_lists_the_others(
+    mixed: Path, voice: Path, tmp_path: Path, capsys
+) -> None:
     sources = sorted((mixed / "ada").iterdir())
-    code = cli.main(["convert", str(voice), *map(str, sources), "-f0p", "dio", "-wf", "wav", "-o", str(tmp_path / "out")])
+    code = cli.main(
+        ["convert", str(voice), *map(str, sources), "-f0p", "dio", "-wf", "wav", "-o", str(tmp_path / "out")]
+    )
     message = capsys.readouterr().err
     assert code == cli.EXIT_USER_ERROR and f"{len(BROKEN)} of {len(sources)} conversions failed" in message
     lines = message.splitlines()
@@ -160,7 +176,9 @@ def test_converting_many_writes_the_good_ones_and_lists_the_others(mixed: Path, 
 
 @pytest.mark.parametrize("n_samples", [1, 2, 100, HOP, HOP + 1])
 @pytest.mark.parametrize("rate_hz", [8000, RATE_HZ, 96000])
-def test_the_shortest_recordings_convert_to_their_own_length(n_samples: int, rate_hz: int, voice: Path, tmp_path: Path) -> None:
+def test_the_shortest_recordings_convert_to_their_own_length(
+    n_samples: int, rate_hz: int, voice: Path, tmp_path: Path
+) -> None:
     loaded = sovits.load_voice(voice)
     soundfile.write(tmp_path / "short.wav", tone(0.1, rate_hz)[5 : 5 + n_samples], rate_hz)
     expected = round(n_samples * RATE_HZ / rate_hz)
@@ -169,7 +187,10 @@ def test_the_shortest_recordings_convert_to_their_own_length(n_samples: int, rat
             loaded.convert_file(tmp_path / "short.wav", tmp_path / "out", DIO)
         assert not files_below(tmp_path / "out")
     else:
-        assert soundfile.info(loaded.convert_file(tmp_path / "short.wav", tmp_path / "out", DIO)).frames == expected
+        assert (
+            soundfile.info(loaded.convert_file(tmp_path / "short.wav", tmp_path / "out", DIO)).frames
+            == expected
+        )
 
 
 def test_a_folder_where_a_file_is_expected_is_named(voice: Path, tmp_path: Path, capsys) -> None:
@@ -201,7 +222,9 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
     report = cut_folder(folder / "raw", folder / "clips", CUT)
     assert len(report.clips) == len(NAMES) and not report.skipped
     assert len(sovits.prepare(tiny_config(), folder / "clips", folder / "features", QUICK).done) == len(NAMES)
-    sovits.train(folder / "features", folder / "voice", TrainSettings(max_steps=1, device="cpu"), batch_size=2)
+    sovits.train(
+        folder / "features", folder / "voice", TrainSettings(max_steps=1, device="cpu"), batch_size=2
+    )
     return folder
 
 
@@ -234,9 +257,13 @@ def test_recordings_whose_names_differ_in_case_only_give_two_results(voice: Path
     assert len({name.casefold() for name in files_below(tmp_path / "out")}) == 2
 
 
-def test_a_name_with_a_leading_dash_is_taken_after_two_dashes(voice: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_name_with_a_leading_dash_is_taken_after_two_dashes(
+    voice: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
     write_tone(tmp_path / "-rf.wav", 0.3)
-    monkeypatch.setattr(sovits, "load_voice", lambda path, _load=sovits.load_voice, **parts: _load(voice, **parts))
+    monkeypatch.setattr(
+        sovits, "load_voice", lambda path, _load=sovits.load_voice, **parts: _load(voice, **parts)
+    )
     pretrain = PROJECT / "pretrain"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pretrain").symlink_to(pretrain)
@@ -293,7 +320,9 @@ def test_an_unknown_speaker_raises_with_the_known_ones(wanted: str, duet: Path, 
     assert not files_below(tmp_path / "out")
 
 
-def test_a_voice_trained_for_one_speaker_is_not_continued_with_two(tmp_path: Path, prepared, named: Path) -> None:
+def test_a_voice_trained_for_one_speaker_is_not_continued_with_two(
+    tmp_path: Path, prepared, named: Path
+) -> None:
     write_tone(tmp_path / "clips/ada/a.flac")
     sovits.prepare(tiny_config(), tmp_path / "clips", tmp_path / "features", QUICK)
     sovits.train(tmp_path / "features", tmp_path / "voice", TrainSettings(max_steps=1, device="cpu"))
@@ -302,7 +331,9 @@ def test_a_voice_trained_for_one_speaker_is_not_continued_with_two(tmp_path: Pat
     sovits.prepare(tiny_config(), tmp_path / "clips", tmp_path / "features", QUICK)
     with pytest.raises(SvcError, match="another configuration"):
         sovits.train(tmp_path / "features", tmp_path / "voice", TrainSettings(max_steps=2, device="cpu"))
-    assert before == {name: (tmp_path / "voice" / name).read_bytes() for name in files_below(tmp_path / "voice")}
+    assert before == {
+        name: (tmp_path / "voice" / name).read_bytes() for name in files_below(tmp_path / "voice")
+    }
 
 
 # ------------------------------------------------------------------------------ other settings, other sizes
@@ -339,8 +370,15 @@ def test_features_made_with_other_settings_are_refused_by_name_and_kept(other: s
     before = files_below(copied / "features")
     with pytest.raises(SvcError) as caught:
         sovits.prepare(config, copied / "clips", copied / "features", settings)
-    named = {"f0 method": "pitch_method", "rate": "sample_rate_hz", "hop": "hop_samples", "loudness": "with_volume"}[other]
-    assert named in one_line(caught) and "--overwrite" in str(caught.value) and "features" in str(caught.value)
+    named = {
+        "f0 method": "pitch_method",
+        "rate": "sample_rate_hz",
+        "hop": "hop_samples",
+        "loudness": "with_volume",
+    }[other]
+    assert (
+        named in one_line(caught) and "--overwrite" in str(caught.value) and "features" in str(caught.value)
+    )
     assert files_below(copied / "features") == before and len(FeatureStore.open(copied / "features")) == 3
 
 
@@ -396,8 +434,10 @@ def test_truncated_weights_are_named_and_nothing_is_written(keep_ratio: float, c
     cut_file(copied / "voice/G_2.pth", keep_ratio)
     song = write_tone(copied / "song.wav", 0.3)
     before = files_below(copied / "voice")
-    for command in (["convert", copied / "voice", song, "--checkpoint", "newest", "-o", copied / "out"],
-                    ["train", copied / "features", copied / "voice", "--max_steps", 3, "--resume", "-d", "cpu"]):  # fmt: skip
+    for command in (
+        ["convert", copied / "voice", song, "--checkpoint", "newest", "-o", copied / "out"],
+        ["train", copied / "features", copied / "voice", "--max_steps", 3, "--resume", "-d", "cpu"],
+    ):
         assert cli.main([str(word) for word in command]) == cli.EXIT_USER_ERROR
         message = capsys.readouterr().err.strip().splitlines()[-1]
         assert "G_2.pth" in message and message.endswith(("copy it again.", "Get it again."))
@@ -443,7 +483,9 @@ def test_a_truncated_feature_file_is_named_with_the_fix_and_overwriting_repairs_
     assert not list((copied / "new").glob("*.pth"))
     settings = PrepareSettings(f0_method="dio", overwrite=True)
     assert len(sovits.prepare(tiny_config(), copied / "clips", copied / "features", settings).done) == 3
-    assert sovits.train(copied / "features", copied / "new", TrainSettings(max_steps=1, device="cpu")).step == 1
+    assert (
+        sovits.train(copied / "features", copied / "new", TrainSettings(max_steps=1, device="cpu")).step == 1
+    )
 
 
 def test_a_truncated_part_of_an_unfinished_extraction_is_named(copied: Path) -> None:
@@ -471,7 +513,11 @@ def test_an_incomplete_line_of_history_is_dropped_and_training_resumes(copied: P
     settings = TrainSettings(max_steps=3, log_every_steps=1, device="cpu")
     assert sovits.train(copied / "features", copied / "voice", settings).step == 3
     steps = [json.loads(line)["step"] for line in history.read_text().splitlines()]
-    assert steps == sorted(steps) and steps[-1] == 3 and steps[: len(lines)] == [json.loads(line)["step"] for line in lines]
+    assert (
+        steps == sorted(steps)
+        and steps[-1] == 3
+        and steps[: len(lines)] == [json.loads(line)["step"] for line in lines]
+    )
 
 
 def test_a_truncated_list_of_clips_is_named_and_deleting_it_repairs_it(tmp_path: Path) -> None:

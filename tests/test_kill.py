@@ -53,7 +53,9 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
 
 def run(*words: object) -> str:
     """Run the command to its end; returns what it printed."""
-    done = subprocess.run(command_line(*words, slow=False), cwd=PROJECT, env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(
+        command_line(*words, slow=False), cwd=PROJECT, env=ENVIRONMENT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -61,7 +63,9 @@ def run(*words: object) -> str:
 def kill_when(reached: Callable[[], bool], *words: object) -> None:
     """Start the command and kill it with SIGKILL as soon as `reached` returns True."""
     command = command_line(*words, slow=True)
-    with subprocess.Popen(command, cwd=PROJECT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, cwd=PROJECT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
         deadline = time.monotonic() + PATIENCE_S
         while not reached():
             assert process.poll() is None, f"it ended before: {process.stderr.read().decode()[-2000:]}"
@@ -72,7 +76,9 @@ def kill_when(reached: Callable[[], bool], *words: object) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def being_written(folder: Path) -> bool:
@@ -100,7 +106,9 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 SLICING_MOMENTS = {
     "while the first clip is written": lambda clips: being_written(clips / "a"),
-    "while a clip is written after the list of clips": lambda clips: (clips / "a/cuts.json").exists() and being_written(clips),
+    "while a clip is written after the list of clips": lambda clips: (
+        (clips / "a/cuts.json").exists() and being_written(clips)
+    ),
     "after the first speaker": lambda clips: len(list((clips / "b").glob("*.flac"))) >= 3,
 }
 
@@ -122,7 +130,9 @@ def finished_clips(clips: Path) -> dict[Path, int]:
     found = {}
     for path in clips.glob("*/cuts.json"):
         for entry in json.loads(path.read_text())["sources"].values():
-            found |= {path.with_name(name): path.with_name(name).stat().st_mtime_ns for _, _, name in entry["clips"]}
+            found |= {
+                path.with_name(name): path.with_name(name).stat().st_mtime_ns for _, _, name in entry["clips"]
+            }
     return found
 
 
@@ -151,7 +161,9 @@ def shards(features: Path) -> list[Path]:
 
 
 EXTRACTION_MOMENTS = {
-    "while the first part is written": lambda at: (at / "settings.json").exists() and being_written(at) and not list(at.glob("part*")),
+    "while the first part is written": lambda at: (
+        (at / "settings.json").exists() and being_written(at) and not list(at.glob("part*"))
+    ),
     "after the first part": lambda at: (at / "part_00000.safetensors").exists(),
     "between the shards and their index": lambda at: bool(shards(at)) and not (at / "index.json").exists(),
 }
@@ -161,7 +173,9 @@ EXTRACTION_MOMENTS = {
 def test_extraction_resumes_where_it_was_killed(moment: str, clips: Path, tmp_path: Path) -> None:
     features = tmp_path / "features"
     kill_when(lambda: EXTRACTION_MOMENTS[moment](features), *extraction(clips, features))
-    n_extracted, n_kept = map(int, re.search(r"(\d+) clips extracted, (\d+) kept", run(*extraction(clips, features))).groups())
+    n_extracted, n_kept = map(
+        int, re.search(r"(\d+) clips extracted, (\d+) kept", run(*extraction(clips, features))).groups()
+    )
     expected = {"while the first part is written": 0, "after the first part": 16}.get(moment, N_CLIPS)
     assert expected <= n_kept < expected + 17 and n_extracted + n_kept == N_CLIPS
     assert contents(features) == contents(clips / "features")
@@ -171,8 +185,29 @@ def test_extraction_resumes_where_it_was_killed(moment: str, clips: Path, tmp_pa
 
 
 def training(clips: Path, voice: Path) -> tuple[object, ...]:
-    limits = ("--max_steps", N_STEPS, "--save_every_steps", SAVE_EVERY, "--log_every_steps", 1, "--validate_every_steps", 3)
-    return ("train", clips / "features", voice, *limits, "--batch_size", 6, "--resume", "-d", "cpu", "--seed", 7)
+    limits = (
+        "--max_steps",
+        N_STEPS,
+        "--save_every_steps",
+        SAVE_EVERY,
+        "--log_every_steps",
+        1,
+        "--validate_every_steps",
+        3,
+    )
+    return (
+        "train",
+        clips / "features",
+        voice,
+        *limits,
+        "--batch_size",
+        6,
+        "--resume",
+        "-d",
+        "cpu",
+        "--seed",
+        7,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +230,9 @@ def logged_step(voice: Path) -> int:
 TRAINING_MOMENTS = {
     "before the first checkpoint": lambda at: logged_step(at) == 2,
     "while a checkpoint is written": lambda at: saved_step(at) == 4 and being_written(at / ".saving"),
-    "between a checkpoint and the state that names it": lambda at: (at / "G_8.pth").exists() and saved_step(at) == 4,
+    "between a checkpoint and the state that names it": lambda at: (
+        (at / "G_8.pth").exists() and saved_step(at) == 4
+    ),
 }
 
 

@@ -48,11 +48,15 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def kill_when(reached: Callable[[], bool], program: str, *arguments: Path) -> None:
     """Start the program in its own process and kill it with SIGKILL at that point."""
-    process = subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], cwd=PROJECT, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)], cwd=PROJECT, stderr=subprocess.PIPE
+    )
     try:
         until = time.monotonic() + 120
         while not reached():
-            assert process.poll() is None, f"it ended before it could be killed: {process.stderr.read().decode()[-500:]}"
+            assert process.poll() is None, (
+                f"it ended before it could be killed: {process.stderr.read().decode()[-500:]}"
+            )
             assert time.monotonic() < until
             time.sleep(0.002)
     finally:
@@ -78,7 +82,10 @@ def count_work(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_killed_fit_of_centers_resumes_and_ends_with_the_same_bytes(
     point: str, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unbroken, broken = write_voice(tmp_path / "unbroken", steps=()), write_voice(tmp_path / "broken", steps=())
+    unbroken, broken = (
+        write_voice(tmp_path / "unbroken", steps=()),
+        write_voice(tmp_path / "broken", steps=()),
+    )
     done = count_work(monkeypatch)
     whole = sovits.fit_voice_centers(features, unbroken, SETTINGS)
     assert len(done) == 2 * N_STEPS
@@ -103,7 +110,10 @@ def test_a_killed_index_build_resumes_and_ends_with_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(sovits_clusters, "MAX_INDEX_FRAMES", MOST_FRAMES)
     monkeypatch.setattr(sovits_clusters, "REDUCED_FRAMES", REDUCED)
-    unbroken, broken = write_voice(tmp_path / "unbroken", steps=()), write_voice(tmp_path / "broken", steps=())
+    unbroken, broken = (
+        write_voice(tmp_path / "unbroken", steps=()),
+        write_voice(tmp_path / "broken", steps=()),
+    )
     done = count_work(monkeypatch)
     whole = sovits.build_voice_index(features, unbroken)
     n_whole = len(done)

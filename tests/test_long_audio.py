@@ -40,7 +40,9 @@ def write_song(path: Path, minutes: float, *, rate_hz: int = RATE_HZ, n_channels
         for _ in range(round(6 * minutes)):
             verse = tone + 0.01 * rng.standard_normal(len(tone))
             verse[-rate_hz // 2 :] = 0
-            verse = np.stack([verse * (1 + 0.1 * channel) for channel in range(n_channels)], axis=1).astype(np.float32)
+            verse = np.stack([verse * (1 + 0.1 * channel) for channel in range(n_channels)], axis=1).astype(
+                np.float32
+            )
             for start in range(0, len(verse), 65536):
                 file.write(verse[start : start + 65536])
     return path
@@ -76,7 +78,10 @@ def test_ten_minutes_convert_with_the_memory_of_one(tmp_path: Path) -> None:
     sources = {minutes: write_song(tmp_path / f"{minutes}.flac", minutes) for minutes in (1, 10)}
     peaks = {minutes: peak_kb(voice, source, tmp_path / "out", "") for minutes, source in sources.items()}
     assert peaks[10] <= 1.10 * peaks[1], peaks
-    results = {minutes: soundfile.info(tmp_path / "out" / f"{minutes}.flac_0key_ada_sovits_dio.wav") for minutes in peaks}
+    results = {
+        minutes: soundfile.info(tmp_path / "out" / f"{minutes}.flac_0key_ada_sovits_dio.wav")
+        for minutes in peaks
+    }
     assert {minutes: info.frames for minutes, info in results.items()} == {m: m * 60 * 22050 for m in (1, 10)}
 
 
@@ -84,8 +89,12 @@ def test_ten_minutes_convert_with_the_memory_of_one(tmp_path: Path) -> None:
 def test_detecting_singing_needs_no_more_memory_either(tmp_path: Path) -> None:
     pytest.importorskip("pyworld")
     voice = save_small_voice(tmp_path / "voice")
-    sources = {minutes: write_song(tmp_path / f"{minutes}.flac", minutes, rate_hz=22050) for minutes in (1, 2)}
-    peaks = {minutes: peak_kb(voice, source, tmp_path / "out", "automatic") for minutes, source in sources.items()}
+    sources = {
+        minutes: write_song(tmp_path / f"{minutes}.flac", minutes, rate_hz=22050) for minutes in (1, 2)
+    }
+    peaks = {
+        minutes: peak_kb(voice, source, tmp_path / "out", "automatic") for minutes, source in sources.items()
+    }
     assert peaks[2] <= 1.10 * peaks[1], peaks
 
 
@@ -116,7 +125,9 @@ def test_cutting_a_song_at_silence_needs_a_few_megabytes(name: str, tmp_path: Pa
 
 @pytest.mark.parametrize("name", [*FORMATS, "film.m4a"])
 @pytest.mark.parametrize("rate_hz", [RATE_HZ, 22050, 48000])
-def test_a_file_read_in_parts_has_the_samples_of_the_whole_to_the_bit(name, rate_hz, tmp_path, monkeypatch) -> None:
+def test_a_file_read_in_parts_has_the_samples_of_the_whole_to_the_bit(
+    name, rate_hz, tmp_path, monkeypatch
+) -> None:
     monkeypatch.setattr(audio_file, "BLOCK_SAMPLES", 10_007)
     if name == "film.m4a":
         if shutil.which("ffmpeg") is None:
@@ -147,8 +158,13 @@ def test_an_mp3_read_in_parts_is_what_libsndfile_reads_at_once(tmp_path: Path) -
 @pytest.mark.parametrize("block", [997, 44100, 1_000_000])
 def test_slices_do_not_depend_on_the_blocks_they_are_found_in(block: int, monkeypatch) -> None:
     rng = np.random.default_rng(3)
-    parts = [rng.standard_normal(6 * RATE_HZ) * 0.1, np.zeros(RATE_HZ), rng.standard_normal(6 * RATE_HZ) * 0.1,
-             np.zeros(12 * RATE_HZ + 77), rng.standard_normal(3 * RATE_HZ) * 0.1]  # fmt: skip
+    parts = [
+        rng.standard_normal(6 * RATE_HZ) * 0.1,
+        np.zeros(RATE_HZ),
+        rng.standard_normal(6 * RATE_HZ) * 0.1,
+        np.zeros(12 * RATE_HZ + 77),
+        rng.standard_normal(3 * RATE_HZ) * 0.1,
+    ]
     audio = Audio(np.concatenate(parts), RATE_HZ)
     monkeypatch.setattr(silence, "BLOCK_SAMPLES", 10**9)
     at_once = find_slices(audio.samples, RATE_HZ)
@@ -156,7 +172,9 @@ def test_slices_do_not_depend_on_the_blocks_they_are_found_in(block: int, monkey
     assert find_slices_in(audio) == at_once and len(at_once) == 4
 
 
-@pytest.mark.parametrize("choices", [{}, {"clip_seconds": 1.0, "crossfade_seconds": 0.2}, {"like_original": True}])
+@pytest.mark.parametrize(
+    "choices", [{}, {"clip_seconds": 1.0, "crossfade_seconds": 0.2}, {"like_original": True}]
+)
 def test_a_file_converts_to_the_samples_of_the_recording_in_memory(choices: dict, tmp_path: Path) -> None:
     path = write_song(tmp_path / "song.wav", 1 / 2)
     settings, frames = ConversionSettings(**choices), {"output_hz": 22050, "hop_samples": 256}
@@ -188,7 +206,9 @@ def test_no_disk_space_for_the_temporary_copy_raises_with_its_folder_and_the_var
         "except SvcError as error:\n    print(type(error).__name__, error)"
     )
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "TMPDIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", script, path], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, path], env=environment, capture_output=True, text=True
+    )
     assert done.stdout.startswith(WriteError.__name__), done.stderr
     assert "song.flac" in done.stdout and str(tmp_path) in done.stdout and "TMPDIR" in done.stdout
     assert [entry.name for entry in tmp_path.iterdir()] == ["song.flac"]
@@ -226,7 +246,13 @@ ROWS = list(covering_rows(CHOICES))
 def long_pauses(rate_hz: int, odd_samples: int) -> Audio:
     """Tone, short pause, tone, a pause long enough to be its own slice, tone."""
     noise = 0.1 * np.random.default_rng(1).standard_normal(6 * rate_hz).astype(np.float32)
-    parts = [noise, np.zeros(rate_hz // 2), noise[: rate_hz // 3], np.zeros(11 * rate_hz + odd_samples), noise[:rate_hz]]
+    parts = [
+        noise,
+        np.zeros(rate_hz // 2),
+        noise[: rate_hz // 3],
+        np.zeros(11 * rate_hz + odd_samples),
+        noise[:rate_hz],
+    ]
     return Audio(np.concatenate(parts), rate_hz)
 
 

@@ -60,7 +60,9 @@ def files_below(folder: Path) -> set[str]:
 def run_python(script: str, *arguments: object, **options) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-c", script, *map(str, arguments)]
-    return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(
+        command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120, **options
+    )
 
 
 class SmallDisk:
@@ -96,7 +98,11 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], SmallDisk]]:
 def told_full(folder: Path) -> Iterator[None]:
     with pytest.raises(WriteError) as caught:
         yield
-    assert str(folder) in str(caught.value) and str(caught.value).endswith(FULL) and "\n" not in str(caught.value)
+    assert (
+        str(folder) in str(caught.value)
+        and str(caught.value).endswith(FULL)
+        and "\n" not in str(caught.value)
+    )
 
 
 # ------------------------------------------------------------------------------------------- full disk
@@ -132,7 +138,9 @@ def test_extracting_onto_a_full_disk_keeps_finished_clips_and_resumes_with_free_
     with told_full(store):
         extract(clips, store, SETTINGS, make_extractor=make_toy)
     n_kept = len(FeatureStore.open(store, SETTINGS))
-    assert 4 <= n_kept < 24 and not [name for name in files_below(store) if name.endswith((".part", ".partial"))]
+    assert 4 <= n_kept < 24 and not [
+        name for name in files_below(store) if name.endswith((".part", ".partial"))
+    ]
     room.grow()
     report = extract(clips, store, SETTINGS, make_extractor=make_toy)
     assert len(report.reused) == n_kept and len(report.done) == 24 - n_kept
@@ -167,7 +175,17 @@ def test_converting_onto_a_full_disk_leaves_no_file_and_the_same_command_works_l
     voice = save_small_voice(tmp_path / "voice")
     song = write_audio(tmp_path / "song.wav", noise(6))
     room = small_disk(100)
-    arguments = ["convert", str(voice), str(song), "-f0p", "dio", "-wf", "wav", "-o", str(room.folder / "out")]
+    arguments = [
+        "convert",
+        str(voice),
+        str(song),
+        "-f0p",
+        "dio",
+        "-wf",
+        "wav",
+        "-o",
+        str(room.folder / "out"),
+    ]
     assert cli.main(arguments) == cli.EXIT_USER_ERROR
     (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert str(room.folder / "out") in message and message.endswith(FULL)
@@ -238,7 +256,10 @@ def test_a_checkpoint_that_cannot_be_written_completely_leaves_the_previous_one(
     done = run_python(LIMITED_CHECKPOINT, tmp_path / "G_1.pth")
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(done.stdout.splitlines()) == 4
-    assert all("G_1.pth cannot be written: no larger file is allowed here" in line for line in done.stdout.splitlines())
+    assert all(
+        "G_1.pth cannot be written: no larger file is allowed here" in line
+        for line in done.stdout.splitlines()
+    )
 
 
 LIMITED_DOORS = """
@@ -273,8 +294,10 @@ def test_cutting_and_extracting_leave_no_incomplete_file_and_resume_later(tmp_pa
     write_clips(tmp_path / "toys", 12)
     done = run_python(LIMITED_DOORS, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert [str(tmp_path / name) in line and "no larger file is allowed" in line
-            for name, line in zip(("clips", "store"), done.stdout.splitlines(), strict=True)] == [True, True]  # fmt: skip
+    assert [
+        str(tmp_path / name) in line and "no larger file is allowed" in line
+        for name, line in zip(("clips", "store"), done.stdout.splitlines(), strict=True)
+    ] == [True, True]
     assert (tmp_path / "clips/ada/a_001.flac").is_file() and len(FeatureStore.open(tmp_path / "store")) == 12
 
 
@@ -302,7 +325,9 @@ def test_no_disk_space_to_decode_a_film_is_not_reported_as_a_broken_film(
     subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "song.wav", tmp_path / "film.m4a"], check=True)
     room = small_disk(100)
     monkeypatch.setattr(tempfile, "tempdir", str(room.folder))
-    with pytest.raises(WriteError, match=r"film.m4a needs a temporary copy in .*small disk.* the disk is full.*TMPDIR"):
+    with pytest.raises(
+        WriteError, match=r"film.m4a needs a temporary copy in .*small disk.* the disk is full.*TMPDIR"
+    ):
         read_audio(tmp_path / "film.m4a")
     assert not files_below(room.folder)
 
@@ -316,9 +341,11 @@ def test_a_read_only_folder_is_named_by_every_command(small_disk, tmp_path: Path
     voice = save_small_voice(tmp_path / "voice")
     song = write_audio(tmp_path / "raw/ada/song.wav", noise(2))
     (tmp_path / "features").mkdir()
-    for command in (["slice", song.parents[1], room.folder / "clips"],
-                    ["features", song.parents[1], room.folder / "features", "--f0_predictor", "dio"],
-                    ["convert", voice, song, "-f0p", "dio", "-o", room.folder]):  # fmt: skip
+    for command in (
+        ["slice", song.parents[1], room.folder / "clips"],
+        ["features", song.parents[1], room.folder / "features", "--f0_predictor", "dio"],
+        ["convert", voice, song, "-f0p", "dio", "-o", room.folder],
+    ):
         assert cli.main([str(word) for word in command]) == cli.EXIT_USER_ERROR
         (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
         assert str(room.folder) in message and "read-only" in message and "choose another" in message
@@ -329,7 +356,9 @@ def test_a_folder_in_place_of_a_file_and_a_file_in_place_of_a_folder_are_named(t
     with pytest.raises(WriteError, match="song.wav cannot be written: a folder has the name"):
         write_audio(tmp_path / "song.wav", noise(1))
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(WriteError, match="song.wav cannot be written: a file has the name that a folder should get"):
+    with pytest.raises(
+        WriteError, match="song.wav cannot be written: a file has the name that a folder should get"
+    ):
         write_audio(tmp_path / "out/song.wav", noise(1))
     with pytest.raises(SvcError, match="a file has the name that a folder should get"):
         FeatureStore.create(tmp_path / "out", SETTINGS)
@@ -428,12 +457,16 @@ def test_training_reports_what_to_reduce_when_no_batch_fits(tmp_path: Path, monk
     write_audio(tmp_path / "clips/ada/a.wav", noise(1.2))
     sovits.prepare(tiny_config(), tmp_path / "clips", tmp_path / "features", PrepareSettings(f0_method="dio"))
     monkeypatch.setattr(import_module("svcnb.models.sovits.train"), "train_step", exhausted)
-    with pytest.raises(SvcError, match=r"memory ran out at step 1: halve batch_size \(now 1\), or max_frames") as caught:
+    with pytest.raises(
+        SvcError, match=r"memory ran out at step 1: halve batch_size \(now 1\), or max_frames"
+    ) as caught:
         sovits.train(tmp_path / "features", tmp_path / "voice", TrainSettings(max_steps=1, device="cpu"))
     assert "\n" not in str(caught.value) and not list((tmp_path / "voice").glob("*.pth"))
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")]
+)
 def test_the_command_line_reports_missing_memory_in_one_line(error, monkeypatch, capsys, tmp_path) -> None:
     def exhausted(*_arguments, **_options):
         raise error
@@ -452,14 +485,33 @@ def test_ctrl_c_during_a_conversion_leaves_no_part_of_a_file(tmp_path: Path) -> 
     pytest.importorskip("pyworld")
     voice = save_small_voice(tmp_path / "voice")
     song = write_audio(tmp_path / "song.wav", noise(90))
-    words = [sys.executable, "-m", "svcnb", "convert", voice, song, "-f0p", "dio", "-cl", "2", "-o", tmp_path / "out"]
+    words = [
+        sys.executable,
+        "-m",
+        "svcnb",
+        "convert",
+        voice,
+        song,
+        "-f0p",
+        "dio",
+        "-cl",
+        "2",
+        "-o",
+        tmp_path / "out",
+    ]
     command = [str(word) for word in words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def heed_ctrl_c() -> None:  # a shell's background job, and all that it starts, ignores it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    told_to = {"cwd": PROJECT, "env": environment, "stderr": subprocess.PIPE, "text": True, "preexec_fn": heed_ctrl_c}
+    told_to = {
+        "cwd": PROJECT,
+        "env": environment,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "preexec_fn": heed_ctrl_c,
+    }
     with subprocess.Popen(command, **told_to) as process:
         deadline = time.monotonic() + 60
         while not list((tmp_path / "out").glob(".svcnb-*.part")) and time.monotonic() < deadline:

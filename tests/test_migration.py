@@ -57,7 +57,9 @@ def sub_parser(name: str) -> argparse.ArgumentParser:
     return sub_parsers()[name]
 
 
-@pytest.mark.parametrize("command", sorted({c for row in all_rows() for cell in row[1:] for c in commands_in(cell)}))
+@pytest.mark.parametrize(
+    "command", sorted({c for row in all_rows() for cell in row[1:] for c in commands_in(cell)})
+)
 def test_every_command_parses(command: str) -> None:
     assert parsed(command).run
 
@@ -100,15 +102,19 @@ def test_defaults_in_the_table_are_the_programs_and_the_forms() -> None:
         found = options[CODE.findall(flags)[0].split()[0]].default
         values = [found, *(form[name] for name in CODE.findall(field))]
         for value in values:
-            assert str(value) == str(wanted) or float(value) == float(wanted), f"{flags}: {value}, the table says {default}"
+            assert str(value) == str(wanted) or float(value) == float(wanted), (
+                f"{flags}: {value}, the table says {default}"
+            )
         n_compared += 1
     assert n_compared >= 20
 
 
 def test_conversion_flags_are_the_settings_own() -> None:
     flags = {flag for option in options_of(ConversionSettings).values() for flag in option.original}
-    outside = set("-m --model_path -c --config_path -n --clean_names -cm --cluster_model_path -dm --diffusion_model_path "
-                  "-dc --diffusion_config_path -d --device".split())  # fmt: skip
+    outside = set(
+        "-m --model_path -c --config_path -n --clean_names -cm --cluster_model_path -dm --diffusion_model_path "
+        "-dc --diffusion_config_path -d --device".split()
+    )
     assert set(THEIR_FLAGS) <= flags | outside
 
 
@@ -169,7 +175,11 @@ def run_small(command: str) -> None:
     words = [SMALLER.get(word, word) for word in shlex.split(command)[1:]]
     if words[0] == "features":
         shutil.rmtree("data/features", ignore_errors=True)  # each row has other settings
-    newest = max(Path("data/models/44k").glob("G_*.pth"), default=Path("G_800.pth"), key=lambda path: path.stat().st_mtime_ns)
+    newest = max(
+        Path("data/models/44k").glob("G_*.pth"),
+        default=Path("G_800.pth"),
+        key=lambda path: path.stat().st_mtime_ns,
+    )
     words = [str(newest) if word.endswith("G_800.pth") else word for word in words]
     assert cli.main([*words, *ALSO.get(words[0], [])]) == 0, command
 

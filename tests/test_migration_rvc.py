@@ -43,7 +43,9 @@ def rvc_parsers() -> dict:
     return sub_parsers(sub_parsers()["rvc"])
 
 
-@pytest.mark.parametrize("command", sorted({command for row in rows(BUTTONS) for command in commands_in(row[1])}))
+@pytest.mark.parametrize(
+    "command", sorted({command for row in rows(BUTTONS) for command in commands_in(row[1])})
+)
 def test_every_command_parses(command: str) -> None:
     assert parsed(command).run
 
@@ -68,7 +70,10 @@ def test_flags_in_the_notes_are_ours() -> None:
 
 def test_the_table_of_conversion_is_whole_and_names_our_options_fields_and_defaults() -> None:
     assert sorted(flag for row in rows(CONVERSION) for flag in CODE.findall(row[0])) == sorted(THEIR_FLAGS)
-    options, form = rvc_parsers()["convert"].options, parameters(PROJECT / "notebooks" / "31_rvc_convert.ipynb")
+    options, form = (
+        rvc_parsers()["convert"].options,
+        parameters(PROJECT / "notebooks" / "31_rvc_convert.ipynb"),
+    )
     n_compared = 0
     for theirs, ours, field, default, _ in rows(CONVERSION):
         (flag,), (name,) = CODE.findall(ours) or [""], CODE.findall(field) or [""]
@@ -79,7 +84,9 @@ def test_the_table_of_conversion_is_whole_and_names_our_options_fields_and_defau
         if not (default and name and options[flag].default is not None):
             continue
         for value in (options[flag].default, form[name]):
-            assert str(value) == default or float(value) == float(default), f"{flag}: {value}, the table says {default}"
+            assert str(value) == default or float(value) == float(default), (
+                f"{flag}: {value}, the table says {default}"
+            )
         n_compared += 1
     assert n_compared >= 8
 
@@ -94,12 +101,21 @@ def test_files_are_where_the_table_says() -> None:
         assert path in known or any(name.startswith(path) for name in known), path
 
 
-def test_small_models_go_through_every_row_of_ckpt_processing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_small_models_go_through_every_row_of_ckpt_processing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     monkeypatch.chdir(tmp_path)
     config = tiny_rvc_config("v2")
     config.save(Path("config.json"))
-    write_rvc_checkpoint(Path("G_2333.pth"), RvcCheckpoint(rvc.build(config).generator.state_dict(), 1, None, 1e-4))
-    processing = [command for row in rows(BUTTONS) if row[0].startswith("ckpt processing") for command in commands_in(row[1])]
+    write_rvc_checkpoint(
+        Path("G_2333.pth"), RvcCheckpoint(rvc.build(config).generator.state_dict(), 1, None, 1e-4)
+    )
+    processing = [
+        command
+        for row in rows(BUTTONS)
+        if row[0].startswith("ckpt processing")
+        for command in commands_in(row[1])
+    ]
     commands = {words[1]: words for words in (shlex.split(command)[1:] for command in processing)}
     assert set(commands) == {"info", "extract", "merge"}
     assert cli.main(commands["extract"]) == 0

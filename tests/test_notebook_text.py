@@ -122,7 +122,9 @@ def test_no_shell_no_tricks_no_definitions(path: Path) -> None:
         assert not re.search(r"^\s*[!%]", text, re.M), f"{cell['id']}: shell or magic"
         assert is_setup or ("subprocess" not in text and "http" not in text), f"{cell['id']}: goes outside"
         for node in ast.walk(ast.parse(text)):
-            assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda), f"{cell['id']} defines something"
+            assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda), (
+                f"{cell['id']} defines something"
+            )
             assert not isinstance(node, ast.Try), f"{cell['id']} hides errors"
 
 
@@ -151,7 +153,9 @@ def test_imports_from_the_package_exist(path: Path) -> None:
             if isinstance(node, ast.ImportFrom) and node.module.startswith("svcnb"):
                 module = importlib.import_module(node.module)
                 for alias in node.names:
-                    found = hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}")
+                    found = hasattr(module, alias.name) or importlib.util.find_spec(
+                        f"{node.module}.{alias.name}"
+                    )
                     assert found, f"{cell['id']}: {node.module} has no {alias.name}"
 
 
@@ -161,12 +165,23 @@ def test_what_is_taken_from_an_imported_module_is_there(path: Path) -> None:
     modules = {}
     for node in (node for _, tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)):
         for alias in node.names:
-            if node.module.startswith("svcnb") and importlib.util.find_spec(node.module).submodule_search_locations:
+            if (
+                node.module.startswith("svcnb")
+                and importlib.util.find_spec(node.module).submodule_search_locations
+            ):
                 name = f"{node.module}.{alias.name}"
-                modules |= {alias.asname or alias.name: importlib.import_module(name)} if importlib.util.find_spec(name) else {}
+                modules |= (
+                    {alias.asname or alias.name: importlib.import_module(name)}
+                    if importlib.util.find_spec(name)
+                    else {}
+                )
     for cell, tree in trees:
         for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            if (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Name)
+                and node.value.id in modules
+            ):
                 module = modules[node.value.id]
                 assert hasattr(module, node.attr), f"{cell}: {module.__name__} has no {node.attr}"
 
@@ -202,16 +217,22 @@ def check_form(name: str, default: object, form: str) -> None:
         steps = (default - first["min"]) / first["step"]
         assert abs(steps - round(steps)) < 1e-6, f"{name}: {default} is not on the slider"
     elif kind == "string":
-        assert isinstance(default, str) and not PLACEHOLDER.search(default), f"{name}: {default!r} cannot work"
+        assert isinstance(default, str) and not PLACEHOLDER.search(default), (
+            f"{name}: {default!r} cannot work"
+        )
         assert not re.fullmatch(r"-?[\d.]+", default), f"{name}: a number in a text field"
     else:
-        assert type(default) is {"boolean": bool, "integer": int, "number": float}[kind], f"{name}: {default!r}"
+        assert type(default) is {"boolean": bool, "integer": int, "number": float}[kind], (
+            f"{name}: {default!r}"
+        )
 
 
 def offered_by(name: str, field: str) -> list:
     """The choices in a notebook's form for a field."""
     (cell,) = tagged(PROJECT / "notebooks" / f"{name}.ipynb", "parameters")
-    (form,) = [m["form"] for line in source(cell).splitlines() if (m := FORM.match(line)) and m["name"] == field]
+    (form,) = [
+        m["form"] for line in source(cell).splitlines() if (m := FORM.match(line)) and m["name"] == field
+    ]
     return json.JSONDecoder().raw_decode(form)[0]
 
 
@@ -227,7 +248,9 @@ def test_fields_that_are_options_are_made_from_them_basic_ones_first(path: Path)
     assert advanced == sorted(advanced), "an advanced field is above a basic one"
     for mark, option in marks:
         written = FORM.match(form_line(path, mark["field"]))
-        assert form_line(path, mark["field"], above=True).startswith("#@markdown " + option.sentence.removesuffix("."))
+        assert form_line(path, mark["field"], above=True).startswith(
+            "#@markdown " + option.sentence.removesuffix(".")
+        )
         value = ast.literal_eval(mark["value"]) if mark["value"] else form_default(option)
         assert ast.literal_eval(written["default"]) == value
         offered, _ = json.JSONDecoder().raw_decode(written["form"])
@@ -239,7 +262,10 @@ def test_fields_that_are_options_are_made_from_them_basic_ones_first(path: Path)
 
 @each_notebook
 def test_a_closed_dropdown_is_an_option_of_the_package(path: Path) -> None:
-    marked = {mark["field"] for mark, _ in load_builder().form_marks(PROJECT / "notebooks" / "source" / f"{path.stem}.py")}
+    marked = {
+        mark["field"]
+        for mark, _ in load_builder().form_marks(PROJECT / "notebooks" / "source" / f"{path.stem}.py")
+    }
     for line in source(tagged(path, "parameters")[0]).splitlines():
         form = FORM.match(line)
         if form and form["form"].startswith("[") and "allow-input" not in form["form"]:

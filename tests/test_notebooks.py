@@ -60,13 +60,20 @@ class Run:
 
     def outputs(self, name: str, mime: str) -> list[str]:
         cells = [cell for cell in self.executed[name]["cells"] if cell["cell_type"] == "code"]
-        found = [output["data"][mime] for cell in cells for output in cell["outputs"] if mime in output.get("data", {})]
+        found = [
+            output["data"][mime]
+            for cell in cells
+            for output in cell["outputs"]
+            if mime in output.get("data", {})
+        ]
         return ["".join(text) if isinstance(text, list) else text for text in found]
 
 
 def choose_recordings(voices: Path) -> tuple[list[Path], Path]:
     """Recordings of one speaker to train on, and one of somebody else to convert."""
-    folders = sorted({path.parent for path in voices.rglob("*.flac")}, key=lambda folder: folder.name, reverse=True)
+    folders = sorted(
+        {path.parent for path in voices.rglob("*.flac")}, key=lambda folder: folder.name, reverse=True
+    )
     folders = [folder for folder in folders if len(list(folder.glob("*.flac"))) >= N_RECORDINGS]
     if len(folders) < 2:
         folders = [DEMO_VOICES / "raw" / "ada", DEMO_VOICES / "raw" / "bruno"]
@@ -84,6 +91,37 @@ def start_run(workspace: Path, voices: Path) -> Run:
     return Run(workspace, Path(shutil.copy(other, workspace / "a song.flac")))
 
 
+def execute_mixing_rvc_and_the_tour(run: Run) -> None:
+    for step in (0, 100):
+        save_small_voice(run.workspace / "data" / "models" / "duo", speakers=("ada", "bob"), step=step)
+    run.execute(
+        "21_mix_and_export", voice_folder="data/models/duo", wav=run.song.name, first_weight=30, half=True
+    )
+    run.execute(
+        "30_rvc_train",
+        recordings="data/raw/me",
+        experiment="data/models/my rvc",
+        max_minutes=0.0,
+        total_epoch=N_RVC_EPOCHS,
+        device="cpu",
+    )
+    run.execute(
+        "31_rvc_convert",
+        wav=run.song.name,
+        model="data/models/my rvc",
+        transpose=2,
+        wav_format="wav",
+        device="cpu",
+    )
+    first = min((run.workspace / "data" / "raw" / "me").glob("*.flac")).name
+    own = {
+        "recording": f"data/raw/me/{first}",
+        "voice_recordings": "data/raw/me",
+        "other_recording": run.song.name,
+    }
+    run.execute("10_how_it_works", max_minutes=0.0, max_steps=N_TOUR_STEPS, **own)
+
+
 @pytest.fixture(scope="session")
 def run(voices_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """All notebooks of the main line, executed once."""
@@ -91,26 +129,43 @@ def run(voices_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run.execute("00_setup")
     run.execute("01_slice", raw_folder="data/raw", max_clip_s=6.0)
     run.execute("02_features", features_folder="data/features/me")
-    training = {"features_folder": "data/features/me", "voice_folder": "data/models/me", "device": "cpu", "log_every_steps": 10}
+    training = {
+        "features_folder": "data/features/me",
+        "voice_folder": "data/models/me",
+        "device": "cpu",
+        "log_every_steps": 10,
+    }
     run.execute("03_train", max_minutes=0.0, max_steps=N_STEPS, **training)
     run.execute("03_train", "-again", max_minutes=0.0, max_steps=N_STEPS + 10, **training)
-    run.execute("04_cluster", features_folder="data/features/me", voice_folder="data/models/me", wav=run.song.name, device="cpu")
-    converting = {"wav": run.song.name, "model": "data/models/me", "device": "cpu", "trans": 2, "wav_format": "wav"}
+    run.execute(
+        "04_cluster",
+        features_folder="data/features/me",
+        voice_folder="data/models/me",
+        wav=run.song.name,
+        device="cpu",
+    )
+    converting = {
+        "wav": run.song.name,
+        "model": "data/models/me",
+        "device": "cpu",
+        "trans": 2,
+        "wav_format": "wav",
+    }
     run.execute("05_convert", cluster_infer_ratio=0.5, **converting)
     paths = {"target": "data/raw/me", "sources": run.song.name, "evaluation_folder": "data/evaluation/me"}
     run.execute("06_evaluate", model="data/models/me", device="cpu", songs="", **paths)
     shallow = {"vocoder_minutes": 0.0, "vocoder_steps": 20, "max_minutes": 0.0, "batch_size": 4, "k_step": 40}
-    run.execute("20_shallow_diffusion", features_folder="data/features/me", voice_folder="data/models/me", wav=run.song.name,
-                make_vocoder=True, max_steps=N_DIFFUSION_STEPS, device="cpu", **shallow)  # fmt: skip
-    for step in (0, 100):
-        save_small_voice(run.workspace / "data" / "models" / "duo", speakers=("ada", "bob"), step=step)
-    run.execute("21_mix_and_export", voice_folder="data/models/duo", wav=run.song.name, first_weight=30, half=True)
-    run.execute("30_rvc_train", recordings="data/raw/me", experiment="data/models/my rvc", max_minutes=0.0,
-                total_epoch=N_RVC_EPOCHS, device="cpu")  # fmt: skip
-    run.execute("31_rvc_convert", wav=run.song.name, model="data/models/my rvc", transpose=2, wav_format="wav", device="cpu")
-    first = min((run.workspace / "data" / "raw" / "me").glob("*.flac")).name
-    own = {"recording": f"data/raw/me/{first}", "voice_recordings": "data/raw/me", "other_recording": run.song.name}
-    run.execute("10_how_it_works", max_minutes=0.0, max_steps=N_TOUR_STEPS, **own)
+    run.execute(
+        "20_shallow_diffusion",
+        features_folder="data/features/me",
+        voice_folder="data/models/me",
+        wav=run.song.name,
+        make_vocoder=True,
+        max_steps=N_DIFFUSION_STEPS,
+        device="cpu",
+        **shallow,
+    )
+    execute_mixing_rvc_and_the_tour(run)
     return run
 
 
@@ -118,7 +173,9 @@ def run(voices_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_every_notebook_runs_to_its_last_cell(run: Run, name: str) -> None:
     cells = [cell for cell in run.executed[name]["cells"] if cell["cell_type"] == "code"]
     assert all(cell["execution_count"] for cell in cells if "".join(cell["source"]).strip())
-    assert any("text/html" in output.get("data", {}) for output in cells[-1]["outputs"]), "the last cell lists no files"
+    assert any("text/html" in output.get("data", {}) for output in cells[-1]["outputs"]), (
+        "the last cell lists no files"
+    )
 
 
 @pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS])
@@ -156,7 +213,9 @@ def test_features_are_stored_for_every_clip(run: Run) -> None:
 
 
 def read_history(run: Run) -> list[dict]:
-    lines = (run.workspace / "data" / "models" / "me" / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (
+        (run.workspace / "data" / "models" / "me" / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     return [json.loads(line) for line in lines if "losses" in json.loads(line)]
 
 
@@ -190,7 +249,9 @@ def test_clustering_writes_centers_and_an_index_of_the_training_clips(run: Run) 
     assert path.name == f"kmeans_{len(content) // 10}.pt" and len(centers) == len(content) // 10
     index = FeatureIndex.read(folder / "feature_and_index.pkl").indexes[0]
     np.testing.assert_array_equal(index.reconstruct_n(0, len(content)), content)
-    gaps = np.concatenate([np.square(block[:, None] - centers).sum(axis=2).min(axis=1) for block in np.array_split(content, 20)])
+    gaps = np.concatenate(
+        [np.square(block[:, None] - centers).sum(axis=2).min(axis=1) for block in np.array_split(content, 20)]
+    )
     assert gaps.mean() < 0.3 * content.var(axis=0).sum(), "the centers are no better than a few points"
     assert not list(folder.glob(".*"))
 
@@ -237,12 +298,15 @@ def test_conversion_can_be_seen_and_heard(run: Run) -> None:
     assert run.outputs("05_convert", "application/vnd.jupyter.widget-view+json"), "the panel was not shown"
 
 
-@pytest.mark.parametrize(("values", "message"), [
-    ({"wav": "nowhere.wav"}, "nowhere.wav is neither in"),
-    ({"speaker": "nobody"}, "nobody"),
-    ({"model": "data/models/tour-me", "enhance": True}, "nsf_hifigan_20221211.zip"),
-    ({"cluster_infer_ratio": 0.5, "cluster_model": "data/models/me/config.json"}, "config.json"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"wav": "nowhere.wav"}, "nowhere.wav is neither in"),
+        ({"speaker": "nobody"}, "nobody"),
+        ({"model": "data/models/tour-me", "enhance": True}, "nsf_hifigan_20221211.zip"),
+        ({"cluster_infer_ratio": 0.5, "cluster_model": "data/models/me/config.json"}, "config.json"),
+    ],
+)
 def test_wrong_form_values_raise_in_the_notebook(run: Run, values: dict, message: str) -> None:
     from papermill import PapermillExecutionError
 
@@ -259,9 +323,14 @@ def test_wrong_form_values_raise_in_the_notebook(run: Run, values: dict, message
 
 def printed_by_the_tour(run: Run, pattern: str) -> list[tuple[float, ...]]:
     """Numbers in the output of the tour that match the pattern, one tuple per match."""
-    outputs = [output for cell in run.executed["10_how_it_works"]["cells"] for output in cell.get("outputs", [])]
+    outputs = [
+        output for cell in run.executed["10_how_it_works"]["cells"] for output in cell.get("outputs", [])
+    ]
     text = "\n".join("".join(o.get("text", o.get("data", {}).get("text/plain", ""))) for o in outputs)
-    return [tuple(map(float, found if isinstance(found, tuple) else (found,))) for found in re.findall(pattern, text)]
+    return [
+        tuple(map(float, found if isinstance(found, tuple) else (found,)))
+        for found in re.findall(pattern, text)
+    ]
 
 
 def test_what_the_tour_does_by_hand_is_what_the_package_does(run: Run) -> None:
@@ -295,7 +364,9 @@ def test_the_tour_writes_a_voice_and_a_conversion(run: Run) -> None:
     (result,) = (run.workspace / "data" / "tour" / "converted").iterdir()
     samples, rate_hz = soundfile.read(result)
     assert 0 < len(samples) / rate_hz <= soundfile.info(run.song).duration and np.abs(samples).max() > 0.01
-    assert sorted(path.name for path in (run.workspace / "data" / "clips").iterdir()) == ["me"], "it touched the main line"
+    assert sorted(path.name for path in (run.workspace / "data" / "clips").iterdir()) == ["me"], (
+        "it touched the main line"
+    )
 
 
 # --- 20_shallow_diffusion ------------------------------------------------------------------------------------------
@@ -322,7 +393,9 @@ def test_shallow_diffusion_can_be_seen_heard_and_compared(run: Run) -> None:
     players = [page for page in run.outputs(name, "text/html") if "<audio" in page]
     assert len(players) == 6 and all("data:audio/mpeg;base64," in page for page in players)
     tables = [page for page in run.outputs(name, "text/html") if "distance in dB" in page]
-    assert len(tables) == 1 and all(row in tables[0] for row in ("voice", "vocoder alone", "10 noise", "40 noise"))
+    assert len(tables) == 1 and all(
+        row in tables[0] for row in ("voice", "vocoder alone", "10 noise", "40 noise")
+    )
 
 
 # --- 21_mix_and_export ---------------------------------------------------------------------------------------------
@@ -333,12 +406,19 @@ def test_mixing_writes_a_voice_a_release_file_and_an_exported_voice(run: Run) ->
     from svcnb.files.checkpoint import read_checkpoint
 
     data = run.workspace / "data"
-    one, two, mixed = (read_checkpoint(data / "models" / path)["model"] for path in
-                       ("duo/G_100.pth", "duo/G_0.pth", "mixed/G_100.pth"))  # fmt: skip
+    one, two, mixed = (
+        read_checkpoint(data / "models" / path)["model"]
+        for path in ("duo/G_100.pth", "duo/G_0.pth", "mixed/G_100.pth")
+    )
     name = "dec.head.weight"
     np.testing.assert_allclose(mixed[name], 0.3 * one[name] + 0.7 * two[name], atol=1e-6)
     released = data / "released"
-    assert {path.name for path in released.iterdir()} == {"release.pth", "config.json", "release.onnx", "release.json"}
+    assert {path.name for path in released.iterdir()} == {
+        "release.pth",
+        "config.json",
+        "release.onnx",
+        "release.json",
+    }
     small = read_checkpoint(released / "release.pth")["model"]
     assert not any(key.startswith("enc_q.") for key in small) and str(small[name].dtype) == "torch.float16"
     described = json.loads((released / "release.json").read_text(encoding="utf-8"))
@@ -371,7 +451,9 @@ def test_rvc_training_writes_a_voice_with_its_index_and_lowers_the_losses(run: R
     mel = [line["losses"]["mel"] for line in lines if "losses" in line]
     assert mel[-1] < mel[0] and np.isfinite(mel).all()
     assert len(run.outputs("30_rvc_train", "image/png")) == 2
-    table = next(page for page in run.outputs("30_rvc_train", "text/html") if "epochs" in page and "<table" in page)
+    table = next(
+        page for page in run.outputs("30_rvc_train", "text/html") if "epochs" in page and "<table" in page
+    )
     assert all(f">{n * count_steps(voice)}<" in table for n in (20, 100, 200))
 
 

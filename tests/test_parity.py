@@ -45,7 +45,9 @@ def is_later(folder: Path) -> bool:
 def test_agrees_with_the_original(reports: dict[Path, str], folder: Path) -> None:
     if is_later(folder):
         pytest.skip(f"no {ReferenceSet(folder).kind} in the package yet")
-    assert reports[folder].startswith(f"{folder.name} ({ReferenceSet(folder).kind}): ok, "), "\n" + reports[folder]
+    assert reports[folder].startswith(f"{folder.name} ({ReferenceSet(folder).kind}): ok, "), (
+        "\n" + reports[folder]
+    )
 
 
 def test_there_are_sets_to_compare_with() -> None:
@@ -63,7 +65,9 @@ def toy_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     x = np.arange(4.0)
     np.savez(folder / "vectors.npz", **{"in/x": x, "double": 2 * x, "extra/pipeline_y": x})
     (folder / "set.json").write_text(
-        json.dumps({"kind": "toy", "tolerance": {"abs": 1e-6}, "deliberate_deviations": {"pipeline outputs": "why"}})
+        json.dumps(
+            {"kind": "toy", "tolerance": {"abs": 1e-6}, "deliberate_deviations": {"pipeline outputs": "why"}}
+        )
     )
 
     def check_toy(reference: ReferenceSet):
@@ -149,7 +153,10 @@ def kinked(tmp_path: Path) -> tuple[ReferenceSet, torch.nn.Module, torch.Tensor]
     with torch.no_grad():
         layer.bias.mul_(1 - 2.0**-23)  # now just above the kink
     beyond = {"bias": 0.1, "weight": 0.1}
-    np.savez(tmp_path / "vectors.npz", **{"train0/grad_names": list(beyond), "train0/grad_norms": list(beyond.values())})
+    np.savez(
+        tmp_path / "vectors.npz",
+        **{"train0/grad_names": list(beyond), "train0/grad_norms": list(beyond.values())},
+    )
     (tmp_path / "set.json").write_text(json.dumps({"kind": "toy", "tolerance": {"grad_norm_rtol": 1e-3}}))
     return ReferenceSet(tmp_path), layer, x
 
@@ -170,4 +177,7 @@ def test_gradients_may_be_on_the_other_side_of_a_kink(kinked) -> None:
 
 def test_gradients_that_agree_on_no_side_of_a_kink_fail(kinked) -> None:
     reference, layer, x = kinked
-    assert not all(row.passed for row in gradient_rows(layer, slope(layer, x, 1.01), lambda: slope(layer, x, 1.01), reference))
+    assert not all(
+        row.passed
+        for row in gradient_rows(layer, slope(layer, x, 1.01), lambda: slope(layer, x, 1.01), reference)
+    )

@@ -34,7 +34,7 @@ from tests.toys.tiny_voice import (
     train_steadily,
     train_until,
     write_features,
-)  # fmt: skip
+)
 
 SETTINGS = TrainSettings(max_steps=4, save_every_steps=3, log_every_steps=1, device="cpu", n_processes=2)
 
@@ -114,7 +114,9 @@ def test_two_processes_train_as_one_with_the_same_whole_batch(features: Path, tm
     together = [(long, tmp_path / "long2", five, 2), (short, tmp_path / "short2", once, 4)]
     run_in_processes(partial(train_steadily, together), 2)
     alone = [(long, tmp_path / "long1", five, 4), (short, tmp_path / "short1", once, 7)]
-    with one_thread():  # as each of the two has, where there are two cores: threads change how sums are rounded
+    with (
+        one_thread()
+    ):  # as each of the two has, where there are two cores: threads change how sums are rounded
         one = {"n_processes": 1}
         train_steadily([(*folders, chosen.model_copy(update=one), size) for *folders, chosen, size in alone])
     assert_trained_alike(tmp_path / "long1", tmp_path / "long2", step=5, rtol=1e-4)
@@ -124,7 +126,9 @@ def test_two_processes_train_as_one_with_the_same_whole_batch(features: Path, tm
 def test_the_report_comes_back_and_the_files_are_those_of_one_process(voice_of_two) -> None:
     voice, report = voice_of_two
     assert (report.steps, report.step, report.stopped_by) == (4, 4, "max_steps")
-    assert set(report.last_losses) >= {"mel", "kl", "total"} and report.history_path == voice / "history.jsonl"
+    assert (
+        set(report.last_losses) >= {"mel", "kl", "total"} and report.history_path == voice / "history.jsonl"
+    )
     assert len(losses_of(voice)) == 4 and "mel" in report.last_validation
     assert {path.name for path in voice.glob("*.pth")} == {"G_3.pth", "G_4.pth"}
     assert read_progress(voice).n_processes == 2 and not (voice / ".saving").exists()
@@ -144,10 +148,24 @@ def assert_equal_weights(one: Path, two: Path) -> None:
 
 
 def test_processes_that_torchrun_started_train_the_same(features: Path, tmp_path: Path, voice_of_two) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "svcnb"]
-    done = subprocess.run([*launch, *train_command(features, tmp_path / "voice", max_steps=4)],
-                          cwd=PROJECT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-                          timeout=300)  # fmt: skip
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "svcnb",
+    ]
+    done = subprocess.run(
+        [*launch, *train_command(features, tmp_path / "voice", max_steps=4)],
+        cwd=PROJECT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert read_progress(tmp_path / "voice").n_processes == 2
     assert_equal_weights(tmp_path / "voice" / "G_4.pth", voice_of_two[0] / "G_4.pth")
@@ -155,7 +173,12 @@ def test_processes_that_torchrun_started_train_the_same(features: Path, tmp_path
 
 def train_command(features: Path, voice: Path, **options) -> list[str]:
     flags = {"log_every_steps": 1, "device": "cpu"} | options
-    return ["train", str(features), str(voice), *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
+    return [
+        "train",
+        str(features),
+        str(voice),
+        *(word for name, value in flags.items() for word in (f"--{name}", str(value))),
+    ]
 
 
 def test_a_killed_process_ends_the_training_with_an_error(features: Path, tmp_path: Path) -> None:
@@ -182,8 +205,14 @@ def test_a_bug_in_a_process_comes_with_its_traceback() -> None:
 @pytest.mark.parametrize("end", ["ctrl-C", "death of the starter"])
 def test_all_processes_save_and_stop_together(features: Path, tmp_path: Path, end: str) -> None:
     command = train_command(features, tmp_path / "voice", num_processes=2, save_every_steps=10_000)
-    with subprocess.Popen([sys.executable, "-m", "svcnb", *command], cwd=PROJECT, start_new_session=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as starter:  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-m", "svcnb", *command],
+        cwd=PROJECT,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as starter:
         wait_until(lambda: starter.poll() is not None or has_losses(tmp_path / "voice"))
         if end == "ctrl-C":
             os.killpg(starter.pid, signal.SIGINT)  # a terminal signals the whole group, not only the starter
@@ -215,10 +244,14 @@ def group_is_alive(group: int) -> bool:
     return True
 
 
-def test_more_processes_than_gpus_or_clips_are_refused(features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_gpus_or_clips_are_refused(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(SvcError, match="2 processes need a GPU each, and 1 is here: choose n_processes=1, or device=cpu"):
+    with pytest.raises(
+        SvcError, match="2 processes need a GPU each, and 1 is here: choose n_processes=1, or device=cpu"
+    ):
         check_devices(2, "auto")
     check_devices(2, "cpu")
     with pytest.raises(SvcError, match="8 processes cannot share 7 clips: choose n_processes=7 or fewer"):

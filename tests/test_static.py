@@ -26,7 +26,12 @@ MAX_PARAMETERS = 8
 ROOMS = "cli notebook evaluation plots models conversion training data features audio files nn".split()
 # Inside models: auto knows every family; families do not know each other, but may use diffusion, and that the vocoder;
 # settings is known by all and knows none of them.
-MODEL_PACKAGES_USED = {"auto": {"sovits", "rvc"}, "sovits": {"diffusion", "vocoder"}, "rvc": {"diffusion", "vocoder"}, "diffusion": {"vocoder"}}
+MODEL_PACKAGES_USED = {
+    "auto": {"sovits", "rvc"},
+    "sovits": {"diffusion", "vocoder"},
+    "rvc": {"diffusion", "vocoder"},
+    "diffusion": {"vocoder"},
+}
 MAX_ENTRIES, MAX_PACKAGE_FILES, MAX_PACKAGE_FILE_LINES, MAX_HANDED_ON = 16, 14, 420, 12
 # A mel spectrogram is defined by nine numbers; bundling them would only move them.
 MANY_PARAMETERS = {("spectral.py", "__init__")}
@@ -81,11 +86,21 @@ def test_imports_go_only_to_the_right(path: Path) -> None:
         assert goes_right(module, imported), f"{path.name}:{line}: {module} imports {imported}"
 
 
-@pytest.mark.parametrize("module, imported", [
-    ("audio.audio", "models.sovits.voice"), ("training.loop", "conversion.voice"), ("nn.layers", "files.disk"),
-    ("nn.layers", "device"), ("models.rvc.voice", "models.sovits.config"), ("models.vocoder.train", "models.diffusion.config"),
-    ("models.sovits.voice", "models.auto"), ("conversion.voice", "cli.main"), ("device", "files.disk"), ("models.settings", "models.rvc.config"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "module, imported",
+    [
+        ("audio.audio", "models.sovits.voice"),
+        ("training.loop", "conversion.voice"),
+        ("nn.layers", "files.disk"),
+        ("nn.layers", "device"),
+        ("models.rvc.voice", "models.sovits.config"),
+        ("models.vocoder.train", "models.diffusion.config"),
+        ("models.sovits.voice", "models.auto"),
+        ("conversion.voice", "cli.main"),
+        ("device", "files.disk"),
+        ("models.settings", "models.rvc.config"),
+    ],
+)
 def test_an_import_to_the_left_is_found(module: str, imported: str) -> None:
     assert not goes_right(module, imported)
 
@@ -106,7 +121,12 @@ def test_the_package_is_seen_in_one_look() -> None:
 
 @pytest.mark.parametrize("path", [p for p in package_files() if p.name == "__init__.py"], ids=module_name)
 def test_a_package_hands_on_few_names(path: Path) -> None:
-    names = [n.name for node in syntax_tree(path).body if isinstance(node, ast.ImportFrom) and node.module != "__future__" for n in node.names]
+    names = [
+        n.name
+        for node in syntax_tree(path).body
+        if isinstance(node, ast.ImportFrom) and node.module != "__future__"
+        for n in node.names
+    ]
     assert len(names) <= MAX_HANDED_ON, names
 
 
@@ -148,7 +168,9 @@ def test_every_import_is_used(path: Path) -> None:
             imported |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
         elif isinstance(node, ast.Name):
             used.add(node.id)
-        elif isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "__all__" for target in node.targets):
+        elif isinstance(node, ast.Assign) and any(
+            getattr(target, "id", "") == "__all__" for target in node.targets
+        ):
             used |= set(ast.literal_eval(node.value))
     assert imported <= used, f"imported and not used: {', '.join(sorted(imported - used))}"
 
@@ -165,7 +187,9 @@ def test_sizes_stay_readable(path: Path) -> None:
             arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
             n_parameters = len([a for a in arguments if a.arg not in ("self", "cls")])
             excused = (path.name, node.name) in MANY_PARAMETERS
-            assert excused or n_parameters <= MAX_PARAMETERS, f"{path.name}:{node.lineno} {node.name} has {n_parameters} parameters"
+            assert excused or n_parameters <= MAX_PARAMETERS, (
+                f"{path.name}:{node.lineno} {node.name} has {n_parameters} parameters"
+            )
 
 
 @pytest.mark.parametrize("path", package_files(), ids=module_name)
@@ -174,13 +198,21 @@ def test_no_swallowed_errors_globals_or_prints(path: Path) -> None:
         where = f"{path.name}:{getattr(node, 'lineno', 0)}"
         assert not isinstance(node, ast.Global), f"{where}: global"
         if isinstance(node, ast.ExceptHandler):
-            names = [n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)] if node.type else ["everything"]
+            names = (
+                [n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)]
+                if node.type
+                else ["everything"]
+            )
             broad = {"everything", "Exception", "BaseException"} & set(names)
-            assert not broad or any(isinstance(n, ast.Raise) for n in ast.walk(node)), f"{where}: broad except"
+            assert not broad or any(isinstance(n, ast.Raise) for n in ast.walk(node)), (
+                f"{where}: broad except"
+            )
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             called = node.func.id
             assert called not in ("exit", "quit"), f"{where}: {called}()"
-            assert called != "print" or module_name(path).split(".")[0] == PRINTING_ROOM, f"{where}: print in a library module"
+            assert called != "print" or module_name(path).split(".")[0] == PRINTING_ROOM, (
+                f"{where}: print in a library module"
+            )
 
 
 def test_no_module_has_a_name_that_says_nothing() -> None:
@@ -190,7 +222,9 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
 
 @pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]], ids=" ".join)
 def test_style_and_format_are_checked_by_ruff(arguments: list[str]) -> None:
-    finished = subprocess.run([sys.executable, "-m", "ruff", *arguments, "."], cwd=PROJECT, capture_output=True, text=True)
+    finished = subprocess.run(
+        [sys.executable, "-m", "ruff", *arguments, "."], cwd=PROJECT, capture_output=True, text=True
+    )
     assert finished.returncode == 0, finished.stdout[-2000:]
 
 
@@ -199,9 +233,13 @@ def test_only_tables_of_data_are_kept_from_the_formatter() -> None:
         lines = path.read_text(encoding="utf-8").splitlines()
         tables: set[int] = set()
         for node in syntax_tree(path).body:
-            if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict | ast.Tuple | ast.List | ast.Set):
+            if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(
+                node.value, ast.Dict | ast.Tuple | ast.List | ast.Set
+            ):
                 tables |= set(range(node.lineno, node.end_lineno + 1))
-        skipped = {number for number, line in enumerate(lines, 1) if line.rstrip().endswith("# fmt: " + "skip")}
+        skipped = {
+            number for number, line in enumerate(lines, 1) if line.rstrip().endswith("# fmt: " + "skip")
+        }
         assert skipped <= tables, f"{path.name}:{sorted(skipped - tables)}"
 
 
@@ -274,7 +312,11 @@ NAMES_ON_DISK = ("middle_pitch.json", '"middle_pitch_hz"', '"--mend"')
 def test_the_fields_own_words_are_used(word: str, term: str) -> None:
     folders = ("svcnb", "notebooks", "pretrain")
     texts = [PROJECT / "README.md"]
-    texts += [p for p in project_files() if p.suffix in (".py", ".md", ".ipynb") and p.relative_to(PROJECT).parts[0] in folders]
+    texts += [
+        p
+        for p in project_files()
+        if p.suffix in (".py", ".md", ".ipynb") and p.relative_to(PROJECT).parts[0] in folders
+    ]
     found = []
     for path in texts:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -362,7 +404,11 @@ README = (PROJECT / "README.md").read_text(encoding="utf-8")
 def readme_commands() -> list[str]:
     blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", README, re.S)
     inline = re.findall(r"`((?:make|svcnb|python -m svcnb)(?: [^`]*)?)`", README)
-    lines = [line.strip().removeprefix("$ ") for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    lines = [
+        line.strip().removeprefix("$ ")
+        for block in blocks
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
     return [line for line in lines + inline if line and not line.startswith("#")]
 
 
@@ -382,7 +428,9 @@ def test_readme_commands_exist(line: str) -> None:
     elif words[0] == "python":
         assert (PROJECT / words[1]).is_file()
     else:
-        assert words[0] in ("pip", "git", "cd", "conda", "jupyter", "papermill", "source"), f"unknown command in README: {line}"
+        assert words[0] in ("pip", "git", "cd", "conda", "jupyter", "papermill", "source"), (
+            f"unknown command in README: {line}"
+        )
 
 
 def test_readme_links_lead_somewhere() -> None:

@@ -55,9 +55,15 @@ SINGER = Speaker("awb", 70.0, f0_hz=220.0, tract_ratio=1.03, movement_ratio=0.0,
 BEAT_S = 0.5
 # One line per phrase: the words, and for each syllable (MIDI note, beats).
 SONG = (
-    ("Morning light is on the water", ((55, 1), (59, 0.5), (62, 1), (62, 0.5), (64, 1), (62, 0.5), (59, 1), (57, 1.5))),
+    (
+        "Morning light is on the water",
+        ((55, 1), (59, 0.5), (62, 1), (62, 0.5), (64, 1), (62, 0.5), (59, 1), (57, 1.5)),
+    ),
     ("All the boats are coming home", ((57, 1), (60, 0.5), (64, 1), (62, 0.5), (60, 1), (59, 0.5), (57, 2))),
-    ("Sing it low and sing it longer", ((59, 1), (59, 0.5), (55, 1.5), (57, 0.5), (59, 1), (62, 0.5), (64, 1), (62, 1))),
+    (
+        "Sing it low and sing it longer",
+        ((59, 1), (59, 0.5), (55, 1.5), (57, 0.5), (59, 1), (62, 0.5), (64, 1), (62, 1)),
+    ),
     ("No one has to sing alone", ((66, 1), (64, 0.5), (62, 1), (59, 0.5), (60, 1), (57, 0.5), (55, 2.5))),
 )
 
@@ -92,7 +98,9 @@ def analyse(speech: Audio, floor_hz: float) -> Voice:
     import pyworld
 
     samples = speech.samples.astype(np.float64)
-    f0_hz, times_s = pyworld.harvest(samples, RATE_HZ, f0_floor=floor_hz, f0_ceil=400, frame_period=FRAME_S * 1000)
+    f0_hz, times_s = pyworld.harvest(
+        samples, RATE_HZ, f0_floor=floor_hz, f0_ceil=400, frame_period=FRAME_S * 1000
+    )
     f0_hz = pyworld.stonemask(samples, f0_hz, times_s, RATE_HZ)
     envelope = pyworld.cheaptrick(samples, f0_hz, times_s, RATE_HZ)
     return Voice(f0_hz, envelope, pyworld.d4c(samples, f0_hz, times_s, RATE_HZ))
@@ -130,14 +138,18 @@ def change_f0(voice: Voice, speaker: Speaker, generator: np.random.Generator) ->
     times_s = np.arange(len(voiced)) * FRAME_S
     for rate_hz in (0.3, 0.7, 1.3):
         phase, size = generator.uniform(0, 2 * np.pi), generator.uniform(0.3, 1.0)
-        movement = movement + size * speaker.wander_semitones / 1.5 * np.sin(2 * np.pi * rate_hz * times_s + phase)
+        movement = movement + size * speaker.wander_semitones / 1.5 * np.sin(
+            2 * np.pi * rate_hz * times_s + phase
+        )
     movement = np.clip(movement, -8, 9)
     return replace(voice, f0_hz=np.where(voiced, speaker.f0_hz * 2 ** (movement / 12), 0.0))
 
 
 def read_aloud(text: str, speaker: Speaker, generator: np.random.Generator) -> np.ndarray:
     """A recording of several sentences with pauses of 0.35-1.1 s."""
-    sentences = [part.strip() for part in text.replace("?", "?|").replace(".", ".|").split("|") if part.strip()]
+    sentences = [
+        part.strip() for part in text.replace("?", "?|").replace(".", ".|").split("|") if part.strip()
+    ]
     parts = [pause(0.3)]
     for sentence in sentences:
         speech, _ = synthesize(sentence, speaker.flite_voice)
@@ -186,7 +198,10 @@ def synthesize_phrase(words: str, notes: tuple[tuple[int, float], ...]) -> np.nd
 
 
 def note_bounds(
-    phones: list[tuple[str, float]], vowels: list[int], starts_s: np.ndarray, notes: tuple[tuple[int, float], ...]
+    phones: list[tuple[str, float]],
+    vowels: list[int],
+    starts_s: np.ndarray,
+    notes: tuple[tuple[int, float], ...],
 ) -> np.ndarray:
     """Start of each phone in the song, and end of the last; only the vowels are stretched."""
     durations_s = np.diff(starts_s)
@@ -226,7 +241,9 @@ def save(path: Path, sound: np.ndarray, generator: np.random.Generator) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where raw/ and song/ are written")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(__file__).parent, help="where raw/ and song/ are written"
+    )
     folder = parser.parse_args().folder
     table = Path(__file__).with_name("transcripts.csv")
     with table.open(encoding="utf-8", newline="") as file:

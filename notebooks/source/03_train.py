@@ -64,9 +64,10 @@ from svcnb.training.settings import TrainSettings
 
 settings = TrainSettings(
     max_minutes=max_minutes or None, max_steps=max_steps or None, precision=precision, device=device,
-    log_every_steps=log_every_steps or None, save_every_steps=save_every_steps or None, stop_at_plateau=stop_at_plateau,
-    keep_checkpoints=None if keep_checkpoints < 0 else keep_checkpoints, validate_every_steps=validate_every_steps, seed=seed,
-    vol_aug=vol_aug, tensorboard=tensorboard, n_processes=n_processes,
+    log_every_steps=log_every_steps or None, save_every_steps=save_every_steps or None,
+    stop_at_plateau=stop_at_plateau,
+    keep_checkpoints=None if keep_checkpoints < 0 else keep_checkpoints, seed=seed, vol_aug=vol_aug,
+    validate_every_steps=validate_every_steps, tensorboard=tensorboard, n_processes=n_processes,
 )
 limits = {"minutes at most": max_minutes or "no limit", "steps at most": max_steps or "no limit"}
 show_facts(limits | {"precision": precision, "device": choose_device(device)})

@@ -127,16 +127,16 @@ for first in evaluation.sources[:1]:
 
 # %% [markdown] copies-text
 # ## Which stage is at fault
-# Copy synthesis goes through the decoder only, the conversion through everything. If copy synthesis sounds bad, train longer or on
-# cleaner recordings; if only the conversion does, look at the content encoder and at `cluster_infer_ratio`. The distance
+# Copy synthesis goes through the decoder only, the conversion through everything. If copy synthesis sounds bad,
+# train longer or on cleaner recordings; if only the conversion does, look at the content encoder and at `cluster_infer_ratio`. The distance
 # is in dB: 2 is a good vocoder, 4 to 5 a small voice after half an hour, 8 has learned nothing yet.
 
 # %% copies
-for reconstructions in evaluation.copies[:1]:
-    remade = {"copy": reconstructions.copy, "conversion": reconstructions.conversion}
-    remade = [(name, read_audio(folder / reconstruction.file)) for name, reconstruction in remade.items() if reconstruction]
-    recording = read_audio(reconstructions.recording).slice_s(0, settings.max_seconds)
-    display(show_audio(recording, f"recording: {reconstructions.name}"))
+for stages in evaluation.copies[:1]:
+    remade = {"copy synthesis": stages.copy, "conversion": stages.conversion}
+    remade = [(name, read_audio(folder / stage.file)) for name, stage in remade.items() if stage]
+    recording = read_audio(stages.recording).slice_s(0, settings.max_seconds)
+    display(show_audio(recording, f"recording: {stages.name}"))
     display(*[show_audio(audio, name) for name, audio in remade], plot_distance(recording, remade))
 
 # %% [markdown] files-text

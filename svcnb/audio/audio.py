@@ -32,7 +32,19 @@ OUTPUT_FORMATS = {
     ".ogg": ("OGG", "VORBIS"),
     ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
-SOUNDFILE_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64")
+SOUNDFILE_SUFFIXES = (
+    ".wav",
+    ".flac",
+    ".ogg",
+    ".oga",
+    ".opus",
+    ".mp3",
+    ".aif",
+    ".aiff",
+    ".au",
+    ".caf",
+    ".w64",
+)
 FFMPEG_SUFFIXES = (".m4a", ".aac", ".wma", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES + FFMPEG_SUFFIXES
 READ_SAMPLES = 2**18  # decoded at once
@@ -145,12 +157,18 @@ def _blocks(file: _Stream, path: Path) -> Iterator[np.ndarray]:
         reason = error.error_string.rstrip(".")
         raise AudioError(f"{path}: damaged or cut short ({reason}); copy or export the file again") from error
     if n_broken:
-        raise AudioError(f"{path}: {n_broken} of {n_samples} samples are NaN or infinite; export the file again")
+        raise AudioError(
+            f"{path}: {n_broken} of {n_samples} samples are NaN or infinite; export the file again"
+        )
     if n_samples == 0:
         raise AudioError(f"{path}: holds no samples")
     if 1.01 * n_samples < file.frames < UNKNOWN_LENGTH:
-        log.warning("%s ends after %.1f of %.1f s: was it copied completely?",
-                    path, n_samples / file.samplerate, file.frames / file.samplerate)  # fmt: skip
+        log.warning(
+            "%s ends after %.1f of %.1f s: was it copied completely?",
+            path,
+            n_samples / file.samplerate,
+            file.frames / file.samplerate,
+        )
 
 
 @contextmanager
@@ -160,19 +178,39 @@ def _decoded_by_ffmpeg(path: Path, *, reason: str) -> Iterator[Path]:
     if program is None:
         if path.suffix.lower() in SOUNDFILE_SUFFIXES:
             raise AudioError(f"{path}: not readable as audio ({reason})")
-        raise AudioError(f"{path}: {path.suffix or 'this file'} needs ffmpeg, which is not installed; "
-                         f"install ffmpeg or convert the file to wav or flac")
+        raise AudioError(
+            f"{path}: {path.suffix or 'this file'} needs ffmpeg, which is not installed; "
+            f"install ffmpeg or convert the file to wav or flac"
+        )
     with tempfile.TemporaryDirectory() as folder:
         decoded = Path(folder, "decoded.wav")
         # "file:" keeps names such as "-i.mp3" or "http:x.mp3" from being read as options or addresses.
         done = subprocess.run(
-            [program, "-v", "error", "-nostdin", "-protocol_whitelist", "file", "-i", f"file:{path}",
-             "-map", "0:a:0", "-c:a", "pcm_f32le", "-rf64", "auto", str(decoded)],
-            capture_output=True, check=False,
-        )  # fmt: skip
+            [
+                program,
+                "-v",
+                "error",
+                "-nostdin",
+                "-protocol_whitelist",
+                "file",
+                "-i",
+                f"file:{path}",
+                "-map",
+                "0:a:0",
+                "-c:a",
+                "pcm_f32le",
+                "-rf64",
+                "auto",
+                str(decoded),
+            ],
+            capture_output=True,
+            check=False,
+        )
         if b"No space left" in done.stderr:
-            raise WriteError(f"{path} needs a temporary copy in {folder}, and the disk is full: "
-                             "free some space, or set TMPDIR to another folder")  # fmt: skip
+            raise WriteError(
+                f"{path} needs a temporary copy in {folder}, and the disk is full: "
+                "free some space, or set TMPDIR to another folder"
+            )
         if done.returncode != 0 or not decoded.exists():
             raise AudioError(f"{path}: not readable as audio ({reason}; ffmpeg cannot decode it either)")
         yield decoded
@@ -195,8 +233,11 @@ def find_audio_files(folder: Path | str, *, recursive: bool = True) -> list[Path
         folder_names[:] = [name for name in folder_names if enter and not _is_hidden(name)]
         if seen_before:
             continue
-        found += [Path(parent, name) for name in file_names
-                  if Path(name).suffix.lower() in AUDIO_SUFFIXES and not _is_hidden(name)]  # fmt: skip
+        found += [
+            Path(parent, name)
+            for name in file_names
+            if Path(name).suffix.lower() in AUDIO_SUFFIXES and not _is_hidden(name)
+        ]
     return sorted(found, key=lambda path: natural_order(path.relative_to(folder).as_posix()))
 
 
@@ -239,8 +280,15 @@ class AudioWriter:
         _check_rate(self.path.suffix.lower(), sample_rate_hz)
         if not soundfile.check_format(container, self._subtype):
             valid = ", ".join(soundfile.available_subtypes(container))
-            raise AudioError(f"{self.path.name}: {container} has no subtype {self._subtype!r}; valid: {valid}")
-        self._format = {"samplerate": sample_rate_hz, "channels": 1, "subtype": self._subtype, "format": container}
+            raise AudioError(
+                f"{self.path.name}: {container} has no subtype {self._subtype!r}; valid: {valid}"
+            )
+        self._format = {
+            "samplerate": sample_rate_hz,
+            "channels": 1,
+            "subtype": self._subtype,
+            "format": container,
+        }
         self._writing = self._write_atomically()
 
     def append(self, samples: np.ndarray) -> None:
@@ -252,7 +300,9 @@ class AudioWriter:
         self._file = self._writing.__enter__()
         return self
 
-    def __exit__(self, error_type: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, error_type: type | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._writing.__exit__(error_type, error, traceback)
 
     @contextmanager
@@ -262,7 +312,9 @@ class AudioWriter:
                 with soundfile.SoundFile(disk, "w", **self._format) as file:
                     yield file
             except soundfile.LibsndfileError as error:
-                raise AudioError(f"{self.path}: cannot be written ({error.error_string.rstrip('.')})") from error
+                raise AudioError(
+                    f"{self.path}: cannot be written ({error.error_string.rstrip('.')})"
+                ) from error
             if not self.n_samples:
                 raise AudioError(f"{self.path}: nothing to write, the audio has no samples")
 
@@ -271,7 +323,9 @@ def output_format(path: Path) -> tuple[str, str]:
     """libsndfile's (container, default subtype) for a file name, or an error that lists the formats."""
     if path.suffix.lower() not in OUTPUT_FORMATS:
         valid = " ".join(OUTPUT_FORMATS)
-        raise AudioError(f"{path.name}: cannot write {path.suffix or 'a name without suffix'}; use one of {valid}")
+        raise AudioError(
+            f"{path.name}: cannot write {path.suffix or 'a name without suffix'}; use one of {valid}"
+        )
     return OUTPUT_FORMATS[path.suffix.lower()]
 
 

@@ -74,9 +74,13 @@ def frame_rms(samples: np.ndarray, *, window_samples: int, hop_samples: int) -> 
     """
     half = window_samples // 2
     padded = np.pad(np.asarray(samples, dtype=np.float32), half)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, window_samples)[::hop_samples]  # [N, window], no copy
+    windows = np.lib.stride_tricks.sliding_window_view(padded, window_samples)[
+        ::hop_samples
+    ]  # [N, window], no copy
     step = max(1, 2**22 // window_samples)  # bounds the memory of the squares below
-    blocks = [np.square(windows[i : i + step], dtype=np.float32).mean(-1) for i in range(0, len(windows), step)]
+    blocks = [
+        np.square(windows[i : i + step], dtype=np.float32).mean(-1) for i in range(0, len(windows), step)
+    ]
     return np.sqrt(np.concatenate(blocks))
 
 
@@ -104,7 +108,9 @@ def match_loudness_envelope(
     return np.asarray(output, dtype=np.float32) * gain.numpy()
 
 
-def follow_loudness(source: np.ndarray, output: np.ndarray, sample_rate_hz: int, envelope_ratio: float) -> np.ndarray:
+def follow_loudness(
+    source: np.ndarray, output: np.ndarray, sample_rate_hz: int, envelope_ratio: float
+) -> np.ndarray:
     """`match_loudness_envelope` without its time grid: the gain at each sample is from the second around it.
 
     The loudness at a sample is the RMS of the second around it, limited to the recording. It does not depend

@@ -46,7 +46,9 @@ class Recording(Protocol):
 class AudioFile:
     """A recording on disk; its samples are bit-equal to those of `read_audio`. Made by `open_audio`."""
 
-    def __init__(self, name: str, sample_rate_hz: int, blocks: Iterable[np.ndarray], owner: ExitStack) -> None:
+    def __init__(
+        self, name: str, sample_rate_hz: int, blocks: Iterable[np.ndarray], owner: ExitStack
+    ) -> None:
         self.name = name
         self.sample_rate_hz = sample_rate_hz
         self.n_samples = 0
@@ -85,8 +87,10 @@ class AudioFile:
         except OSError as error:
             folder = tempfile.gettempdir()
             free_mb = shutil.disk_usage(folder).free // 10**6
-            raise WriteError(f"{self.name} needs a temporary copy in {folder}, which has {free_mb} MB left "
-                             f"({error.strerror}): free some space, or set TMPDIR to another folder") from error  # fmt: skip
+            raise WriteError(
+                f"{self.name} needs a temporary copy in {folder}, which has {free_mb} MB left "
+                f"({error.strerror}): free some space, or set TMPDIR to another folder"
+            ) from error
         self.n_samples += len(samples)
 
 

@@ -50,7 +50,9 @@ class SliceSettings:
                 "expected min_length >= min_interval >= hop > 0"
             )
         if self.max_kept_silence_ms < self.hop_ms:
-            raise SlicingError(f"max_kept_silence_ms is {self.max_kept_silence_ms}, expected at least {self.hop_ms}")
+            raise SlicingError(
+                f"max_kept_silence_ms is {self.max_kept_silence_ms}, expected at least {self.hop_ms}"
+            )
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,12 @@ def find_slices_in(recording: Recording, settings: SliceSettings | None = None) 
     hop = max(1, round(sample_rate_hz * settings.hop_ms / 1000))
     frames = {
         name: round(sample_rate_hz * milliseconds / 1000 / hop)
-        for name, milliseconds in (("length", settings.min_length_ms), ("interval", settings.min_interval_ms),
-                                   ("kept", settings.max_kept_silence_ms))
-    }  # fmt: skip
+        for name, milliseconds in (
+            ("length", settings.min_length_ms),
+            ("interval", settings.min_interval_ms),
+            ("kept", settings.max_kept_silence_ms),
+        )
+    }
     if n_samples <= frames["length"]:  # the original compares samples with frames here; harmless, kept
         return [Slice(0, n_samples)] if n_samples else []
     window = min(round(sample_rate_hz * settings.min_interval_ms / 1000), 4 * hop)
@@ -122,7 +127,9 @@ def _loudness(recording: Recording, window: int, hop: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _silent_spans(rms: np.ndarray, threshold: float, *, length: int, interval: int, kept: int) -> list[tuple[int, int]]:
+def _silent_spans(
+    rms: np.ndarray, threshold: float, *, length: int, interval: int, kept: int
+) -> list[tuple[int, int]]:
     """Frames (first, last) of the silences to remove; first == last is a cut that removes nothing."""
     spans: list[tuple[int, int]] = []
     clip_start = 0
@@ -237,7 +244,8 @@ def _split_long(span: Slice, loudness: np.ndarray, hop: int, settings: CutSettin
 def _join_short(spans: list[Slice], settings: CutSettings) -> list[Slice]:
     """Join each span under min_clip_s to its nearer neighbour, if max_join_gap_s and max_clip_s allow it."""
     shortest, longest, gap = (
-        int(s * settings.sample_rate_hz) for s in (settings.min_clip_s, settings.max_clip_s, settings.max_join_gap_s)
+        int(s * settings.sample_rate_hz)
+        for s in (settings.min_clip_s, settings.max_clip_s, settings.max_join_gap_s)
     )
     spans, index = list(spans), 0
     while index < len(spans):

@@ -57,13 +57,21 @@ class Stft(nn.Module):
         n_padding = self.n_fft - self.hop_samples
         left = n_padding // 2
         if samples.shape[-1] <= n_padding - left:
-            raise ValueError(f"waveform has {samples.shape[-1]} samples, this STFT needs more than {n_padding - left}")
+            raise ValueError(
+                f"waveform has {samples.shape[-1]} samples, this STFT needs more than {n_padding - left}"
+            )
         with _float32(samples):
             padded = F.pad(samples, (left, n_padding - left), mode="reflect")
             return torch.stft(
-                padded, self.n_fft, self.hop_samples, self.win_samples, self.window.float(),
-                center=False, onesided=True, return_complex=True,
-            )  # fmt: skip
+                padded,
+                self.n_fft,
+                self.hop_samples,
+                self.win_samples,
+                self.window.float(),
+                center=False,
+                onesided=True,
+                return_complex=True,
+            )
 
     def forward(self, waveform: Tensor) -> Tensor:
         """[B, T] or [B, 1, T] -> magnitude float32 [B, F, N]."""
@@ -75,13 +83,19 @@ def magnitude(spectrum: Tensor, epsilon: float) -> Tensor:
     return torch.view_as_real(spectrum).square().sum(-1).add(epsilon).sqrt()
 
 
-def mel_filters(*, sample_rate_hz: int, n_fft: int, n_mels: int, fmin_hz: float, fmax_hz: float | None,
-                htk: bool = False) -> Tensor:  # fmt: skip
+def mel_filters(
+    *, sample_rate_hz: int, n_fft: int, n_mels: int, fmin_hz: float, fmax_hz: float | None, htk: bool = False
+) -> Tensor:
     """Triangular mel filters with unit area (Slaney's norm), float32 [M, F]; `htk` picks the HTK scale."""
     from librosa.filters import mel
 
     filters = mel(
-        sr=sample_rate_hz, n_fft=n_fft, n_mels=n_mels, fmin=fmin_hz, fmax=fmax_hz or sample_rate_hz / 2, htk=htk
+        sr=sample_rate_hz,
+        n_fft=n_fft,
+        n_mels=n_mels,
+        fmin=fmin_hz,
+        fmax=fmax_hz or sample_rate_hz / 2,
+        htk=htk,
     )
     return torch.from_numpy(np.ascontiguousarray(filters, dtype=np.float32))
 
@@ -90,15 +104,29 @@ class MelSpectrogram(nn.Module):
     """Log-mel spectrum on the grid of Stft; `project` takes an existing linear spectrum."""
 
     def __init__(  # a transform's definition: every number is part of it
-        self, *, sample_rate_hz: int, n_fft: int, hop_samples: int, n_mels: int, fmin_hz: float = 0.0,
-        fmax_hz: float | None = None, win_samples: int | None = None, epsilon: float = 1e-6,
-        log_floor: float = 1e-5, htk: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        sample_rate_hz: int,
+        n_fft: int,
+        hop_samples: int,
+        n_mels: int,
+        fmin_hz: float = 0.0,
+        fmax_hz: float | None = None,
+        win_samples: int | None = None,
+        epsilon: float = 1e-6,
+        log_floor: float = 1e-5,
+        htk: bool = False,
+    ) -> None:
         super().__init__()
         self.log_floor = log_floor
         self.stft = Stft(n_fft=n_fft, hop_samples=hop_samples, win_samples=win_samples, epsilon=epsilon)
         filters = mel_filters(
-            sample_rate_hz=sample_rate_hz, n_fft=n_fft, n_mels=n_mels, fmin_hz=fmin_hz, fmax_hz=fmax_hz, htk=htk
+            sample_rate_hz=sample_rate_hz,
+            n_fft=n_fft,
+            n_mels=n_mels,
+            fmin_hz=fmin_hz,
+            fmax_hz=fmax_hz,
+            htk=htk,
         )
         self.register_buffer("filters", filters, persistent=False)
 
@@ -121,10 +149,18 @@ class VocoderMel(nn.Module):
     """
 
     def __init__(
-        self, *, sample_rate_hz: int, n_fft: int, hop_samples: int, n_mels: int, fmin_hz: float = 40.0,
-        fmax_hz: float | None = 16000.0, win_samples: int | None = None, epsilon: float = 1e-9,
+        self,
+        *,
+        sample_rate_hz: int,
+        n_fft: int,
+        hop_samples: int,
+        n_mels: int,
+        fmin_hz: float = 40.0,
+        fmax_hz: float | None = 16000.0,
+        win_samples: int | None = None,
+        epsilon: float = 1e-9,
         log_floor: float = 1e-5,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.n_fft, self.hop_samples, self.win_samples = n_fft, hop_samples, win_samples or n_fft
         self.epsilon, self.log_floor = epsilon, log_floor
@@ -149,7 +185,9 @@ class VocoderMel(nn.Module):
             spec = magnitude(spectrum, self.epsilon)
             if key_shift_semitones:
                 n_bins = self.n_fft // 2 + 1
-                spec = F.pad(spec, (0, 0, 0, max(0, n_bins - spec.shape[1])))[:, :n_bins] * (self.win_samples / win)
+                spec = F.pad(spec, (0, 0, 0, max(0, n_bins - spec.shape[1])))[:, :n_bins] * (
+                    self.win_samples / win
+                )
             return torch.matmul(self.filters.float(), spec).clamp(min=self.log_floor).log()
 
 
@@ -188,4 +226,8 @@ class SincResample(nn.Module):
             padded = F.pad(flat, (self.half_width, self.half_width + self.n_in))
             phases = F.conv1d(padded, self.kernel.float(), stride=self.n_in)  # [B, n_out, steps]
         n_wanted = -(-n_samples * self.n_out // self.n_in)
-        return phases.transpose(1, 2).reshape(len(flat), -1)[:, :n_wanted].reshape(waveform.shape[:-1] + (n_wanted,))
+        return (
+            phases.transpose(1, 2)
+            .reshape(len(flat), -1)[:, :n_wanted]
+            .reshape(waveform.shape[:-1] + (n_wanted,))
+        )

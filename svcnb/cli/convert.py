@@ -20,10 +20,16 @@ if TYPE_CHECKING:
 
 def add_convert(subparsers) -> None:
     parser = add_command(
-        subparsers, "convert", run_convert, "convert recordings to a trained voice", _fill_convert,
-        ["svcnb convert data/models/me song.wav -t 5",
-         "svcnb convert -m logs/44k/G_800.pth -c configs/config.json -n song.wav -s me -cr 0.5 -f0p rmvpe"],
-    )  # fmt: skip
+        subparsers,
+        "convert",
+        run_convert,
+        "convert recordings to a trained voice",
+        _fill_convert,
+        [
+            "svcnb convert data/models/me song.wav -t 5",
+            "svcnb convert -m logs/44k/G_800.pth -c configs/config.json -n song.wav -s me -cr 0.5 -f0p rmvpe",
+        ],
+    )
     parser.usage = "svcnb convert (VOICE | -m MODEL) INPUT... [options]"
 
 
@@ -31,7 +37,9 @@ def _fill_convert(parser: CommandParser) -> None:
     from svcnb.cli.settings import ConvertFiles, VoiceFiles
     from svcnb.conversion.settings import ConversionSettings
 
-    parser.add_argument("paths", nargs="*", metavar="VOICE INPUT", help="voice folder (not with -m), then recordings")
+    parser.add_argument(
+        "paths", nargs="*", metavar="VOICE INPUT", help="voice folder (not with -m), then recordings"
+    )
     parser.add_options(ConversionSettings, many=("speaker", "transpose_semitones"))
     parser.add_options(ConvertFiles)
     parser.add_options(VoiceFiles)
@@ -47,7 +55,9 @@ def run_convert(options: argparse.Namespace) -> None:
     only_diffusion = values.get("only_diffusion", False)
     voice_path, inputs = _voice_and_inputs(options.paths, files, parts, only_diffusion=only_diffusion)
     if len(shifts) > len(inputs):
-        raise SvcError(f"-t has {len(shifts)} values for {len(inputs)} recordings: give one for each, or one for all")
+        raise SvcError(
+            f"-t has {len(shifts)} values for {len(inputs)} recordings: give one for each, or one for all"
+        )
     shifts = shifts + [shifts[0]] * (len(inputs) - len(shifts))
     jobs = [
         (path, ConversionSettings(speaker=speaker, transpose_semitones=shift, **values))
@@ -56,18 +66,28 @@ def run_convert(options: argparse.Namespace) -> None:
     ]
     voice = _load_voice(voice_path, parts, only_diffusion=only_diffusion)
     if voice_path.suffix.lower() == ".zip":
-        print(f"{voice_path} is unpacked in {voice.folder}, for next time too: remove it when you need the room", file=sys.stderr)
+        print(
+            f"{voice_path} is unpacked in {voice.folder}, for next time too: remove it when you need the room",
+            file=sys.stderr,
+        )
     for _, settings in jobs:
         voice.check(settings)
     if speakers == [None] and len(voice.speakers) > 1 and not jobs[0][1].speaker_mix:
-        print(f"speaker {voice.speaker_name(None)} of {', '.join(sorted(voice.speakers))}: -s chooses", file=sys.stderr)
+        print(
+            f"speaker {voice.speaker_name(None)} of {', '.join(sorted(voice.speakers))}: -s chooses",
+            file=sys.stderr,
+        )
     convert_all(voice, jobs, files.output, f0_csv=files.f0_csv, write_f0=files.write_f0)
 
 
 def convert_all(
-    voice: LoadedVoice, jobs: Sequence[tuple[Path, ConversionSettings]], folder: Path, *, f0_csv: Path | None,
+    voice: LoadedVoice,
+    jobs: Sequence[tuple[Path, ConversionSettings]],
+    folder: Path,
+    *,
+    f0_csv: Path | None,
     write_f0: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     """Convert recordings, each with its settings, and print the files; one that fails does not stop the others.
 
     Raises:
@@ -84,7 +104,9 @@ def convert_all(
         try:
             print(voice.convert_file(path, folder, settings, name=name, f0=given_f0))
             if write_f0:
-                f0 = given_f0 or voice.estimate_f0(read_audio(path), settings.f0_method, threshold=settings.f0_threshold)
+                f0 = given_f0 or voice.estimate_f0(
+                    read_audio(path), settings.f0_method, threshold=settings.f0_threshold
+                )
                 print(f0.to_csv(folder / f"{name}.f0.csv"))
         except SvcError as error:
             if len(jobs) == 1:
@@ -92,7 +114,9 @@ def convert_all(
             skipped.append((path, str(error)))
     if skipped:
         report_skipped(skipped)
-        raise SvcError(f"{len(skipped)} of {len(jobs)} conversions failed, see above; the others are in {folder}")
+        raise SvcError(
+            f"{len(skipped)} of {len(jobs)} conversions failed, see above; the others are in {folder}"
+        )
 
 
 def _load_voice(path: Path, parts: VoiceFiles, *, only_diffusion: bool) -> LoadedVoice:
@@ -109,7 +133,11 @@ def _load_voice(path: Path, parts: VoiceFiles, *, only_diffusion: bool) -> Loade
     }
     if only_diffusion:
         return load_diffusion_voice(path, **common)
-    own = {"config": parts.config_path, "checkpoint": parts.checkpoint, "cluster_model": parts.cluster_model_path}
+    own = {
+        "config": parts.config_path,
+        "checkpoint": parts.checkpoint,
+        "cluster_model": parts.cluster_model_path,
+    }
     return load_any_voice(path, **own, **common)
 
 
@@ -127,12 +155,16 @@ def _voice_and_inputs(
     else:
         raise SvcError("no voice given: name its folder first, or a checkpoint with -m")
     if not voice_path.exists():
-        raise SvcError(f"{voice_path}: no such voice; expected a folder with G_*.pth and config.json, or a G_*.pth")
+        raise SvcError(
+            f"{voice_path}: no such voice; expected a folder with G_*.pth and config.json, or a G_*.pth"
+        )
     inputs = paths + [_named_recording(name) for name in files.clean_names]
     if not inputs:
         raise SvcError("no recording given: name files after the voice, or with -n")
     if files.f0_csv and len(inputs) > 1:
-        raise SvcError(f"--f0_csv is one f0 contour, but {len(inputs)} recordings are given: convert them one by one")
+        raise SvcError(
+            f"--f0_csv is one f0 contour, but {len(inputs)} recordings are given: convert them one by one"
+        )
     for path in inputs:
         if not path.is_file():
             raise SvcError(f"{path}: no such recording; give a path, or with -n a name in raw/")
@@ -148,10 +180,16 @@ def _named_recording(name: str) -> Path:
 
 def add_evaluate(subparsers) -> None:
     add_command(
-        subparsers, "evaluate", run_evaluate, "measure a voice on conversions and copies, and advise", _fill_evaluate,
-        ["svcnb evaluate data/models/me --target data/features/me --sources data/demo/raw/bruno",
-         "svcnb evaluate data/models/me --target data/raw/me --sources song.wav -cr 0.5 --transposition octaves"],
-    )  # fmt: skip
+        subparsers,
+        "evaluate",
+        run_evaluate,
+        "measure a voice on conversions and copies, and advise",
+        _fill_evaluate,
+        [
+            "svcnb evaluate data/models/me --target data/features/me --sources data/demo/raw/bruno",
+            "svcnb evaluate data/models/me --target data/raw/me --sources song.wav -cr 0.5 --transposition octaves",
+        ],
+    )
 
 
 def _fill_evaluate(parser: CommandParser) -> None:
@@ -160,11 +198,24 @@ def _fill_evaluate(parser: CommandParser) -> None:
     from svcnb.evaluation.settings import EvaluationSettings
 
     parser.add_argument("voice", type=Path, metavar="VOICE", help="folder of the voice, or its G_*.pth")
-    parser.add_argument("--target", type=Path, required=True, metavar="FOLDER",
-                        help="recordings of the target; or the features, whose held-out clips are taken")  # fmt: skip
-    parser.add_argument("--sources", type=Path, nargs="+", default=[], metavar="PATH", help="recordings of others, or folders")
-    parser.add_argument("-o", "--output", type=Path, default=Path("data/evaluation"), metavar="PATH",
-                        help="folder for metrics and sounds")  # fmt: skip
+    parser.add_argument(
+        "--target",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="recordings of the target; or the features, whose held-out clips are taken",
+    )
+    parser.add_argument(
+        "--sources", type=Path, nargs="+", default=[], metavar="PATH", help="recordings of others, or folders"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("data/evaluation"),
+        metavar="PATH",
+        help="folder for metrics and sounds",
+    )
     parser.add_argument("--overwrite", action="store_true", help="measure again what is measured already")
     parser.add_options(EvaluationSettings)
     parser.add_options(ConversionSettings)
@@ -182,12 +233,18 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
     conversion = read_settings(options, ConversionSettings)
     settings = read_settings(options, EvaluationSettings, conversion=conversion)
-    voice = _load_voice(options.voice, read_settings(options, VoiceFiles), only_diffusion=conversion.only_diffusion)
+    voice = _load_voice(
+        options.voice, read_settings(options, VoiceFiles), only_diffusion=conversion.only_diffusion
+    )
     voice.check(conversion)
     target = options.target
     if (target / "settings.json").is_file():
-        target = held_out_clips(target, options.output / "target", speaker=voice.speaker_name(conversion.speaker))
-    evaluation = evaluate_voice(voice, target, options.sources, options.output, settings, overwrite=options.overwrite)
+        target = held_out_clips(
+            target, options.output / "target", speaker=voice.speaker_name(conversion.speaker)
+        )
+    evaluation = evaluate_voice(
+        voice, target, options.sources, options.output, settings, overwrite=options.overwrite
+    )
     print(Table(*evaluation.table()))
     for text in (*map(str, advise(evaluation)), *evaluation.notes, LAST_WORD):
         print(f"- {text}")

@@ -105,7 +105,9 @@ def run_demo(
     report = _figures(conversions, training, time.monotonic() - started)
     report["command"] = f"svcnb demo --minutes {minutes:g} --base {settings.base}"
     page = _write_page(folder, settings, cuts, training, conversions)
-    report["files"] = [_from_project(path) for path in _made_files(folder)] + [_from_project(folder / "report.json")]
+    report["files"] = [_from_project(path) for path in _made_files(folder)] + [
+        _from_project(folder / "report.json")
+    ]
     write_json(folder / "report.json", report)
     print(f"{page}: {report['seconds']:.0f} s, speaker similarity {report['speaker_similarity']}")
     return page
@@ -138,7 +140,12 @@ def _train(folder: Path, minutes: float, settings: DemoSettings) -> Training:
 
 
 def _convert(
-    voice: sovits.Voice, path: Path, folder: Path, references: Sequence[Path], *, similarity: SpeakerSimilarity
+    voice: sovits.Voice,
+    path: Path,
+    folder: Path,
+    references: Sequence[Path],
+    *,
+    similarity: SpeakerSimilarity,
 ) -> Conversion:
     source = read_audio(path)
     melody = voice.estimate_f0(source)
@@ -157,7 +164,9 @@ def _convert(
 
 def _figures(conversions: Sequence[Conversion], training: Training, seconds: float) -> dict[str, Any]:
     """report.json without its list of files; similarities and correlation are means over the conversions."""
-    correlations = [c.figures.pitch.correlation for c in conversions if not math.isnan(c.figures.pitch.correlation)]
+    correlations = [
+        c.figures.pitch.correlation for c in conversions if not math.isnan(c.figures.pitch.correlation)
+    ]
     return {
         "seconds": round(seconds, 1),
         "speaker_similarity": {
@@ -168,7 +177,12 @@ def _figures(conversions: Sequence[Conversion], training: Training, seconds: flo
         "files": [],
         "training": {"minutes": round(training.minutes, 2), "steps": training.steps},
         "conversions": [
-            {"name": c.name, "file": _from_project(c.path), "sung": c.sung, "transpose_semitones": c.settings.transpose_semitones}
+            {
+                "name": c.name,
+                "file": _from_project(c.path),
+                "sung": c.sung,
+                "transpose_semitones": c.settings.transpose_semitones,
+            }
             | c.figures.to_dict()
             for c in conversions
         ],
@@ -176,7 +190,11 @@ def _figures(conversions: Sequence[Conversion], training: Training, seconds: flo
 
 
 def _write_page(
-    folder: Path, settings: DemoSettings, cuts: CutReport, training: Training, conversions: Sequence[Conversion]
+    folder: Path,
+    settings: DemoSettings,
+    cuts: CutReport,
+    training: Training,
+    conversions: Sequence[Conversion],
 ) -> Path:
     clips = [read_audio(path) for path in find_audio_files(folder / "clips" / settings.target)]
     page = Page(f"Two recordings in the voice of {settings.target}")
@@ -222,11 +240,13 @@ def _add_conversion(page: Page, conversion: Conversion, target: str, sample: Aud
     page.heading(f"{conversion.name} ({kind})")
     shift = conversion.settings.transpose_semitones
     moved = f"melody moved by {shift:+g} semitones" if shift else "melody as it was"
-    page.players([
-        ("Source", f"{conversion.name}, {conversion.source.duration_s:.1f} s", conversion.source),
-        ("Result", f"in the voice of {target}, {moved}", conversion.result),
-        ("For comparison", f"{target}, one of the training clips", sample),
-    ])  # fmt: skip
+    page.players(
+        [
+            ("Source", f"{conversion.name}, {conversion.source.duration_s:.1f} s", conversion.source),
+            ("Result", f"in the voice of {target}, {moved}", conversion.result),
+            ("For comparison", f"{target}, one of the training clips", sample),
+        ]
+    )
     tracks = (conversion.melodies.source, conversion.melodies.result)
     page.picture(
         plot_comparison(conversion.source, conversion.result, tracks),
@@ -240,19 +260,34 @@ def _add_table(page: Page, conversions: Sequence[Conversion], settings: DemoSett
     page.table(
         ["", *(conversion.name for conversion in conversions), "what it means"],
         [
-            ["Speaker similarity, result", *(f"{f.similarity_result:.2f}" for f in figures),
-             f"the result's voice against {target}'s recordings; from 0.85 on it passes for the same person"],
-            ["Speaker similarity, source", *(f"{f.similarity_source:.2f}" for f in figures),
-             "the same for the source: where it started"],
+            [
+                "Speaker similarity, result",
+                *(f"{f.similarity_result:.2f}" for f in figures),
+                f"the result's voice against {target}'s recordings; from 0.85 on it passes for the same person",
+            ],
+            [
+                "Speaker similarity, source",
+                *(f"{f.similarity_source:.2f}" for f in figures),
+                "the same for the source: where it started",
+            ],
             *_rows_without_base(conversions, settings),
-            ["Melody correlation", *(f"{f.pitch.correlation:.3f}" for f in figures),
-             "1 = the result follows every turn of the source's melody"],
-            ["Melody error (cents)", *(f"{f.pitch.median_error_cents:.0f}" for f in figures),
-             "typical distance; 100 are a semitone, 20 are hardly heard"],
-            ["Voicing differs (%)", *(f"{100 * f.pitch.voicing_error_ratio:.0f}" for f in figures),
-             "of the time one is voiced and the other is not"],
+            [
+                "Melody correlation",
+                *(f"{f.pitch.correlation:.3f}" for f in figures),
+                "1 = the result follows every turn of the source's melody",
+            ],
+            [
+                "Melody error (cents)",
+                *(f"{f.pitch.median_error_cents:.0f}" for f in figures),
+                "typical distance; 100 are a semitone, 20 are hardly heard",
+            ],
+            [
+                "Voicing differs (%)",
+                *(f"{100 * f.pitch.voicing_error_ratio:.0f}" for f in figures),
+                "of the time one is voiced and the other is not",
+            ],
         ],
-    )  # fmt: skip
+    )
 
 
 def _rows_without_base(conversions: Sequence[Conversion], settings: DemoSettings) -> list[list[str]]:
@@ -268,7 +303,9 @@ def _rows_without_base(conversions: Sequence[Conversion], settings: DemoSettings
     return [["The same without the base voice", *cells, meaning]]
 
 
-def _add_making(page: Page, settings: DemoSettings, cuts: CutReport, clips: Sequence[Audio], training: Training) -> None:
+def _add_making(
+    page: Page, settings: DemoSettings, cuts: CutReport, clips: Sequence[Audio], training: Training
+) -> None:
     longest = max(cuts.files, key=lambda file: file.duration_s)
     page.picture(
         plot_cuts(read_audio(longest.source), longest.clips, title=longest.source.name),

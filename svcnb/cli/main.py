@@ -34,7 +34,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"svcnb {__version__}")
     parser.set_defaults(run=lambda options: parser.print_help())
-    subparsers = parser.add_subparsers(title="commands, in the order of work", metavar="COMMAND", parser_class=CommandParser)
+    subparsers = parser.add_subparsers(
+        title="commands, in the order of work", metavar="COMMAND", parser_class=CommandParser
+    )
     for add in IN_ORDER_OF_WORK:
         add(subparsers)
     return parser

@@ -66,9 +66,13 @@ class CommandParser(OneLineParser):
         return self
 
     def add_options(
-        self, settings_class: type[Settings], *, many: Sequence[str] = (), skip: Sequence[str] = (),
+        self,
+        settings_class: type[Settings],
+        *,
+        many: Sequence[str] = (),
+        skip: Sequence[str] = (),
         defaults: Mapping[str, Any] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Add the options of a settings class, in groups.
 
         Args:
@@ -85,7 +89,9 @@ class CommandParser(OneLineParser):
             if name not in skip:
                 own = {"default": defaults[name]} if name in (defaults or {}) else {}
                 option = replace(option, many=option.many or name in many, **own)
-                self._add_option(groups[GROUPS[option.group]], option, default=own.get("default", argparse.SUPPRESS))
+                self._add_option(
+                    groups[GROUPS[option.group]], option, default=own.get("default", argparse.SUPPRESS)
+                )
 
     def _add_option(self, group: Any, option: Option, *, default: Any) -> None:
         how: dict[str, Any] = {"dest": option.name, "default": default}
@@ -98,7 +104,9 @@ class CommandParser(OneLineParser):
             how["choices"] = None if option.is_open else option.choices or None
         group.add_argument(*option.flags, help=_help(option), **how)
         if option.aliases:
-            group.add_argument(*option.aliases, help=argparse.SUPPRESS, **how | {"default": argparse.SUPPRESS})
+            group.add_argument(
+                *option.aliases, help=argparse.SUPPRESS, **how | {"default": argparse.SUPPRESS}
+            )
         self.options |= dict.fromkeys((*option.flags, *option.aliases), option)
 
     def format_help(self) -> str:
@@ -121,7 +129,9 @@ def _help(option: Option) -> str:
     if len(option.choices) > MAX_SHOWN_CHOICES and option.is_open:
         facts.insert(0, "one of " + " ".join(map(str, option.choices)))
     if option.default_text and option.kind is not bool:
-        facts.append(f"default {option.default_text}" if option.default is not None else f"else {option.default_text}")
+        facts.append(
+            f"default {option.default_text}" if option.default is not None else f"else {option.default_text}"
+        )
     facts = [fact for fact in facts if fact]
     return (option.help + (f" ({', '.join(facts)})" if facts else "")).replace("%", "%%").replace("`", "")
 
@@ -165,13 +175,23 @@ def whole_number(text: str) -> int:
 
 
 def add_command(
-    subparsers, name: str, run: Callable, summary: str, fill: Callable[[CommandParser], None], examples: Sequence[str]
+    subparsers,
+    name: str,
+    run: Callable,
+    summary: str,
+    fill: Callable[[CommandParser], None],
+    examples: Sequence[str],
 ) -> CommandParser:
     """A command with its help; `fill` adds its arguments when it is first used."""
     parser = subparsers.add_parser(
-        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", formatter_class=HelpFormatter, fill=fill,
-        epilog="\n".join(["examples:", *(f"  {example}" for example in examples)]), **NO_ABBREVIATION,
-    )  # fmt: skip
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        formatter_class=HelpFormatter,
+        fill=fill,
+        epilog="\n".join(["examples:", *(f"  {example}" for example in examples)]),
+        **NO_ABBREVIATION,
+    )
     parser.set_defaults(run=run)
     return parser
 

@@ -29,12 +29,24 @@ if TYPE_CHECKING:
 def add_rvc(subparsers) -> None:
     """The sub-command `rvc` with its steps."""
     parser = subparsers.add_parser(
-        "rvc", help="RVC voices: train, convert, index, and their files", **NO_ABBREVIATION,
+        "rvc",
+        help="RVC voices: train, convert, index, and their files",
+        **NO_ABBREVIATION,
         description="RVC v1 and v2: from a folder of recordings to a voice, and its files.",
-    )  # fmt: skip
+    )
     parser.set_defaults(run=lambda options: parser.print_help())
     steps = parser.add_subparsers(title="steps", metavar="STEP", parser_class=CommandParser)
-    for add in (_add_train, _add_convert, _add_index, _add_info, _add_extract, _add_merge, _add_onnx, _add_import, _add_export):
+    for add in (
+        _add_train,
+        _add_convert,
+        _add_index,
+        _add_info,
+        _add_extract,
+        _add_merge,
+        _add_onnx,
+        _add_import,
+        _add_export,
+    ):
         add(steps)
 
 
@@ -43,10 +55,16 @@ def add_rvc(subparsers) -> None:
 
 def _add_train(steps) -> None:
     add_command(
-        steps, "train", run_train, "cut, extract, train and index, each where it stopped: RVC's one-click training",
-        _fill_train, ["svcnb rvc train data/raw/me data/models/me --max_minutes 30",
-                      "svcnb rvc train data/raw/me data/models/me --config full --total_epoch 200 --batch_size 8"],
-    )  # fmt: skip
+        steps,
+        "train",
+        run_train,
+        "cut, extract, train and index, each where it stopped: RVC's one-click training",
+        _fill_train,
+        [
+            "svcnb rvc train data/raw/me data/models/me --max_minutes 30",
+            "svcnb rvc train data/raw/me data/models/me --config full --total_epoch 200 --batch_size 8",
+        ],
+    )
 
 
 def _fill_train(parser: CommandParser) -> None:
@@ -54,8 +72,15 @@ def _fill_train(parser: CommandParser) -> None:
     from svcnb.models.settings import EpochChoices, RvcPrepareSettings
     from svcnb.training.settings import TrainSettings
 
-    parser.add_argument("recordings", type=Path, metavar="RECORDINGS", help="folder of one voice, any format; not its sub-folders")
-    parser.add_argument("experiment", type=Path, metavar="EXPERIMENT", help="folder for the voice, e.g. data/models/me")
+    parser.add_argument(
+        "recordings",
+        type=Path,
+        metavar="RECORDINGS",
+        help="folder of one voice, any format; not its sub-folders",
+    )
+    parser.add_argument(
+        "experiment", type=Path, metavar="EXPERIMENT", help="folder for the voice, e.g. data/models/me"
+    )
     parser.add_options(RvcTraining)
     parser.add_options(RvcPrepareSettings)
     parser.add_options(EpochChoices)
@@ -77,7 +102,9 @@ def run_train(options: argparse.Namespace) -> None:
         base=voice.base if voice.pretrained_g is None else (voice.pretrained_g, voice.pretrained_d),
         batch_size=voice.batch_size,
     )
-    report = rvc.train_one_click(options.recordings, options.experiment, settings, overwrite=prepare.overwrite)
+    report = rvc.train_one_click(
+        options.recordings, options.experiment, settings, overwrite=prepare.overwrite
+    )
     report_skipped(report.clips.skipped)
     print(report)
     print(f"stopped by {report.training.stopped_by}: {options.experiment}")
@@ -95,16 +122,25 @@ def _config(voice: RvcTraining) -> Config:
 
 def _add_convert(steps) -> None:
     add_command(
-        steps, "convert", run_convert, "convert recordings to an RVC voice", _fill_convert,
-        ["svcnb rvc convert data/models/me song.wav -t 5", "svcnb rvc convert me.pth song.wav --index me.index --index_rate 0.5"],
-    )  # fmt: skip
+        steps,
+        "convert",
+        run_convert,
+        "convert recordings to an RVC voice",
+        _fill_convert,
+        [
+            "svcnb rvc convert data/models/me song.wav -t 5",
+            "svcnb rvc convert me.pth song.wav --index me.index --index_rate 0.5",
+        ],
+    )
 
 
 def _fill_convert(parser: CommandParser) -> None:
     from svcnb.cli.settings import RvcFiles
     from svcnb.models.settings import RvcConversionSettings
 
-    parser.add_argument("model", type=Path, metavar="MODEL", help="small model, experiment's folder, or its G_*.pth")
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="small model, experiment's folder, or its G_*.pth"
+    )
     parser.add_argument("inputs", type=Path, nargs="+", metavar="INPUT", help="recordings")
     parser.add_options(RvcConversionSettings)
     parser.add_options(RvcFiles)
@@ -129,15 +165,21 @@ def run_convert(options: argparse.Namespace) -> None:
 
 def _add_index(steps) -> None:
     add_command(
-        steps, "index", run_index, "build the index of an experiment's features", _fill_index,
+        steps,
+        "index",
+        run_index,
+        "build the index of an experiment's features",
+        _fill_index,
         ["svcnb rvc index data/models/me", "svcnb rvc index data/models/me --seed 1"],
-    )  # fmt: skip
+    )
 
 
 def _fill_index(parser: CommandParser) -> None:
     from svcnb.models.settings import IndexSettings
 
-    parser.add_argument("experiment", type=Path, metavar="EXPERIMENT", help="folder with features; needs no trained model")
+    parser.add_argument(
+        "experiment", type=Path, metavar="EXPERIMENT", help="folder with features; needs no trained model"
+    )
     parser.add_options(IndexSettings)
 
 
@@ -153,9 +195,13 @@ def run_index(options: argparse.Namespace) -> None:
 
 def _add_info(steps) -> None:
     add_command(
-        steps, "info", run_info, "show what a small model is, or change its text", _fill_info,
+        steps,
+        "info",
+        run_info,
+        "show what a small model is, or change its text",
+        _fill_info,
         ["svcnb rvc info me.pth", 'svcnb rvc info me.pth --set "my voice"'],
-    )  # fmt: skip
+    )
 
 
 def _fill_info(parser: CommandParser) -> None:
@@ -173,17 +219,27 @@ def run_info(options: argparse.Namespace) -> None:
 
 def _add_extract(steps) -> None:
     add_command(
-        steps, "extract", run_extract, "make a small model of a training's G_*.pth", _fill_extract,
-        ["svcnb rvc extract data/models/me/G_2333.pth me.pth",
-         'svcnb rvc extract logs/me/G_2333.pth me.pth --version v2 --info "200 epochs"'],
-    )  # fmt: skip
+        steps,
+        "extract",
+        run_extract,
+        "make a small model of a training's G_*.pth",
+        _fill_extract,
+        [
+            "svcnb rvc extract data/models/me/G_2333.pth me.pth",
+            'svcnb rvc extract logs/me/G_2333.pth me.pth --version v2 --info "200 epochs"',
+        ],
+    )
 
 
 def _fill_extract(parser: CommandParser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="G_*.pth with config.json beside it")
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="G_*.pth with config.json beside it"
+    )
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="the new .pth")
     parser.add_argument("--version", choices=("v1", "v2"), help="where RVC's config.json does not say")
-    parser.add_argument("--no_f0", action="store_true", help="trained without pitch guidance, where it does not say")
+    parser.add_argument(
+        "--no_f0", action="store_true", help="trained without pitch guidance, where it does not say"
+    )
     parser.add_argument("--info", default="Extracted model.", metavar="TEXT", help="text in the file")
 
 
@@ -198,16 +254,22 @@ def run_extract(options: argparse.Namespace) -> None:
 
 def _add_merge(steps) -> None:
     add_command(
-        steps, "merge", run_merge, "merge two small models", _fill_merge,
+        steps,
+        "merge",
+        run_merge,
+        "merge two small models",
+        _fill_merge,
         ["svcnb rvc merge me.pth you.pth both.pth", "svcnb rvc merge me.pth you.pth both.pth --ratio 0.6"],
-    )  # fmt: skip
+    )
 
 
 def _fill_merge(parser: CommandParser) -> None:
     parser.add_argument("one", type=Path, metavar="ONE", help="small model")
     parser.add_argument("other", type=Path, metavar="OTHER", help="small model of the same kind")
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="the new .pth")
-    parser.add_argument("--ratio", type=number, default=0.5, metavar="N", help="fraction of the first, 0 to 1")
+    parser.add_argument(
+        "--ratio", type=number, default=0.5, metavar="N", help="fraction of the first, 0 to 1"
+    )
 
 
 def run_merge(options: argparse.Namespace) -> None:
@@ -221,15 +283,23 @@ def run_merge(options: argparse.Namespace) -> None:
 
 def _add_onnx(steps) -> None:
     add_command(
-        steps, "onnx", run_onnx, "write a voice as ONNX, for programs without Python", _fill_onnx,
+        steps,
+        "onnx",
+        run_onnx,
+        "write a voice as ONNX, for programs without Python",
+        _fill_onnx,
         ["svcnb rvc onnx data/models/me me.onnx", "svcnb rvc onnx me.pth me.onnx --check"],
-    )  # fmt: skip
+    )
 
 
 def _fill_onnx(parser: CommandParser) -> None:
-    parser.add_argument("model", type=Path, metavar="MODEL", help="small model, experiment's folder, or its G_*.pth")
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="small model, experiment's folder, or its G_*.pth"
+    )
     parser.add_argument("output", type=Path, metavar="FILE", help="FILE.onnx")
-    parser.add_argument("--check", action="store_true", help="compare its output with torch's, in onnxruntime")
+    parser.add_argument(
+        "--check", action="store_true", help="compare its output with torch's, in onnxruntime"
+    )
 
 
 def run_onnx(options: argparse.Namespace) -> None:
@@ -245,9 +315,13 @@ def run_onnx(options: argparse.Namespace) -> None:
 
 def _add_import(steps) -> None:
     add_command(
-        steps, "import", run_import, "take over an experiment that RVC prepared", _fill_import,
+        steps,
+        "import",
+        run_import,
+        "take over an experiment that RVC prepared",
+        _fill_import,
         ["svcnb rvc import logs/me data/models/me", "svcnb rvc import logs/me data/models/me --version v2"],
-    )  # fmt: skip
+    )
 
 
 def _fill_import(parser: CommandParser) -> None:
@@ -264,9 +338,13 @@ def run_import(options: argparse.Namespace) -> None:
 
 def _add_export(steps) -> None:
     add_command(
-        steps, "export", run_export, "write an experiment as RVC's logs/EXPERIMENT", _fill_export,
+        steps,
+        "export",
+        run_export,
+        "write an experiment as RVC's logs/EXPERIMENT",
+        _fill_export,
         ["svcnb rvc export data/models/me logs/me", "svcnb rvc export data/models/me ../RVC/logs/me"],
-    )  # fmt: skip
+    )
 
 
 def _fill_export(parser: CommandParser) -> None:

@@ -125,7 +125,9 @@ def split_recording(
 class Splitter(ABC):
     """Slices of one recording, cut into chunks. Subclasses define the timing of a chunk."""
 
-    def __init__(self, audio: Recording, settings: ConversionSettings, sample_rate_hz: int, hop_samples: int) -> None:
+    def __init__(
+        self, audio: Recording, settings: ConversionSettings, sample_rate_hz: int, hop_samples: int
+    ) -> None:
         self.audio, self.settings = audio, settings
         self.rate_hz, self.hop_samples = sample_rate_hz, hop_samples
         self._held = np.zeros(0, np.float32)  # converted, waiting for the cross-fade with the next chunk
@@ -152,7 +154,9 @@ class Splitter(ABC):
         yield self._held[:early]
         if early < len(self._held):
             overlapping = len(self._held) - early
-            new = join_with_overlap([self._held[early:], new], overlapping, self.settings.crossfade_keep_ratio)
+            new = join_with_overlap(
+                [self._held[early:], new], overlapping, self.settings.crossfade_keep_ratio
+            )
         n_ready = max(0, len(new) - chunk.n_overlap_samples)
         self._held = new[n_ready:]
         yield new[:n_ready]
@@ -173,9 +177,13 @@ class Splitter(ABC):
             for i, (start, end) in enumerate(spans):
                 last = i + 1 == len(spans)
                 yield _Span(
-                    start, end, 0 if last else end - spans[i + 1][0], n_silent,
-                    fades_in=i == 0 and start > 0, fades_out=last and end < self.audio.n_samples,
-                )  # fmt: skip
+                    start,
+                    end,
+                    0 if last else end - spans[i + 1][0],
+                    n_silent,
+                    fades_in=i == 0 and start > 0,
+                    fades_out=last and end < self.audio.n_samples,
+                )
                 n_silent = 0
         self._n_silent_at_end = n_silent
 
@@ -188,14 +196,24 @@ class Splitter(ABC):
 
     def _cut(self, run: Sequence[Slice]) -> list[tuple[int, int]]:
         """Start and end of every chunk of one run."""
-        return [(part.start + a, part.start + b) for part in run for a, b in self._split(part.end - part.start)]
+        return [
+            (part.start + a, part.start + b) for part in run for a, b in self._split(part.end - part.start)
+        ]
 
     def _chunk(self, span: _Span, samples: np.ndarray, n_pad: int) -> Chunk:
         start_s, n_proper = span.start / self.audio.sample_rate_hz, span.end - span.start
         return Chunk(
-            samples, self.rate_hz, n_pad, start_s, n_proper / self.audio.sample_rate_hz, n_proper, span.n_overlap,
-            span.n_silent_before, span.fades_in, span.fades_out,
-        )  # fmt: skip
+            samples,
+            self.rate_hz,
+            n_pad,
+            start_s,
+            n_proper / self.audio.sample_rate_hz,
+            n_proper,
+            span.n_overlap,
+            span.n_silent_before,
+            span.fades_in,
+            span.fades_out,
+        )
 
     @abstractmethod
     def _read(self, span: _Span) -> Chunk:
@@ -232,7 +250,9 @@ class ExactSplitter(Splitter):
     The result has round(duration * sample_rate_hz) samples.
     """
 
-    def __init__(self, audio: Recording, settings: ConversionSettings, sample_rate_hz: int, hop_samples: int) -> None:
+    def __init__(
+        self, audio: Recording, settings: ConversionSettings, sample_rate_hz: int, hop_samples: int
+    ) -> None:
         super().__init__(audio.resampled(sample_rate_hz), settings, sample_rate_hz, hop_samples)
         self.n_pad = round(settings.pad_seconds * sample_rate_hz)
 
@@ -293,7 +313,9 @@ class ExactSplitter(Splitter):
         n_pad, n_proper = chunk.n_pad_samples, chunk.n_proper_samples
         if len(converted) < n_pad + n_proper:
             n_given = len(chunk.samples)
-            raise ValueError(f"the voice returned {len(converted)} samples for a chunk of {n_given}: expected as many")
+            raise ValueError(
+                f"the voice returned {len(converted)} samples for a chunk of {n_given}: expected as many"
+            )
         return self._faded(converted[n_pad : n_pad + n_proper], chunk)
 
     def _faded(self, result: np.ndarray, chunk: Chunk) -> np.ndarray:
@@ -318,7 +340,9 @@ class OriginalSplitter(Splitter):
     chunks; cross-fade lengths count samples at the input's rate, a short output is centered between zeros).
     """
 
-    def __init__(self, audio: Recording, settings: ConversionSettings, sample_rate_hz: int, hop_samples: int) -> None:
+    def __init__(
+        self, audio: Recording, settings: ConversionSettings, sample_rate_hz: int, hop_samples: int
+    ) -> None:
         super().__init__(audio, settings, sample_rate_hz, hop_samples)
         same_rate = audio.sample_rate_hz == sample_rate_hz
         self.resample = None if same_rate else SincResample(audio.sample_rate_hz, sample_rate_hz)
@@ -337,12 +361,17 @@ class OriginalSplitter(Splitter):
 
     def _split(self, length: int) -> list[tuple[int, int]]:
         rate_hz = self.audio.sample_rate_hz
-        per, overlap = int(self.settings.clip_seconds * rate_hz), int(self.settings.crossfade_seconds * rate_hz)
+        per, overlap = (
+            int(self.settings.clip_seconds * rate_hz),
+            int(self.settings.crossfade_seconds * rate_hz),
+        )
         return cut_evenly(length, per, overlap, even=False) if per else [(0, length)]
 
     def _read(self, span: _Span) -> Chunk:
         n_pad = int(self.audio.sample_rate_hz * self.settings.pad_seconds)
-        source = _through_pcm16(np.pad(self.audio.read(span.start, span.end), n_pad), self.audio.sample_rate_hz)
+        source = _through_pcm16(
+            np.pad(self.audio.read(span.start, span.end), n_pad), self.audio.sample_rate_hz
+        )
         if self.resample is not None:
             source = self.resample(torch.from_numpy(source)).numpy()
         return self._chunk(span, source, int(self.rate_hz * self.settings.pad_seconds))
@@ -359,7 +388,9 @@ def _silence(n_samples: int) -> Iterator[np.ndarray]:
 
 def _is_digital_silence(recording: Recording, start: int = 0, end: int | None = None) -> bool:
     end = recording.n_samples if end is None else end
-    blocks = (recording.read(first, min(end, first + BLOCK_SAMPLES)) for first in range(start, end, BLOCK_SAMPLES))
+    blocks = (
+        recording.read(first, min(end, first + BLOCK_SAMPLES)) for first in range(start, end, BLOCK_SAMPLES)
+    )
     return all(float(np.abs(block).max(initial=0.0)) < DIGITAL_SILENCE for block in blocks)
 
 

@@ -31,7 +31,9 @@ def output_name(
         mode: "sovits", "sovdiff" or "diff" (4.1).
         version: "4.1" gives {name}_{key}_{speaker}{_ratio}_{mode}_{f0 method}.{format}, "4.0" ends after the ratio.
     """
-    speaker = str(speaker if speaker is not None else settings.speaker if settings.speaker is not None else "voice")
+    speaker = str(
+        speaker if speaker is not None else settings.speaker if settings.speaker is not None else "voice"
+    )
     key = "auto" if settings.auto_predict_f0 else f"{settings.transpose_semitones:g}key"
     ratio = f"_{settings.cluster_ratio}" if settings.cluster_ratio else ""
     parts = [clean_name, key, speaker + ratio]

@@ -14,7 +14,9 @@ from svcnb.features.content.retrieval import INDEX_FILE, FeatureIndex, SpeakerCe
 
 CENTERS_PATTERN = "kmeans*.pt"
 Stored = SpeakerCenters | FeatureIndex
-Pull = Callable[[Tensor], Tensor]  # content [N, D] at the voice's frame rate -> blended content [N, D]
+FeatureBlend = Callable[
+    [Tensor], Tensor
+]  # content [N, D] at the voice's frame rate -> blended content [N, D]
 
 
 class VoiceRetrieval:
@@ -44,7 +46,7 @@ class VoiceRetrieval:
             return [self.named] if self.named else []
         return [path for pattern in (CENTERS_PATTERN, INDEX_FILE) for path in self.folder.glob(pattern)]
 
-    def pull(self, settings: ConversionSettings, speaker_id: int) -> Pull | None:
+    def pull(self, settings: ConversionSettings, speaker_id: int) -> FeatureBlend | None:
         """The retrieval of these settings, as a function on content; None if the ratio is 0.
 
         Source: so-vits-svc 4.1, which blends after the content is aligned to the voice's frames.
@@ -70,8 +72,10 @@ class VoiceRetrieval:
         """
         path = self._find(CENTERS_PATTERN, "svcnb cluster")
         if kind_of_file(path) != "centers":
-            raise SvcError(f"{path} contains an index, not centers: switch feature_retrieval (-fr) on, "
-                           "or name a kmeans_*.pt (-cm)")  # fmt: skip
+            raise SvcError(
+                f"{path} contains an index, not centers: switch feature_retrieval (-fr) on, "
+                "or name a kmeans_*.pt (-cm)"
+            )
         centers = self._once(path, None, lambda: SpeakerCenters.read(path))
         self._check_speaker(path, self._name(speaker_id), centers.speakers)
         self._check_width(path, centers.width(self._name(speaker_id)))
@@ -86,11 +90,15 @@ class VoiceRetrieval:
         path = self._find(INDEX_FILE, "svcnb index")
         kind = kind_of_file(path)
         if kind == "centers":
-            raise SvcError(f"{path} contains centers, not an index: switch feature_retrieval (-fr) off, "
-                           "or name an index (-cm)")  # fmt: skip
+            raise SvcError(
+                f"{path} contains centers, not an index: switch feature_retrieval (-fr) off, "
+                "or name an index (-cm)"
+            )
         key = speaker_id if kind == "index" else None
         index = self._once(path, key, lambda: FeatureIndex.read(path, speaker_id=speaker_id))
-        self._check_speaker(path, self._name(speaker_id), [self._name(number) for number in index.speaker_ids])
+        self._check_speaker(
+            path, self._name(speaker_id), [self._name(number) for number in index.speaker_ids]
+        )
         self._check_width(path, index.width(speaker_id))
         return index
 
@@ -103,9 +111,11 @@ class VoiceRetrieval:
             return self.named
         found = list(self.folder.glob(pattern)) if self.folder else []
         if not found:
-            raise SvcError(f"a ratio above 0 (-cr) needs {pattern}, and {self.folder or 'this voice'} has none: make it "
-                           f"with `{command} FEATURES {self.folder or 'VOICE'}` or notebook 04_cluster, "
-                           "or name one (-cm)")  # fmt: skip
+            raise SvcError(
+                f"a ratio above 0 (-cr) needs {pattern}, and {self.folder or 'this voice'} has none: make it "
+                f"with `{command} FEATURES {self.folder or 'VOICE'}` or notebook 04_cluster, "
+                "or name one (-cm)"
+            )
         return max(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
 
     def _once(self, path: Path, key: int | None, read: Callable[[], Stored]) -> Stored:
@@ -116,10 +126,14 @@ class VoiceRetrieval:
 
     def _check_speaker(self, path: Path, name: str, known: list[str]) -> None:
         if name not in known:
-            raise SvcError(f"{path} has nothing for speaker {name!r}, only for {', '.join(known)}: "
-                           "choose one of them (-s), or make the file from features of this speaker")  # fmt: skip
+            raise SvcError(
+                f"{path} has nothing for speaker {name!r}, only for {', '.join(known)}: "
+                "choose one of them (-s), or make the file from features of this speaker"
+            )
 
     def _check_width(self, path: Path, width: int) -> None:
         if width != self.width:
-            raise SvcError(f"{path} is for content of {width} values per frame, this voice expects "
-                           f"{self.width}: make it from the features of the voice's training")  # fmt: skip
+            raise SvcError(
+                f"{path} is for content of {width} values per frame, this voice expects "
+                f"{self.width}: make it from the features of the voice's training"
+            )

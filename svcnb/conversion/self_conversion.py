@@ -60,7 +60,9 @@ class SelfConvertedClips:
         return int(rng.integers(self.n_versions(name))) if rng.random() < self.chance else None
 
 
-def self_convert_clips(voice: ConvertingVoice, store: FeatureStore, folder: Path, *, unseen: Sequence[str]) -> SelfConvertedClips:
+def self_convert_clips(
+    voice: ConvertingVoice, store: FeatureStore, folder: Path, *, unseen: Sequence[str]
+) -> SelfConvertedClips:
     """Convert every clip with the voice itself, at the store's sample rate; existing files are kept.
 
     Raises:
@@ -70,8 +72,10 @@ def self_convert_clips(voice: ConvertingVoice, store: FeatureStore, folder: Path
     mark = folder / SELF_CONVERTED_FOLDER / CONVERTED_BY
     signature = json.dumps({"voice": voice.name, "step": voice.step, "takes": N_VERSIONS}) + "\n"
     if mark.is_file() and mark.read_text(encoding="utf-8") != signature:
-        raise SvcError(f"{mark.parent} has clips converted by another voice, or by this one at another step: "
-                       "delete that folder to convert the clips again, or take another folder")  # fmt: skip
+        raise SvcError(
+            f"{mark.parent} has clips converted by another voice, or by this one at another step: "
+            "delete that folder to convert the clips again, or take another folder"
+        )
     write_text(mark, signature)
     rate_hz = store.settings.sample_rate_hz
     for index, name in enumerate(tqdm(store.names(), desc="self-conversion", mininterval=0.5)):
@@ -103,7 +107,12 @@ class PerturbedEncoder:
 
     def __init__(self, encoder: ContentEncoder, ratio: float) -> None:
         self.encoder, self.ratio = encoder, ratio
-        self.name, self.width, self.hop_samples, self.network = encoder.name, encoder.width, encoder.hop_samples, encoder.network
+        self.name, self.width, self.hop_samples, self.network = (
+            encoder.name,
+            encoder.width,
+            encoder.hop_samples,
+            encoder.network,
+        )
 
     def for_recording(self, *clips: Tensor | np.ndarray) -> PerturbedEncoder:
         return PerturbedEncoder(self.encoder.for_recording(*map(self._perturbed, clips)), self.ratio)

@@ -1,9 +1,9 @@
 """Speaker mixing: a weight for each speaker, constant or changing over the length of a song.
 
-    read_mix("ada=0.7, bob=0.3")                 70 % ada and 30 % bob all the time read_mix("ada=1>0,
-    bob=0>1")                 from ada at the start to bob at the end read_mix("ada=1 > 1@0.4 > 0@0.6 > 0,
-    ...")   ada until 40 % of the song, faded out until 60 % read_mix("mix.json")                         as
-    in so-vits-svc: {"ada": [[0, 0.5, 1, 0], [0.5, 1, 0, 0]], ...}
+read_mix("ada=0.7, bob=0.3")                 70 % ada and 30 % bob all the time read_mix("ada=1>0,
+bob=0>1")                 from ada at the start to bob at the end read_mix("ada=1 > 1@0.4 > 0@0.6 > 0,
+...")   ada until 40 % of the song, faded out until 60 % read_mix("mix.json")                         as
+in so-vits-svc: {"ada": [[0, 0.5, 1, 0], [0.5, 1, 0, 0]], ...}
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ def read_mix(source: str | Path | Mapping[Any, Any]) -> Timeline:
     if isinstance(source, Mapping):
         return _checked(source)
     if not isinstance(source, str | Path):
-        raise MixError(f"{source!r} is not a speaker mix: expected a text such as ada=0.7,bob=0.3, a file or "
-                       "a mapping")  # fmt: skip
+        raise MixError(
+            f"{source!r} is not a speaker mix: expected a text such as ada=0.7,bob=0.3, a file or a mapping"
+        )
     if isinstance(source, Path) or source.strip().lower().endswith(FILE_SUFFIXES):
         return _checked(_read_file(Path(source)))
     return _checked(_parse_text(source))
@@ -61,7 +62,10 @@ def write_mix(path: Path | str, timeline: Mapping[str, Sequence[Ramp]]) -> Path:
     """Write a timeline as .json, or as .csv for a spreadsheet; `read_mix` reads both back."""
     path = Path(path)
     if path.suffix == ".json":
-        return write_text(path, json.dumps({name: list(ramps) for name, ramps in timeline.items()}, ensure_ascii=False) + "\n")
+        return write_text(
+            path,
+            json.dumps({name: list(ramps) for name, ramps in timeline.items()}, ensure_ascii=False) + "\n",
+        )
     if path.suffix != ".csv":
         raise MixError(f"{path.name}: a speaker mix is written as .json or .csv")
     text = io.StringIO()
@@ -98,8 +102,10 @@ def weights_at(timeline: Mapping[str, Sequence[Ramp]], positions: np.ndarray) ->
 def _checked(found: Mapping[Any, Any]) -> Timeline:
     timeline = {str(name): _ramps(str(name), curve) for name, curve in found.items()}
     if len(timeline) < 2:
-        raise MixError(f"a mix needs two speakers or more, found {', '.join(timeline) or 'none'}: "
-                       "for one voice choose the speaker instead (-s)")  # fmt: skip
+        raise MixError(
+            f"a mix needs two speakers or more, found {', '.join(timeline) or 'none'}: "
+            "for one voice choose the speaker instead (-s)"
+        )
     return timeline
 
 
@@ -109,21 +115,27 @@ def _ramps(name: str, curve: Any) -> list[Ramp]:
     try:
         ramps = [tuple(float(value) for value in ramp) for ramp in curve]
     except (TypeError, ValueError):
-        raise MixError(f"speaker {name!r}: {curve!r} is neither a weight nor a list of [start, end, weight at the start, "
-                       "weight at the end]") from None  # fmt: skip
+        raise MixError(
+            f"speaker {name!r}: {curve!r} is neither a weight nor a list of [start, end, weight at the start, "
+            "weight at the end]"
+        ) from None
     if not ramps:
         raise MixError(f"speaker {name!r} has no ramp: give it a weight, 0 where it is not used")
     expected = 0.0
     for number, ramp in enumerate(ramps, 1):
         where = f"speaker {name!r}, ramp {number} {list(ramp)}"
         if len(ramp) != 4 or not all(map(math.isfinite, ramp)):
-            raise MixError(f"{where}: expected four numbers, [start, end, weight at the start, weight at the end]")
+            raise MixError(
+                f"{where}: expected four numbers, [start, end, weight at the start, weight at the end]"
+            )
         start, end, first, last = ramp
         if min(first, last) < 0:
             raise MixError(f"{where}: weights cannot be negative, use 0 for a speaker who is not used")
         if abs(start - expected) > JOIN_TOLERANCE:
-            raise MixError(f"{where} starts at {start:g}, expected {expected:g}: ramps follow each other from 0 to 1 "
-                           "without gap and overlap")  # fmt: skip
+            raise MixError(
+                f"{where} starts at {start:g}, expected {expected:g}: ramps follow each other from 0 to 1 "
+                "without gap and overlap"
+            )
         if end <= start:
             raise MixError(f"{where} ends at {end:g}, not after its start: the end must be above the start")
         expected = end
@@ -140,8 +152,10 @@ def _parse_text(text: str) -> dict[str, list[Ramp]]:
     for part in filter(str.strip, re.split(r"[,;\n]", text)):
         name, sign, curve = (text.strip() for text in part.partition("="))
         if not (name and sign and curve):
-            raise MixError(f"{part.strip()!r} is not a speaker with a weight: write name=0.5, or name=1>0 "
-                           "for a fade, or name a .json or .csv file")  # fmt: skip
+            raise MixError(
+                f"{part.strip()!r} is not a speaker with a weight: write name=0.5, or name=1>0 "
+                "for a fade, or name a .json or .csv file"
+            )
         if name in found:
             raise MixError(f"speaker {name!r} is named twice in {text!r}")
         found[name] = _parse_curve(name, curve)
@@ -157,8 +171,10 @@ def _parse_curve(name: str, curve: str) -> list[Ramp]:
             weights.append(float(weight))
             positions.append(float(position) if position.strip() else math.nan)
         except ValueError:
-            raise MixError(f"speaker {name!r}: {point.strip()!r} is not a weight, expected 0.5 or 0.5@0.3 "
-                           "(at 30 % of the song)") from None  # fmt: skip
+            raise MixError(
+                f"speaker {name!r}: {point.strip()!r} is not a weight, expected 0.5 or 0.5@0.3 "
+                "(at 30 % of the song)"
+            ) from None
     if len(weights) == 1:
         return [(0.0, 1.0, weights[0], weights[0])]
     known = np.array(positions)
@@ -178,8 +194,9 @@ def _read_file(path: Path) -> Mapping[Any, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise MixError(f"{path} cannot be read as a speaker mix ({error}): "
-                       "name a .json, .csv or .py file") from None  # fmt: skip
+        raise MixError(
+            f"{path} cannot be read as a speaker mix ({error}): name a .json, .csv or .py file"
+        ) from None
     read = {".json": _read_json, ".csv": _read_csv, ".py": _read_python}.get(path.suffix.lower())
     if read is None:
         raise MixError(f"{path.name}: a speaker mix is a .json, .csv or .py file")

@@ -99,9 +99,17 @@ class LoadedVoice(ABC):
     WITHOUT_POSTERIOR: ClassVar[str]  # the family's name for a file without the posterior encoder
 
     def __init__(
-        self, encoder: ContentEncoder, info: VoiceInfo, *, speakers: Mapping[str, int], n_speakers: int, sample_rate_hz: int,
-        hop_samples: int, device: torch.device, has_posterior: bool,
-    ) -> None:  # fmt: skip
+        self,
+        encoder: ContentEncoder,
+        info: VoiceInfo,
+        *,
+        speakers: Mapping[str, int],
+        n_speakers: int,
+        sample_rate_hz: int,
+        hop_samples: int,
+        device: torch.device,
+        has_posterior: bool,
+    ) -> None:
         self.encoder = encoder
         self.info = info
         self.speakers = dict(speakers) or {"0": 0}
@@ -207,7 +215,9 @@ class LoadedVoice(ABC):
         """
 
     @abstractmethod
-    def synthesize(self, content: Tensor, f0: F0Track, settings: ConversionSettings | None = None) -> np.ndarray:
+    def synthesize(
+        self, content: Tensor, f0: F0Track, settings: ConversionSettings | None = None
+    ) -> np.ndarray:
         """The waveform: float32 [N * hop_samples] at the voice's rate.
 
         Args:
@@ -241,7 +251,9 @@ class LoadedVoice(ABC):
             SvcError: as `check`.
         """
         run = self.start(audio, settings or ConversionSettings(), f0)
-        return Audio(np.concatenate([np.zeros(0, np.float32), *self.converted_blocks(audio, run)]), self.sample_rate_hz)
+        return Audio(
+            np.concatenate([np.zeros(0, np.float32), *self.converted_blocks(audio, run)]), self.sample_rate_hz
+        )
 
     def convert_file(
         self,
@@ -285,7 +297,9 @@ class LoadedVoice(ABC):
 
     def split(self, audio: Recording, settings: ConversionSettings) -> Splitter:
         """Splitter of the recording into chunks on this voice's frame grid."""
-        return split_recording(audio, settings, sample_rate_hz=self.sample_rate_hz, hop_samples=self.hop_samples)
+        return split_recording(
+            audio, settings, sample_rate_hz=self.sample_rate_hz, hop_samples=self.hop_samples
+        )
 
     def bind_encoder(self, audio: Recording) -> ContentEncoder:
         """The content encoder with the statistics of a recording's first two minutes."""
@@ -318,12 +332,16 @@ class LoadedVoice(ABC):
             SvcError: a file without the posterior encoder.
         """
         if not self.has_posterior:
-            raise SvcError(f"voice {self.name} is {self.WITHOUT_POSTERIOR} without the posterior (enc_q): take the checkpoint "
-                           "that training wrote, or leave copy synthesis out")  # fmt: skip
+            raise SvcError(
+                f"voice {self.name} is {self.WITHOUT_POSTERIOR} without the posterior (enc_q): take the checkpoint "
+                "that training wrote, or leave copy synthesis out"
+            )
         splitter, blocks, speaker_id = self.split(audio, ConversionSettings()), [], self.speaker_id(speaker)
         for chunk in splitter.chunks():
             blocks += splitter.join(chunk, self.decode_posterior(chunk, speaker_id))
-        return Audio(np.concatenate([np.zeros(0, np.float32), *blocks, *splitter.finish()]), self.sample_rate_hz)
+        return Audio(
+            np.concatenate([np.zeros(0, np.float32), *blocks, *splitter.finish()]), self.sample_rate_hz
+        )
 
     @abstractmethod
     def decode_posterior(self, chunk: Chunk, speaker_id: int) -> np.ndarray:
@@ -331,7 +349,9 @@ class LoadedVoice(ABC):
 
     def _shown(self, blocks: Iterator[np.ndarray], duration_s: float) -> Iterator[np.ndarray]:
         """The blocks, with a progress bar over the seconds of the recording."""
-        look = {"bar_format": "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"}
+        look = {
+            "bar_format": "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
+        }
         with tqdm(total=duration_s, desc="convert", mininterval=0.5, **look) as bar:
             for block in blocks:
                 yield block
@@ -341,7 +361,9 @@ class LoadedVoice(ABC):
         """File name that `convert_file` gives a result; see `distinct_names` for batches."""
         method = resolve_method(settings.f0_method, self.pretrain_folder)
         speaker = MIX_NAME if settings.speaker_mix else self.speaker_name(settings.speaker)
-        return output_name(source.name, settings, speaker=speaker, f0_method=method, mode=self.mode_name(settings))
+        return output_name(
+            source.name, settings, speaker=speaker, f0_method=method, mode=self.mode_name(settings)
+        )
 
     def mode_name(self, settings: ConversionSettings) -> str:
         """The mode in the names of results."""
@@ -350,8 +372,12 @@ class LoadedVoice(ABC):
     def _warn_if_sung(self, audio: Audio, settings: ConversionSettings) -> None:
         starts_s = np.arange(0.0, audio.duration_s, PITCH_SECONDS)
         parts = [audio.slice_s(start_s, start_s + PITCH_SECONDS) for start_s in starts_s]
-        tracks = [self.estimate_f0(part, settings.f0_method, threshold=settings.f0_threshold) for part in parts]
-        if looks_sung(F0Track(np.concatenate([track.f0_hz for track in tracks]), self.hop_samples / self.sample_rate_hz)):
+        tracks = [
+            self.estimate_f0(part, settings.f0_method, threshold=settings.f0_threshold) for part in parts
+        ]
+        if looks_sung(
+            F0Track(np.concatenate([track.f0_hz for track in tracks]), self.hop_samples / self.sample_rate_hz)
+        ):
             warnings.warn(
                 "this recording sounds sung, and auto_predict_f0 (-a) is for speech: the result will be out of "
                 "tune. Leave it off and choose the key with transpose_semitones (-t)",

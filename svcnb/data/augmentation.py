@@ -29,4 +29,6 @@ def change_loudness(item: Item, rng: np.random.Generator) -> Item:
     peak = float(item.audio.abs().max()) + 1e-5
     loudest = min(1.0, -np.log10(peak))
     factor = float(10.0 ** rng.uniform(QUIETEST_EXPONENT, loudest))
-    return replace(item, audio=item.audio * factor, volume=None if item.volume is None else item.volume * factor)
+    return replace(
+        item, audio=item.audio * factor, volume=None if item.volume is None else item.volume * factor
+    )

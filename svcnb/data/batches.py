@@ -49,7 +49,9 @@ class Batch:
 
     def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
         values = {part.name: getattr(self, part.name) for part in fields(self)}
-        return Batch(**{name: change(value) if isinstance(value, Tensor) else value for name, value in values.items()})
+        return Batch(
+            **{name: change(value) if isinstance(value, Tensor) else value for name, value in values.items()}
+        )
 
 
 def collate(items: Sequence[Item], *, min_frames: int = 1) -> Batch:
@@ -102,7 +104,9 @@ WHOLE = Part()
 def check_parts(n_clips: int, n_parts: int) -> None:
     """Raise SvcError if there are fewer clips than processes."""
     if n_clips < n_parts:
-        raise SvcError(f"{n_parts} processes cannot share {n_clips} clips: choose n_processes={n_clips} or fewer")
+        raise SvcError(
+            f"{n_parts} processes cannot share {n_clips} clips: choose n_processes={n_clips} or fewer"
+        )
 
 
 class BucketBatches(Sampler[list[tuple[int, int]]]):
@@ -158,7 +162,12 @@ class VoiceLoader:
     """Batches of a dataset, one epoch per iteration; `set_position` sets the epoch and the first batch."""
 
     def __init__(
-        self, dataset: Dataset, batches: BucketBatches, *, collate_items: Callable[[Sequence], Any], n_workers: int = 0
+        self,
+        dataset: Dataset,
+        batches: BucketBatches,
+        *,
+        collate_items: Callable[[Sequence], Any],
+        n_workers: int = 0,
     ) -> None:
         self.dataset = dataset
         self.batches = batches
@@ -192,9 +201,15 @@ class VoiceLoader:
 
 
 def loader(
-    dataset: VoiceDataset, batch_size: int, *, seed: int = 1234, shuffle: bool = True, n_workers: int = 0,
-    min_frames: int = 1, part: Part = WHOLE,
-) -> VoiceLoader:  # fmt: skip
+    dataset: VoiceDataset,
+    batch_size: int,
+    *,
+    seed: int = 1234,
+    shuffle: bool = True,
+    n_workers: int = 0,
+    min_frames: int = 1,
+    part: Part = WHOLE,
+) -> VoiceLoader:
     """Batches of clips of similar length, reshuffled every epoch.
 
     Args:
@@ -213,12 +228,16 @@ def loader(
     n_clips, whole_size = len(dataset), batch_size * part.n_parts
     check_parts(n_clips, part.n_parts)
     if whole_size > n_clips:
-        log.warning("batch_size %d is more than the %d clips there are: using %d", whole_size, n_clips, n_clips)
+        log.warning(
+            "batch_size %d is more than the %d clips there are: using %d", whole_size, n_clips, n_clips
+        )
         whole_size = n_clips
     if dataset.in_memory or n_clips <= 4 * whole_size:
         n_workers = 0
     batches = BucketBatches(dataset.lengths(), whole_size, seed=seed, shuffle=shuffle, part=part)
-    return VoiceLoader(dataset, batches, collate_items=partial(collate, min_frames=min_frames), n_workers=n_workers)
+    return VoiceLoader(
+        dataset, batches, collate_items=partial(collate, min_frames=min_frames), n_workers=n_workers
+    )
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:

@@ -98,11 +98,24 @@ class CutReport:
         return {name: _summarise([cuts for cuts in self.files if cuts.speaker == name]) for name in names}
 
     def __str__(self) -> str:
-        head = ("speaker", "files", "clips", "kept s", "silent s", "dropped s", "clip s (min/median/max)", "peak",
-                "clipped", "noise dB", "SNR dB")  # fmt: skip
+        head = (
+            "speaker",
+            "files",
+            "clips",
+            "kept s",
+            "silent s",
+            "dropped s",
+            "clip s (min/median/max)",
+            "peak",
+            "clipped",
+            "noise dB",
+            "SNR dB",
+        )
         rows = [head, *(_table_row(name, statistics) for name, statistics in self.speakers.items())]
         widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        lines = [
+            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+        ]
         lines += [f"skipped {path}: {reason}" for path, reason in self.skipped]
         return "\n".join(lines)
 
@@ -125,9 +138,19 @@ def _summarise(files: list[FileCuts]) -> SpeakerStatistics:
 def _table_row(name: str, of: SpeakerStatistics) -> tuple[str, ...]:
     lengths = of.clip_lengths_s
     spread = f"{min(lengths):.1f} / {np.median(lengths):.1f} / {max(lengths):.1f}" if lengths else "-"
-    return (name, str(of.n_files), str(len(lengths)), f"{of.kept_s:.1f}", f"{of.silent_s:.1f}", f"{of.dropped_s:.1f}",
-            spread, f"{of.peak:.2f}", f"{of.clipped_ratio:.2%}", f"{of.noise_floor_db:.0f}",
-            f"{of.snr_db:.0f}")  # fmt: skip
+    return (
+        name,
+        str(of.n_files),
+        str(len(lengths)),
+        f"{of.kept_s:.1f}",
+        f"{of.silent_s:.1f}",
+        f"{of.dropped_s:.1f}",
+        spread,
+        f"{of.peak:.2f}",
+        f"{of.clipped_ratio:.2%}",
+        f"{of.noise_floor_db:.0f}",
+        f"{of.snr_db:.0f}",
+    )
 
 
 # -------------------------------------------------------------------------------------------- folders
@@ -161,7 +184,10 @@ def cut_folder(
             if not paths:
                 skipped.append((raw / speaker, "no audio files in this folder"))
             if not _is_text(speaker):
-                skipped += [(path, f"the folder's name {ascii(speaker)} is not valid Unicode; rename it") for path in paths]
+                skipped += [
+                    (path, f"the folder's name {ascii(speaker)} is not valid Unicode; rename it")
+                    for path in paths
+                ]
                 progress.update(len(paths))
                 continue
             with _SpeakerCutter(raw, clips / speaker, settings, overwrite=overwrite) as cutter:
@@ -187,8 +213,12 @@ def _find_sources(raw: Path, clips: Path) -> dict[str, list[Path]]:
     if not raw.is_dir():
         raise SlicingError(f"{raw}: no such folder; put recordings into {raw / '<speaker>'}")
     if raw.resolve() == clips.resolve() or raw.resolve() in clips.resolve().parents:
-        raise SlicingError(f"clips cannot be written into the recordings' folder {raw}; choose another folder")
-    folders = (entry.name for entry in raw.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
+        raise SlicingError(
+            f"clips cannot be written into the recordings' folder {raw}; choose another folder"
+        )
+    folders = (
+        entry.name for entry in raw.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__"))
+    )
     sources: dict[str, list[Path]] = {name: [] for name in sorted(folders, key=natural_order)}
     for path in find_audio_files(raw):
         inside = path.relative_to(raw)
@@ -234,7 +264,9 @@ class _SpeakerCutter:
         return self
 
     def __exit__(self, error_type: type | None, error: object, traceback: object) -> None:
-        if error_type is None:  # all recordings were visited: what else there was belongs to files that are gone
+        if (
+            error_type is None
+        ):  # all recordings were visited: what else there was belongs to files that are gone
             for name in _clip_names(self.old) - _clip_names(self.done):
                 (self.clips / name).unlink(missing_ok=True)
             for leftover in self.clips.glob(TEMPORARY_PATTERN):  # of a killed run with other settings
@@ -247,7 +279,12 @@ class _SpeakerCutter:
         """Cut one recording, or take over what an earlier call made of it."""
         key = source.relative_to(self.raw).as_posix()
         stat = source.stat()
-        origin = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "stem": stem, "settings": self.settings.model_dump()}
+        origin = {
+            "bytes": stat.st_size,
+            "mtime_ns": stat.st_mtime_ns,
+            "stem": stem,
+            "settings": self.settings.model_dump(),
+        }
         entry = self.old.get(key)
         reused = entry is not None and not self.overwrite and self._is_current(entry, origin)
         if not reused:
@@ -260,7 +297,9 @@ class _SpeakerCutter:
         return FileCuts(source=source, speaker=self.clips.name, clips=clips, reused=reused, **facts)
 
     def _is_current(self, entry: dict, origin: dict) -> bool:
-        return entry["origin"] == origin and all((self.clips / name).is_file() for _, _, name in entry["clips"])
+        return entry["origin"] == origin and all(
+            (self.clips / name).is_file() for _, _, name in entry["clips"]
+        )
 
     def _write_clips(self, source: Path, stem: str) -> dict:
         recording = read_audio(source)
@@ -279,8 +318,13 @@ class _SpeakerCutter:
             name = f"{stem}_{number:03d}.flac"
             write_audio(self.clips / name, Audio(audio.samples[piece.start : piece.end], rate_hz))
             clips.append([piece.start / rate_hz, piece.end / rate_hz, name])
-        return {"duration_s": audio.duration_s, "clips": clips, "silent_s": plan.silent_s,
-                "dropped_s": plan.dropped_s, **statistics}  # fmt: skip
+        return {
+            "duration_s": audio.duration_s,
+            "clips": clips,
+            "silent_s": plan.silent_s,
+            "dropped_s": plan.dropped_s,
+            **statistics,
+        }
 
     def _save(self) -> None:
         """Write cuts.json; what is not visited yet stays in it, so that a killed run loses nothing."""
@@ -300,7 +344,9 @@ def _read_manifest(path: Path) -> dict[str, dict]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise SlicingError(f"{path}: not valid JSON ({error}); delete it, the clips are then cut again") from error
+        raise SlicingError(
+            f"{path}: not valid JSON ({error}); delete it, the clips are then cut again"
+        ) from error
     return manifest["sources"] if manifest.get("version") == MANIFEST_VERSION else {}
 
 
@@ -311,15 +357,23 @@ def _measure(audio: Audio, settings: CutSettings) -> dict[str, float]:
     levels_db = 20 * np.log10(np.maximum(rms, 10 ** (SILENCE_DB / 20)))
     noise_db = float(np.percentile(levels_db, 5))
     sounding = rms[levels_db >= max(settings.threshold_db, noise_db)]
-    signal_db = 20 * np.log10(max(float(np.sqrt(np.mean(np.square(sounding)))) if len(sounding) else 0.0, 1e-6))
+    signal_db = 20 * np.log10(
+        max(float(np.sqrt(np.mean(np.square(sounding)))) if len(sounding) else 0.0, 1e-6)
+    )
     clipped = float(np.mean(np.abs(audio.samples) >= CLIPPED_LEVEL))
-    return {"peak": audio.peak, "clipped_ratio": clipped, "noise_floor_db": noise_db,
-            "snr_db": max(0.0, signal_db - noise_db)}  # fmt: skip
+    return {
+        "peak": audio.peak,
+        "clipped_ratio": clipped,
+        "noise_floor_db": noise_db,
+        "snr_db": max(0.0, signal_db - noise_db),
+    }
 
 
 def _why_empty(audio: Audio, dropped_s: float, settings: CutSettings) -> str:
     if dropped_s:
         return f"no sound of {settings.min_clip_s:g} s or longer (min_clip_s) in {audio.duration_s:.1f} s"
     peak_db = 20 * np.log10(max(audio.peak, 1e-6))
-    return (f"nothing louder than {settings.threshold_db:g} dB (its peak is {peak_db:.0f} dB); "
-            "lower threshold_db or set level to peak")  # fmt: skip
+    return (
+        f"nothing louder than {settings.threshold_db:g} dB (its peak is {peak_db:.0f} dB); "
+        "lower threshold_db or set level to peak"
+    )

@@ -42,9 +42,12 @@ class Split:
 
 
 def split_clips(
-    names: Sequence[str], *, validation_ratio: float = 0.05, durations_s: Mapping[str, float] | None = None,
+    names: Sequence[str],
+    *,
+    validation_ratio: float = 0.05,
+    durations_s: Mapping[str, float] | None = None,
     seed: int = 1234,
-) -> Split:  # fmt: skip
+) -> Split:
     """Hold out some clips of every speaker (the part of a name before the first "/").
 
     `validation_ratio` of each speaker's clips, at most a fifth, and none of fewer than 5 clips. If the
@@ -61,9 +64,13 @@ def split_clips(
             wanted = max(1, round(validation_ratio * len(own)))
             if durations_s is not None:
                 reached_s = np.cumsum([durations_s[name] for name in drawn])
-                wanted = max(wanted, MIN_VALIDATION_CLIPS, 1 + int(np.searchsorted(reached_s, MIN_VALIDATION_S)))
+                wanted = max(
+                    wanted, MIN_VALIDATION_CLIPS, 1 + int(np.searchsorted(reached_s, MIN_VALIDATION_S))
+                )
             held_out.update(drawn[: min(wanted, int(MAX_VALIDATION_RATIO * len(own)))])
-    return Split([name for name in names if name not in held_out], [name for name in names if name in held_out])
+    return Split(
+        [name for name in names if name not in held_out], [name for name in names if name in held_out]
+    )
 
 
 def _draw(seed: int, name: str) -> bytes:
@@ -77,7 +84,9 @@ def load_split(store: FeatureStore, *, validation_ratio: float = 0.05, seed: int
     new speakers are split.
     """
     path = store.folder / "split.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"training": [], "validation": []}
+    known = (
+        json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"training": [], "validation": []}
+    )
     seen = {name.split("/")[0] for name in known["training"] + known["validation"]}
     new = [name for name in store.names() if name.split("/")[0] not in seen]
     durations_s = {name: store.duration_s(name) for name in new}
@@ -88,9 +97,13 @@ def load_split(store: FeatureStore, *, validation_ratio: float = 0.05, seed: int
         validation=[name for name in store.names() if name in held_out],
     )
     if not split.training:
-        raise SvcError(f"every clip of {store.folder} is held out for validation: delete {path} to split anew")
+        raise SvcError(
+            f"every clip of {store.folder} is held out for validation: delete {path} to split anew"
+        )
     content = json.dumps({"seed": seed} | split.__dict__, indent=1, ensure_ascii=False) + "\n"
-    if not path.exists() or path.read_text(encoding="utf-8") != content:  # processes that train together all come here
+    if (
+        not path.exists() or path.read_text(encoding="utf-8") != content
+    ):  # processes that train together all come here
         write_text(path, content)
     return split
 

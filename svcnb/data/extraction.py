@@ -58,7 +58,9 @@ def scan_clips(folder: Path | str) -> list[Clip]:
     if not folder.is_dir():
         raise SvcError(f"{folder}: no such folder; expected one with a sub-folder of clips for each speaker")
     clips = []
-    for speaker_folder in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+    for speaker_folder in sorted(
+        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+    ):
         paths = find_audio_files(speaker_folder)
         if not paths:
             log.warning("%s has no audio files and is not used as a speaker", speaker_folder)
@@ -66,7 +68,9 @@ def scan_clips(folder: Path | str) -> list[Clip]:
     loose = find_audio_files(folder, recursive=False)
     if not clips:
         found = f"{len(loose)} audio files but no speaker folder" if loose else "no audio files"
-        raise SvcError(f"{folder} has {found}: put the clips into {folder / 'SPEAKER'}, one folder for each speaker")
+        raise SvcError(
+            f"{folder} has {found}: put the clips into {folder / 'SPEAKER'}, one folder for each speaker"
+        )
     if loose:
         log.warning("%d audio files directly in %s belong to no speaker and are ignored", len(loose), folder)
     return clips
@@ -99,7 +103,9 @@ def extract(
     started = time.monotonic()
     names = [clip.name for clip in clips]
     if len(set(names)) != len(names) or not names:
-        raise SvcError(f"{len(names)} clips with {len(set(names))} names: give at least one clip, and each only once")
+        raise SvcError(
+            f"{len(names)} clips with {len(set(names))} names: give at least one clip, and each only once"
+        )
     store = FeatureStore.create(folder, settings, overwrite=overwrite)
     todo = [clip for clip in clips if not _is_stored(store, clip)]
     job = _Job(settings, make_extractor)
@@ -189,10 +195,14 @@ def _outcomes(job: _Job, todo: list[Clip], clips: Sequence[Clip], *, n_jobs: int
     with _parallel_backend(n_jobs):
         parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)
         try:
-            yield from parallel(delayed(_extract_in_process)(job, clip, by_speaker[clip.speaker]) for clip in ordered)
+            yield from parallel(
+                delayed(_extract_in_process)(job, clip, by_speaker[clip.speaker]) for clip in ordered
+            )
         except BrokenProcessPool as error:
-            raise SvcError(f"one of {n_jobs} processes was killed, usually for lack of memory: "
-                           "finished clips are kept; run the same again with fewer (--num_processes)") from error  # fmt: skip
+            raise SvcError(
+                f"one of {n_jobs} processes was killed, usually for lack of memory: "
+                "finished clips are kept; run the same again with fewer (--num_processes)"
+            ) from error
 
 
 @contextmanager
@@ -209,7 +219,9 @@ def _parallel_backend(n_jobs: int) -> Iterator[None]:
         yield
 
 
-def _extract_into(store: FeatureStore, outcomes: Iterator[_Outcome], *, n_clips: int) -> list[tuple[Clip, str]]:
+def _extract_into(
+    store: FeatureStore, outcomes: Iterator[_Outcome], *, n_clips: int
+) -> list[tuple[Clip, str]]:
     """Store outcomes in small parts as they arrive; finished clips are stored even after an exception."""
     skipped: list[tuple[Clip, str]] = []
     waiting: list[tuple[ClipRecord, Arrays]] = []
@@ -241,7 +253,9 @@ def _check_name(clip: Clip) -> None:
     try:
         clip.name.encode("utf-8")
     except UnicodeEncodeError:
-        raise SvcError(f"the name {ascii(clip.name)} is not valid Unicode: rename the file or its folder") from None
+        raise SvcError(
+            f"the name {ascii(clip.name)} is not valid Unicode: rename the file or its folder"
+        ) from None
 
 
 def _stat(clip: Clip) -> os.stat_result:
@@ -259,11 +273,19 @@ def _checked(
     if missing := [name for name in fields if name not in arrays]:
         raise ValueError(f"the extractor returned no {', '.join(missing)} for {clip.name}")
     kept = {name: np.asarray(arrays[name]) for name in fields}
-    if broken := [name for name, array in kept.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]:
-        raise SvcError(f"{', '.join(broken)} of {clip.name} has numbers that are not finite: is the recording damaged?")
+    if broken := [
+        name for name, array in kept.items() if array.dtype.kind == "f" and not np.isfinite(array).all()
+    ]:
+        raise SvcError(
+            f"{', '.join(broken)} of {clip.name} has numbers that are not finite: is the recording damaged?"
+        )
     if kept["audio"].dtype != np.int16:
-        kept["audio"] = np.clip(np.round(kept["audio"] * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
-    counts = {name: len(kept[name]) for name in fields[2:]} | {"audio": len(kept["audio"]) // settings.hop_samples}
+        kept["audio"] = np.clip(np.round(kept["audio"] * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1).astype(
+            np.int16
+        )
+    counts = {name: len(kept[name]) for name in fields[2:]} | {
+        "audio": len(kept["audio"]) // settings.hop_samples
+    }
     n_frames = min(counts.values())
     if max(counts.values()) - n_frames > FRAME_SLACK:
         raise SvcError(f"frames of {clip.name} do not match ({counts}): are rate and hop as in the settings?")
@@ -272,7 +294,9 @@ def _checked(
         lasts_s = n_frames * settings.hop_s
         raise SvcError(f"{clip.name} lasts {lasts_s:.2f} s, shorter than the {shortest_s:.2f} s needed")
     n_bytes = sum(array.nbytes for array in kept.values())
-    return ClipRecord(clip.name, clip.speaker, stat.st_size, stat.st_mtime_ns, n_frames, n_bytes, fields), kept
+    return ClipRecord(
+        clip.name, clip.speaker, stat.st_size, stat.st_mtime_ns, n_frames, n_bytes, fields
+    ), kept
 
 
 @contextmanager
@@ -306,8 +330,10 @@ def dask_jobs(address: str, *, n_workers: int = -1) -> Iterator[None]:
         with _connected(Client, target), parallel_config(backend="dask"):
             yield
     except KilledWorker as error:
-        raise SvcError("a dask worker was killed repeatedly, usually for lack of memory: finished clips are "
-                       "kept; run the same again with fewer workers") from error  # fmt: skip
+        raise SvcError(
+            "a dask worker was killed repeatedly, usually for lack of memory: finished clips are "
+            "kept; run the same again with fewer workers"
+        ) from error
     finally:
         if target is not address:
             target.close()
@@ -317,5 +343,7 @@ def _connected(client_class: type, target: object) -> object:
     try:
         return client_class(target, timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:
-        raise SvcError(f"no dask scheduler answers at {target} ({error}): start one (dask scheduler), "
-                       'check the address, or give "local"') from None  # fmt: skip
+        raise SvcError(
+            f"no dask scheduler answers at {target} ({error}): start one (dask scheduler), "
+            'check the address, or give "local"'
+        ) from None

@@ -72,7 +72,9 @@ class FeatureExtractor:
         n_frames = len(samples) // settings.hop_samples
         if n_frames < settings.min_frames:
             shortest = settings.min_frames * settings.hop_samples / settings.sample_rate_hz
-            raise SvcError(f"{clip.path.name} lasts {audio.duration_s:.2f} s, shorter than the {shortest:.2f} s needed")
+            raise SvcError(
+                f"{clip.path.name} lasts {audio.duration_s:.2f} s, shorter than the {shortest:.2f} s needed"
+            )
         narrow = resample_samples(samples, settings.sample_rate_hz, CONTENT_HZ)
         arrays = {
             "audio": samples,
@@ -96,7 +98,11 @@ def write_median_f0(store: FeatureStore, speakers: Iterable[str], voice_folder: 
         f0_hz = store.read(name)["f0_hz"]
         if (speaker := store.record(name).speaker) in tracks:
             tracks[speaker].append(f0_hz[f0_hz > 0])
-    medians = {speaker: float(np.median(np.concatenate(own))) for speaker, own in tracks.items() if any(map(len, own))}
+    medians = {
+        speaker: float(np.median(np.concatenate(own)))
+        for speaker, own in tracks.items()
+        if any(map(len, own))
+    }
     return write_json(voice_folder / MEDIAN_F0_FILE, medians)
 
 

@@ -117,18 +117,24 @@ class FeatureStore:
         folder = Path(folder)
         path = folder / "settings.json"
         if not path.is_file():
-            raise SvcError(f"{folder} holds no features (no settings.json): extract them first, or give their folder")
+            raise SvcError(
+                f"{folder} holds no features (no settings.json): extract them first, or give their folder"
+            )
         store = cls(folder, _read_settings(path))
         if settings is not None and settings != store.settings:
             differences = _differences(store.settings, settings)
-            raise SvcError(f"{folder} holds features made with other settings: {differences}. "
-                           "Extract again with overwrite=True (--overwrite), or take another folder")  # fmt: skip
+            raise SvcError(
+                f"{folder} holds features made with other settings: {differences}. "
+                "Extract again with overwrite=True (--overwrite), or take another folder"
+            )
         refuse_removed(store.settings.encoder, f"a voice of the features in {folder}")
         store._read_index()
         return store
 
     @classmethod
-    def create(cls, folder: Path | str, settings: FeatureSettings, *, overwrite: bool = False) -> FeatureStore:
+    def create(
+        cls, folder: Path | str, settings: FeatureSettings, *, overwrite: bool = False
+    ) -> FeatureStore:
         """Open the store for writing, or create it; `overwrite` deletes an existing store first."""
         folder = Path(folder)
         with reporting_disk_errors(folder):
@@ -161,7 +167,9 @@ class FeatureStore:
         try:
             return self._records[name]
         except KeyError:
-            raise SvcError(f"{self.folder} has no clip {name!r} among its {len(self)}: extract again") from None
+            raise SvcError(
+                f"{self.folder} has no clip {name!r} among its {len(self)}: extract again"
+            ) from None
 
     def duration_s(self, name: str) -> float:
         return self.record(name).n_frames * self.settings.hop_s
@@ -183,8 +191,10 @@ class FeatureStore:
                 self._handles[file_name] = safe_open(self.folder / file_name, framework="np")
             return {field: self._handles[file_name].get_tensor(f"{name}/{field}") for field in record.fields}
         except (OSError, SafetensorError) as error:
-            raise SvcError(f"{self.folder / file_name} is missing or broken ({error}): "
-                           "extract again with overwrite=True (--overwrite)") from None  # fmt: skip
+            raise SvcError(
+                f"{self.folder / file_name} is missing or broken ({error}): "
+                "extract again with overwrite=True (--overwrite)"
+            ) from None
 
     def add(self, finished: Sequence[tuple[ClipRecord, Arrays]]) -> None:
         """Write finished clips as one part file; they replace stored clips of the same names."""
@@ -236,10 +246,14 @@ class FeatureStore:
             try:
                 shards = json.loads(path.read_text(encoding="utf-8"))["shards"]
             except (ValueError, KeyError) as error:
-                raise SvcError(f"{path} is broken ({error}): extract again with overwrite=True (--overwrite)") from None
+                raise SvcError(
+                    f"{path} is broken ({error}): extract again with overwrite=True (--overwrite)"
+                ) from None
             for name, records in shards.items():
                 if not (self.folder / name).is_file():
-                    raise SvcError(f"{self.folder / name} is missing: extract again with overwrite=True (--overwrite)")
+                    raise SvcError(
+                        f"{self.folder / name} is missing: extract again with overwrite=True (--overwrite)"
+                    )
                 self._register(name, [_record(stored) for stored in records])
         for part in sorted(self.folder.glob("part_*.safetensors")):
             self._register(part.name, _read_header(part))
@@ -300,8 +314,10 @@ def _read_settings(path: Path) -> FeatureSettings:
         return FeatureSettings.model_validate_json(path.read_bytes())
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-        raise SvcError(f"{path} is not a settings file of this version ({problems}): "
-                       "extract again with overwrite=True (--overwrite)") from None  # fmt: skip
+        raise SvcError(
+            f"{path} is not a settings file of this version ({problems}): "
+            "extract again with overwrite=True (--overwrite)"
+        ) from None
 
 
 def _differences(stored: FeatureSettings, wanted: FeatureSettings) -> str:

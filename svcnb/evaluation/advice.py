@@ -148,8 +148,12 @@ LAST_WORD = "Metrics are only a guide: listen to the results before you trust th
 def metrics_of(evaluation: VoiceEvaluation) -> dict[str, float]:
     """The metrics that rules use; NaN where undefined. Means over recordings, rates over all words."""
     sources, copies = evaluation.sources, [copy for copy in evaluation.copies if copy.copy]
-    before, after = (total_errors([getattr(s, f"words_{kind}") for s in sources]) for kind in ("source", "result"))
-    recorded, copied = (total_errors(words) for words in ([c.words for c in copies], [c.copy.words for c in copies]))
+    before, after = (
+        total_errors([getattr(s, f"words_{kind}") for s in sources]) for kind in ("source", "result")
+    )
+    recorded, copied = (
+        total_errors(words) for words in ([c.words for c in copies], [c.copy.words for c in copies])
+    )
     converted = total_errors([c.conversion.words for c in copies])
     return {
         "n_sources": float(len(sources)),
@@ -162,7 +166,9 @@ def metrics_of(evaluation: VoiceEvaluation) -> dict[str, float]:
         "shift_cents": mean(abs(s.pitch.median_shift_cents) for s in sources),
         "voicing_error_ratio": mean(s.pitch.voicing_error_ratio for s in sources),
         "copy_distance_db": mean(c.copy.distance.mean_db for c in copies),
-        "conversion_distance_rise_db": mean(c.conversion.distance.mean_db - c.copy.distance.mean_db for c in copies),
+        "conversion_distance_rise_db": mean(
+            c.conversion.distance.mean_db - c.copy.distance.mean_db for c in copies
+        ),
         "copy_words_rise": _rise(recorded, copied),
         "conversion_words_rise": _rise(copied, converted),
         "words_source": _rate(before),

@@ -70,8 +70,9 @@ def mel_cepstra(audio: Audio, *, n_coefficients: int = N_COEFFICIENTS) -> MelCep
 
     samples = resample_samples(audio.samples, audio.sample_rate_hz, RATE_HZ)
     if len(samples) < WINDOW_SAMPLES:
-        raise SvcError(f"a recording of {audio.duration_s:.3f} s is too short for a spectrum: "
-                       "use one of 0.1 s or more")  # fmt: skip
+        raise SvcError(
+            f"a recording of {audio.duration_s:.3f} s is too short for a spectrum: use one of 0.1 s or more"
+        )
     if audio.peak == 0:
         raise SvcError("the recording is silent: there is no timbre to compare")
     magnitude = _magnitude(samples)  # [N, F]
@@ -114,7 +115,9 @@ def mel_cepstral_distance(
 
     Source: Kubichek, Mel-cepstral distance measure for objective speech quality assessment, 1993.
     """
-    first, second = (mel_cepstra(audio, n_coefficients=n_coefficients) for audio in _shortened(reference, candidate, align))
+    first, second = (
+        mel_cepstra(audio, n_coefficients=n_coefficients) for audio in _shortened(reference, candidate, align)
+    )
     if not align:
         frames_db = _frame_distances(reference, candidate, first, second)
         frames_db = frames_db[first.non_silent[: len(frames_db)]]

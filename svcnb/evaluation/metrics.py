@@ -39,7 +39,9 @@ class SpeakerSimilarity:
                 warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # from webrtcvad
                 import resemblyzer
         except ImportError as error:
-            raise MissingExtra('speaker similarity needs Resemblyzer: pip install "svcnb[evaluate]"') from error
+            raise MissingExtra(
+                'speaker similarity needs Resemblyzer: pip install "svcnb[evaluate]"'
+            ) from error
         self._prepare = resemblyzer.preprocess_wav
         self._encoder = resemblyzer.VoiceEncoder(device, verbose=False)
 
@@ -72,7 +74,9 @@ class SpeakerSimilarity:
         return float(np.mean([self.embed(candidate) @ reference for candidate in candidates]))
 
 
-def speaker_similarity(candidates: Sequence[Recording], references: Sequence[Recording], device: str = "cpu") -> float:
+def speaker_similarity(
+    candidates: Sequence[Recording], references: Sequence[Recording], device: str = "cpu"
+) -> float:
     """Speaker similarity of candidates to references; for many calls use SpeakerSimilarity."""
     return SpeakerSimilarity(device).compare(candidates, references)
 
@@ -150,8 +154,9 @@ def _on_common_grid(reference: F0Track, candidate: F0Track) -> tuple[np.ndarray,
     """f0 in Hz of both, float64 [N], the candidate's nearest frame at each of the reference's times."""
     first, second = (np.asarray(track.f0_hz, np.float64) for track in (reference, candidate))
     if len(first) == 0 or len(second) == 0:
-        raise SvcError(f"f0 tracks of {len(first)} and {len(second)} frames cannot be compared: "
-                       "both need frames")  # fmt: skip
+        raise SvcError(
+            f"f0 tracks of {len(first)} and {len(second)} frames cannot be compared: both need frames"
+        )
     nearest = np.rint(np.arange(len(first)) * (reference.hop_s / candidate.hop_s)).astype(int)
     inside = nearest < len(second)
     return first[inside], second[nearest[inside]]
@@ -186,9 +191,13 @@ class F0Pair:
 
 
 def evaluate_conversion(
-    source: Recording, result: Recording, references: Sequence[Recording], *, melodies: F0Pair,
+    source: Recording,
+    result: Recording,
+    references: Sequence[Recording],
+    *,
+    melodies: F0Pair,
     similarity: SpeakerSimilarity | None = None,
-) -> ConversionReport:  # fmt: skip
+) -> ConversionReport:
     """Speaker similarity and f0 accuracy of one conversion.
 
     Args:

@@ -93,10 +93,12 @@ def _add_sources(
             continue
         shift = source.transpose_semitones
         moved = f"transposed by {shift:+g} semitones" if shift else "not transposed"
-        page.players([
-            ("Source", f"similarity {shown(source.similarity_source)}", before),
-            ("Result", f"similarity {shown(source.similarity_result)}, {moved}", after),
-        ])  # fmt: skip
+        page.players(
+            [
+                ("Source", f"similarity {shown(source.similarity_source)}", before),
+                ("Result", f"similarity {shown(source.similarity_result)}, {moved}", after),
+            ]
+        )
         if estimate_f0 is not None:
             wanted = estimate_f0(before).transposed(shift)
             page.picture(plot_f0_pairs(wanted, estimate_f0(after)), "The wanted f0 and the result's.")
@@ -118,13 +120,21 @@ def _add_copies(page: Page, evaluation: VoiceEvaluation, folder: Path) -> None:
 def _add_reconstructions(page: Page, copy: CopyResult, folder: Path) -> None:
     recording = _read(copy.recording)
     both = ("copy synthesis", copy.copy), ("conversion", copy.conversion)
-    reconstructions = [(name, reconstruction, _read(folder / reconstruction.file)) for name, reconstruction in both if reconstruction]
+    reconstructions = [
+        (name, reconstruction, _read(folder / reconstruction.file))
+        for name, reconstruction in both
+        if reconstruction
+    ]
     remade = [(name, audio) for name, _, audio in reconstructions if audio is not None]
     if recording is None or len(remade) < len(reconstructions):
         page.paragraph(f"{copy.name}: its audio files are missing: evaluate again to hear them.")
         return
     players = [
-        (name.capitalize(), f"similarity {shown(reconstruction.similarity)}, MCD {reconstruction.distance.mean_db:.1f} dB", audio)
+        (
+            name.capitalize(),
+            f"similarity {shown(reconstruction.similarity)}, MCD {reconstruction.distance.mean_db:.1f} dB",
+            audio,
+        )
         for name, reconstruction, audio in reconstructions
     ]
     page.players([(f"Recording {copy.name}", f"similarity {shown(copy.similarity)}", recording), *players])

@@ -44,15 +44,19 @@ def plot_similarity(evaluation: VoiceEvaluation) -> Figure:
     """
     sources = [(f"{s.group}/{s.name}", s.similarity_source, s.similarity_result) for s in evaluation.sources]
     if len(sources) > MOST_ROWS:
-        sources = [(group, mean(s.similarity_source for s in members), mean(s.similarity_result for s in members))
-                   for group, members in evaluation.groups().items()]  # fmt: skip
+        sources = [
+            (group, mean(s.similarity_source for s in members), mean(s.similarity_result for s in members))
+            for group, members in evaluation.groups().items()
+        ]
     if not sources and not evaluation.copies:
         raise SvcError("nothing was measured: there is no similarity to draw")
     copies = list(evaluation.copies)
     figure, (ax,) = new_figure(1.5 + ROW_INCHES * (len(sources) + len(copies)))
     _draw_ceiling(ax, evaluation)
     for row, (_, before, after) in enumerate(sources):
-        ax.annotate("", (after, row), (before, row), arrowprops={"arrowstyle": "-|>", "color": BLUE, "linewidth": 1.8})
+        ax.annotate(
+            "", (after, row), (before, row), arrowprops={"arrowstyle": "-|>", "color": BLUE, "linewidth": 1.8}
+        )
         ax.plot(before, row, "o", color=GREY, markersize=6, label="source" if row == 0 else None)
         ax.plot(after, row, "o", color=BLUE, markersize=7, label="result" if row == 0 else None)
     for row, copy in enumerate(copies, start=len(sources)):
@@ -63,8 +67,15 @@ def plot_similarity(evaluation: VoiceEvaluation) -> Figure:
     ax.grid(axis="x", color=LIGHT, linewidth=0.6)
     ax.set_axisbelow(True)
     ax.set_xlabel("similarity to the target's recordings (1 = the same voice)")
-    ax.legend(fontsize=9, ncols=6, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, handletextpad=0.3,
-              columnspacing=1.2)  # fmt: skip
+    ax.legend(
+        fontsize=9,
+        ncols=6,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        frameon=False,
+        handletextpad=0.3,
+        columnspacing=1.2,
+    )
     return figure
 
 
@@ -76,14 +87,19 @@ def _draw_ceiling(ax: Axes, evaluation: VoiceEvaluation) -> None:
 
 
 def _draw_own(ax: Axes, row: int, copy: CopyResult, *, with_label: bool) -> None:
-    points = [("recording", copy.similarity, "o", GREEN), ("conversion", copy.conversion.similarity, "s", BLUE)]
+    points = [
+        ("recording", copy.similarity, "o", GREEN),
+        ("conversion", copy.conversion.similarity, "s", BLUE),
+    ]
     if copy.copy:
         points.insert(1, ("copy synthesis", copy.copy.similarity, "D", ORANGE))
     values = [value for _, value, *_ in points if not np.isnan(value)]
     ax.plot([min(values), max(values)], [row, row], color=LIGHT, linewidth=2, zorder=1)
     for name, value, marker, colour in points:
         label = f"own {name}" if with_label else None
-        ax.plot(value, row, marker, color=colour, markersize=6, fillstyle="none", markeredgewidth=1.8, label=label)
+        ax.plot(
+            value, row, marker, color=colour, markersize=6, fillstyle="none", markeredgewidth=1.8, label=label
+        )
 
 
 def _short(name: str, most: int = 30) -> str:
@@ -111,7 +127,9 @@ def plot_f0_pairs(wanted: F0Track, result: F0Track, *, title: str = "") -> Figur
     if both.size:
         ends = np.array([both.min() * 0.95, both.max() * 1.05])
         cloud.plot(ends, ends, color=GREY, linewidth=1)
-        cloud.fill_between(ends, ends * 2 ** (-1 / 24), ends * 2 ** (1 / 24), color=GREEN, alpha=0.16, linewidth=0)
+        cloud.fill_between(
+            ends, ends * 2 ** (-1 / 24), ends * 2 ** (1 / 24), color=GREEN, alpha=0.16, linewidth=0
+        )
         cloud.set(xlim=ends, ylim=ends)
     _f0_scale(curves, [curves.yaxis])
     _f0_scale(cloud, [cloud.xaxis, cloud.yaxis])
@@ -177,7 +195,11 @@ def _smooth_gaps(values: np.ndarray) -> np.ndarray:
 
 def plot_overview(evaluation: VoiceEvaluation) -> Figure:
     """One strip per metric: a point per recording, the mean as a line, the range of good voices in green."""
-    strips = [(strip, values) for strip, values in zip(STRIPS, _strip_values(evaluation), strict=True) if len(values)]
+    strips = [
+        (strip, values)
+        for strip, values in zip(STRIPS, _strip_values(evaluation), strict=True)
+        if len(values)
+    ]
     if not strips:
         raise SvcError("nothing was measured: there are no metrics to draw")
     figure, axes = new_figure(0.3 + 0.78 * len(strips), len(strips))
@@ -186,7 +208,9 @@ def plot_overview(evaluation: VoiceEvaluation) -> Figure:
         inside = np.clip(values, low, high)
         heights = np.linspace(-0.25, 0.25, len(values)) if len(values) > 1 else np.zeros(1)
         ax.plot(inside, heights, "o", color=BLUE, markersize=5, alpha=0.65, clip_on=False, zorder=3)
-        ax.plot([np.clip(np.mean(values), low, high)] * 2, [-0.5, 0.5], color=ORANGE, linewidth=2.4, clip_on=False)
+        ax.plot(
+            [np.clip(np.mean(values), low, high)] * 2, [-0.5, 0.5], color=ORANGE, linewidth=2.4, clip_on=False
+        )
         ax.set(xlim=(low, high), ylim=(-0.6, 0.6), yticks=[])
         ax.spines["left"].set_visible(False)
         digits = 3 if high <= 1 else 1 if unit == "dB" else 0

@@ -175,7 +175,9 @@ class VoiceEvaluation:
         """Write evaluation.json and evaluation.csv, each atomically."""
         folder = Path(folder)
         write_text(folder / "evaluation.csv", _as_csv(flat_rows(self)))
-        return write_text(folder / "evaluation.json", _adapter().dump_json(self, indent=1, by_alias=True).decode() + "\n")
+        return write_text(
+            folder / "evaluation.json", _adapter().dump_json(self, indent=1, by_alias=True).decode() + "\n"
+        )
 
     @classmethod
     def load(cls, folder: Path | str) -> VoiceEvaluation:
@@ -194,10 +196,14 @@ class VoiceEvaluation:
         except ValidationError as error:
             problem = error.errors()[0]
             where = ".".join(map(str, problem["loc"])) or "file"
-            raise SvcError(f"{path} is not an evaluation of this version ({where}: {problem['msg']}): "
-                           "delete it, or evaluate with overwrite=True (--overwrite)") from None  # fmt: skip
+            raise SvcError(
+                f"{path} is not an evaluation of this version ({where}: {problem['msg']}): "
+                "delete it, or evaluate with overwrite=True (--overwrite)"
+            ) from None
         if found.version != VERSION:
-            raise SvcError(f"{path} has version {found.version}, expected {VERSION}: delete it and evaluate again")
+            raise SvcError(
+                f"{path} has version {found.version}, expected {VERSION}: delete it and evaluate again"
+            )
         return found
 
 
@@ -246,11 +252,19 @@ def _reconstruction_rows(evaluation: VoiceEvaluation) -> list[tuple[Any, ...]]:
     ):
         if reconstructions:
             words = total_errors([reconstruction.words for reconstruction in reconstructions])
-            rows.append((
-                title, len(reconstructions), shown(own), shown(mean(r.similarity for r in reconstructions)), MISSING,
-                *_pitch_cells([r.pitch for r in reconstructions]), shown(mean(r.distance.mean_db for r in reconstructions), 1),
-                shown_words(total_errors([c.words for c in copies])), shown_words(words),
-            ))  # fmt: skip
+            rows.append(
+                (
+                    title,
+                    len(reconstructions),
+                    shown(own),
+                    shown(mean(r.similarity for r in reconstructions)),
+                    MISSING,
+                    *_pitch_cells([r.pitch for r in reconstructions]),
+                    shown(mean(r.distance.mean_db for r in reconstructions), 1),
+                    shown_words(total_errors([c.words for c in copies])),
+                    shown_words(words),
+                )
+            )
     return rows
 
 
@@ -279,7 +293,9 @@ def flat_rows(evaluation: VoiceEvaluation) -> list[dict[str, Any]]:
         shared = {"group": s.group, "recording": s.name, "seconds": s.seconds}
         before = _cells(similarity=s.similarity_source, words=s.words_source, distance=s.distance_source)
         rows.append(shared | {"version": "source", "file": s.recording} | before)
-        after = _cells(similarity=s.similarity_result, words=s.words_result, distance=s.distance_result, pitch=s.pitch)
+        after = _cells(
+            similarity=s.similarity_result, words=s.words_result, distance=s.distance_result, pitch=s.pitch
+        )
         after |= {"transpose_semitones": s.transpose_semitones}
         after |= {"reach_ratio": _or_none(s.relative_similarity(evaluation.target.ceiling))}
         rows.append(shared | {"version": "result", "file": s.file} | after)
@@ -289,7 +305,12 @@ def flat_rows(evaluation: VoiceEvaluation) -> list[dict[str, Any]]:
         rows.append(shared | {"version": "recording", "file": c.recording} | own)
         for version, reconstruction in (("copy", c.copy), ("conversion", c.conversion)):
             if reconstruction:
-                cells = _cells(similarity=reconstruction.similarity, words=reconstruction.words, distance=reconstruction.distance, pitch=reconstruction.pitch)
+                cells = _cells(
+                    similarity=reconstruction.similarity,
+                    words=reconstruction.words,
+                    distance=reconstruction.distance,
+                    pitch=reconstruction.pitch,
+                )
                 rows.append(shared | {"version": version, "file": reconstruction.file} | cells)
     return rows
 
@@ -303,9 +324,12 @@ CSV_COLUMNS = (
 
 
 def _cells(
-    *, similarity: float, words: WordErrors | None, distance: SpectralDistance | None = None,
+    *,
+    similarity: float,
+    words: WordErrors | None,
+    distance: SpectralDistance | None = None,
     pitch: PitchComparison | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     cells: dict[str, Any] = {"similarity": similarity}
     if words:
         cells |= {"n_words": words.n_words, "n_word_errors": words.n_errors, "word_error_rate": words.rate}

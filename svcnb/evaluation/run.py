@@ -30,7 +30,14 @@ from svcnb.data.dataset import load_split
 from svcnb.data.feature_store import INT16_SCALE, FeatureStore
 from svcnb.evaluation.mel_cepstral import SpectralDistance, mel_cepstral_distance
 from svcnb.evaluation.metrics import SpeakerSimilarity, compare_pitch
-from svcnb.evaluation.results import CopyResult, Reconstruction, Skipped, SourceResult, Target, VoiceEvaluation
+from svcnb.evaluation.results import (
+    CopyResult,
+    Reconstruction,
+    Skipped,
+    SourceResult,
+    Target,
+    VoiceEvaluation,
+)
 from svcnb.evaluation.settings import EvaluationSettings
 from svcnb.evaluation.words import WordErrors, WordRecogniser, find_transcript
 from svcnb.features.pitch.track import F0Track, looks_sung
@@ -68,9 +75,14 @@ class _Job:
 
 
 def evaluate_voice(
-    voice: EvaluatedVoice, target: Path | str | Sequence[Path], sources: Sequence[Path | str], folder: Path | str,
-    settings: EvaluationSettings | None = None, *, overwrite: bool = False,
-) -> VoiceEvaluation:  # fmt: skip
+    voice: EvaluatedVoice,
+    target: Path | str | Sequence[Path],
+    sources: Sequence[Path | str],
+    folder: Path | str,
+    settings: EvaluationSettings | None = None,
+    *,
+    overwrite: bool = False,
+) -> VoiceEvaluation:
     """Measure a voice on recordings of others and on the target's own; resumes an interrupted call.
 
     Args:
@@ -88,16 +100,23 @@ def evaluate_voice(
     """
     started = time.monotonic()
     settings, folder = settings or EvaluationSettings(), Path(folder)
-    found = [(Path(source).stem, path) if Path(source).is_file() else (Path(source).name, path)
-             for source in sources for path in _recordings(source)[: settings.most]]  # fmt: skip
+    found = [
+        (Path(source).stem, path) if Path(source).is_file() else (Path(source).name, path)
+        for source in sources
+        for path in _recordings(source)[: settings.most]
+    ]
     if not found and not settings.n_copies:
         raise SvcError("nothing to measure: name recordings to convert, or set n_copies above 0")
     bench = _Bench(voice, settings, folder, _references(target, settings))
     known = {} if overwrite else _known_results(folder)
-    if settings.words and any(find_transcript(path) for path in [*bench.references, *(path for _, path in found)]):
+    if settings.words and any(
+        find_transcript(path) for path in [*bench.references, *(path for _, path in found)]
+    ):
         bench.recogniser = WordRecogniser()
     jobs = [*bench.copy_jobs(), *bench.source_jobs(found)]
-    evaluation = VoiceEvaluation(voice.name, voice.speaker_name(settings.conversion.speaker), bench.target, voice.step)
+    evaluation = VoiceEvaluation(
+        voice.name, voice.speaker_name(settings.conversion.speaker), bench.target, voice.step
+    )
     evaluation = replace(evaluation, notes=bench.notes(), skipped=tuple(bench.skipped))
     for job in tqdm(jobs, desc="evaluate", unit="recording", mininterval=0.5):
         evaluation = _add(evaluation, job, known)
@@ -129,7 +148,10 @@ def _known_results(folder: Path) -> dict[str, Any]:
     if not (folder / "evaluation.json").is_file():
         return {}
     earlier = VoiceEvaluation.load(folder)
-    reconstructions = [(copy, [reconstruction.file for reconstruction in (copy.copy, copy.conversion) if reconstruction]) for copy in earlier.copies]
+    reconstructions = [
+        (copy, [reconstruction.file for reconstruction in (copy.copy, copy.conversion) if reconstruction])
+        for copy in earlier.copies
+    ]
     files = [*reconstructions, *((source, [source.file]) for source in earlier.sources)]
     return {result.key: result for result, names in files if all((folder / name).is_file() for name in names)}
 
@@ -165,8 +187,10 @@ def held_out_clips(features: Path | str, folder: Path | str, *, speaker: str | N
     names = [name for name in load_split(store).validation if speaker in (None, store.record(name).speaker)]
     if not names:
         of_speaker = f"of {speaker} " if speaker else ""
-        raise SvcError(f"no clip {of_speaker}in {features} is held out: "
-                       "name a folder with recordings of the target instead")  # fmt: skip
+        raise SvcError(
+            f"no clip {of_speaker}in {features} is held out: "
+            "name a folder with recordings of the target instead"
+        )
     paths = [folder / Path(name).with_suffix(".flac").as_posix().replace("/", "_") for name in names]
     for name, path in zip(names, paths, strict=True):
         if not path.is_file():
@@ -184,7 +208,9 @@ def choose_transposition(suggested: int | None, *, sung: bool) -> float:
 class _Bench:
     """The voice, the target's recordings and the networks that measure, each loaded once."""
 
-    def __init__(self, voice: EvaluatedVoice, settings: EvaluationSettings, folder: Path, references: list[Path]) -> None:
+    def __init__(
+        self, voice: EvaluatedVoice, settings: EvaluationSettings, folder: Path, references: list[Path]
+    ) -> None:
         self.voice, self.settings, self.folder = voice, settings, folder
         self.similarity = SpeakerSimilarity()
         self.recogniser: WordRecogniser | None = None
@@ -232,8 +258,10 @@ class _Bench:
         if self.settings.n_copies and not self.voice.has_posterior:
             found.append("copy synthesis was left out: this is a release file, without the posterior encoder")
         if len(self.references) == 1:
-            found.append("one recording of the target only: the similarity of the target's own recordings, "
-                         "the ceiling for any conversion, is unknown")  # fmt: skip
+            found.append(
+                "one recording of the target only: the similarity of the target's own recordings, "
+                "the ceiling for any conversion, is unknown"
+            )
         return tuple(found)
 
     def read(self, path: Path) -> Audio:
@@ -245,14 +273,23 @@ class _Bench:
     def copy_jobs(self) -> list[_Job]:
         paths = self.references[: self.settings.n_copies]
         names = distinct_names([f"{path.stem}.flac" for path in paths])
-        return [self._job(path, path.name, lambda key, path=path, name=name: self.measure_copy(key, path, name))
-                for path, name in zip(paths, names, strict=True)]  # fmt: skip
+        return [
+            self._job(path, path.name, lambda key, path=path, name=name: self.measure_copy(key, path, name))
+            for path, name in zip(paths, names, strict=True)
+        ]
 
     def source_jobs(self, found: Sequence[tuple[str, Path]]) -> list[_Job]:
         names = distinct_names([f"{group}_{path.stem}.flac" for group, path in found])
-        return [self._job(path, f"{group}/{path.name}",
-                          lambda key, group=group, path=path, name=name: self.measure_source(key, group, path, file=name))
-                for (group, path), name in zip(found, names, strict=True)]  # fmt: skip
+        return [
+            self._job(
+                path,
+                f"{group}/{path.name}",
+                lambda key, group=group, path=path, name=name: self.measure_source(
+                    key, group, path, file=name
+                ),
+            )
+            for (group, path), name in zip(found, names, strict=True)
+        ]
 
     def _job(self, path: Path, name: str, measure: Callable[[str], Any]) -> _Job:
         key = self._key(path, name)
@@ -262,7 +299,14 @@ class _Bench:
         """Hash of voice, settings, recording, transcript and references; files count by size and time."""
         relevant = self.settings.model_dump(mode="json", exclude={"most", "n_copies"})
         stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in [path, *self.references]]
-        content = [self._fingerprint, relevant, stats, name, self.voice.has_posterior, self.recogniser and find_transcript(path)]
+        content = [
+            self._fingerprint,
+            relevant,
+            stats,
+            name,
+            self.voice.has_posterior,
+            self.recogniser and find_transcript(path),
+        ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     @cached_property
@@ -275,7 +319,9 @@ class _Bench:
         source = self.read(path)
         source_f0 = self.voice.estimate_f0(source, self.settings.conversion.f0_method)
         shift, sung = self._choose_shift(source_f0), looks_sung(source_f0)
-        result = self.voice.convert(source, self.settings.conversion.model_copy(update={"transpose_semitones": shift}))
+        result = self.voice.convert(
+            source, self.settings.conversion.model_copy(update={"transpose_semitones": shift})
+        )
         write_audio(self.folder / "converted" / file, result)
         result_f0 = self.voice.estimate_f0(result, self.settings.conversion.f0_method)
         return SourceResult(
@@ -303,10 +349,14 @@ class _Bench:
         if self.voice.has_posterior:
             remade = self.voice.resynthesise(recording, settings.speaker)
             copied = self._reconstruction(path, recording, remade, f"copies/copy_{file}")
-        converted = self._reconstruction(path, recording, self.voice.convert(recording, settings), f"copies/converted_{file}")
+        converted = self._reconstruction(
+            path, recording, self.voice.convert(recording, settings), f"copies/converted_{file}"
+        )
         alone = len(self.references) == 1
         similarity = float("nan") if alone else float(self.embeddings[path] @ self._mean_without(path))
-        return CopyResult(key, path.name, str(path), similarity, converted, copied, self._words(path, recording))
+        return CopyResult(
+            key, path.name, str(path), similarity, converted, copied, self._words(path, recording)
+        )
 
     def _reconstruction(self, path: Path, recording: Audio, remade: Audio, file: str) -> Reconstruction:
         write_audio(self.folder / file, remade)

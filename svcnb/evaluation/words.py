@@ -59,7 +59,9 @@ class WordRecogniser:
             import jiwer  # noqa: F401
             import pocketsphinx
         except ImportError as error:
-            raise MissingExtra('word errors need pocketsphinx and jiwer: pip install "svcnb[evaluate]"') from error
+            raise MissingExtra(
+                'word errors need pocketsphinx and jiwer: pip install "svcnb[evaluate]"'
+            ) from error
         # maxhmmpf halves the time for unclear speech (0.4 s per second of audio) without a noticeable change
         # of error rates.
         self._decoder = pocketsphinx.Decoder(loglevel="FATAL", maxhmmpf=3000)
@@ -172,4 +174,6 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SvcError(f"{path} cannot be read as UTF-8 text ({error}): save it as UTF-8, or remove it") from error
+        raise SvcError(
+            f"{path} cannot be read as UTF-8 text ({error}): save it as UTF-8, or remove it"
+        ) from error

@@ -37,9 +37,13 @@ def list_archive(path: Path) -> dict[PurePosixPath, str]:
             then all of it is refused, for whoever made it meant harm.
     """
     with _open(path) as archive:
-        entries = [entry for entry in archive.infolist() if not entry.is_dir() and not entry.filename.endswith("\\")]
+        entries = [
+            entry for entry in archive.infolist() if not entry.is_dir() and not entry.filename.endswith("\\")
+        ]
     if len(entries) > MAX_FILES:
-        raise ArchiveError(f"{path} holds {len(entries)} files, at most {MAX_FILES} are read: unpack it by hand")
+        raise ArchiveError(
+            f"{path} holds {len(entries)} files, at most {MAX_FILES} are read: unpack it by hand"
+        )
     found: dict[PurePosixPath, str] = {}
     for entry in entries:
         place = _checked_place(path, entry)
@@ -77,7 +81,9 @@ def unpack(path: Path, targets: Mapping[str, Path], *, max_bytes: int | None = N
     """
     with _open(path) as archive:
         n_bytes = sum(archive.getinfo(name).file_size for name in targets)
-        _refuse_if_too_big(path, n_bytes, next(iter(targets.values())), MAX_BYTES if max_bytes is None else max_bytes)
+        _refuse_if_too_big(
+            path, n_bytes, next(iter(targets.values())), MAX_BYTES if max_bytes is None else max_bytes
+        )
         for name, target in targets.items():
             with reporting_disk_errors(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -129,4 +135,6 @@ def _refuse_if_too_big(path: Path, n_bytes: int, target: Path, most: int) -> Non
     existing = next(parent for parent in target.absolute().parents if parent.is_dir())
     free = shutil.disk_usage(existing).free
     if n_bytes > free:
-        raise ArchiveError(f"no room to unpack {path}: {n_bytes / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free in {existing}")
+        raise ArchiveError(
+            f"no room to unpack {path}: {n_bytes / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free in {existing}"
+        )

@@ -56,10 +56,14 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is no complete safetensors file ({error}). Download or copy it again.") from error
+        raise CheckpointError(
+            f"{path} is no complete safetensors file ({error}). Download or copy it again."
+        ) from error
 
 
-def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
+def write_safetensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> Path:
     """Write tensors and text metadata; the file appears whole or not at all."""
     from safetensors.torch import save
 
@@ -95,12 +99,18 @@ class LoadReport:
     reshaped: tuple[str, ...]
 
     def __str__(self) -> str:
-        rest = [f"{len(n)} {word}" for word in ("missing", "unexpected", "reshaped") if (n := getattr(self, word))]
+        rest = [
+            f"{len(n)} {word}" for word in ("missing", "unexpected", "reshaped") if (n := getattr(self, word))
+        ]
         return ", ".join([f"{len(self.taken)} tensors taken", *rest])
 
 
 def load_weights(
-    module: nn.Module, state: Mapping[str, Any], *, may_miss: tuple[str, ...] = (), may_skip: tuple[str, ...] = ()
+    module: nn.Module,
+    state: Mapping[str, Any],
+    *,
+    may_miss: tuple[str, ...] = (),
+    may_skip: tuple[str, ...] = (),
 ) -> LoadReport:
     """Copy a state dict into a module, strictly but for differences that are declared by name.
 
@@ -119,8 +129,16 @@ def load_weights(
     reshaped = [name for name in common if _shape(stored[name]) != tuple(own[name][1].shape)]
     differences = [
         *(f"missing {n} {_shape(own[n][1])}" for n in own if n not in stored and not n.startswith(may_miss)),
-        *(f"unexpected {n} {_shape(stored[n])}" for n in stored if n not in own and not n.startswith(may_skip)),
-        *(f"{n} is {_shape(stored[n])}, expected {_shape(own[n][1])}" for n in reshaped if not n.startswith(may_skip)),
+        *(
+            f"unexpected {n} {_shape(stored[n])}"
+            for n in stored
+            if n not in own and not n.startswith(may_skip)
+        ),
+        *(
+            f"{n} is {_shape(stored[n])}, expected {_shape(own[n][1])}"
+            for n in reshaped
+            if not n.startswith(may_skip)
+        ),
     ]
     if differences:
         raise CheckpointError(
@@ -192,11 +210,15 @@ def mix_states(states: Mapping[str, Mapping[str, Tensor]], weights: Sequence[flo
         CheckpointError: a tensor that only some have, or of another shape; the differences are named.
     """
     (first_name, first), *others = ((name, to_plain_names(state)) for name, state in states.items())
-    differences = [text for name, other in others for text in _state_differences(first_name, first, name, other)]
+    differences = [
+        text for name, other in others for text in _state_differences(first_name, first, name, other)
+    ]
     if differences:
         named = "; ".join(differences[:MOST_NAMED]) + ("; ..." if len(differences) > MOST_NAMED else "")
-        raise CheckpointError(f"these models cannot be mixed, {len(differences)} differences: {named}. "
-                              "Take models of one architecture and one encoder, all whole or all released")  # fmt: skip
+        raise CheckpointError(
+            f"these models cannot be mixed, {len(differences)} differences: {named}. "
+            "Take models of one architecture and one encoder, all whole or all released"
+        )
     models = [first, *(other for _, other in others)]
     mixed: dict[tuple, Tensor] = {}
     keys = {name: tuple(memory_key(model[name]) for model in models) for name in first}
@@ -207,11 +229,15 @@ def mix_states(states: Mapping[str, Mapping[str, Tensor]], weights: Sequence[flo
     return {name: mixed[key] for name, key in keys.items()}
 
 
-def _state_differences(name: str, one: Mapping[str, Any], other_name: str, other: Mapping[str, Any]) -> list[str]:
+def _state_differences(
+    name: str, one: Mapping[str, Any], other_name: str, other: Mapping[str, Any]
+) -> list[str]:
     found = [f"{key} is in {name}, not in {other_name}" for key in one if key not in other]
     found += [f"{key} is in {other_name}, not in {name}" for key in other if key not in one]
     shared = [key for key in one if key in other and _shape(one[key]) != _shape(other[key])]
-    return found + [f"{key} is {_shape(one[key])} in {name}, {_shape(other[key])} in {other_name}" for key in shared]
+    return found + [
+        f"{key} is {_shape(one[key])} in {name}, {_shape(other[key])} in {other_name}" for key in shared
+    ]
 
 
 def find_numbered(folder: str | Path, letter: str) -> dict[int, Path]:

@@ -23,7 +23,14 @@ from svcnb.files.transfer import Arrived, TransferError, download
 CHECKSUMS_NAME = "checksums.json"
 HUGGING_FACE_VARIABLE = "HF_ENDPOINT"  # Hugging Face's own programs read a mirror's address there, too
 UNCHECKED_SUFFIX = ".unchecked"
-IN_PACKAGES = ("auto", "fcpe", "crepe", "dio", "harvest", "pm")  # f0 methods whose weights pip installs, or that have none
+IN_PACKAGES = (
+    "auto",
+    "fcpe",
+    "crepe",
+    "dio",
+    "harvest",
+    "pm",
+)  # f0 methods whose weights pip installs, or that have none
 
 
 class WeightsMissing(SvcError):
@@ -61,7 +68,9 @@ def weights_for(choices: Iterable[str]) -> list[Weights]:
     known = {choice for row in WEIGHTS.values() for choice in (row.name, *row.needed_for)}
     for choice in choices:
         if choice not in known:
-            raise SvcError(f"{choice!r} needs no weights that svcnb knows: choose among {', '.join(sorted(known))}")
+            raise SvcError(
+                f"{choice!r} needs no weights that svcnb knows: choose among {', '.join(sorted(known))}"
+            )
     return [row for row in WEIGHTS.values() if {row.name, *row.needed_for} & set(choices)]
 
 
@@ -73,11 +82,16 @@ def table_of(rows: Iterable[Weights], folder: str | Path = Path("pretrain")) -> 
     folder = Path(folder)
     return [
         (
-            row.name, ", ".join(row.needed_for), row.file_name, row.size, row.licence,
-            f"{row.sha256[:12]}..." if row.sha256 else row.checksum, "yes" if _present(row, folder) else "no",
+            row.name,
+            ", ".join(row.needed_for),
+            row.file_name,
+            row.size,
+            row.licence,
+            f"{row.sha256[:12]}..." if row.sha256 else row.checksum,
+            "yes" if _present(row, folder) else "no",
         )
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 def has_weights(name: str, folder: str | Path = Path("pretrain")) -> bool:
@@ -161,7 +175,11 @@ def _addresses(row: Weights) -> list[str]:
     addresses = [address for address in (row.url, *row.mirrors) if address]
     mirror = os.environ.get(HUGGING_FACE_VARIABLE, "").rstrip("/")
     if mirror:
-        named = [mirror + address.removeprefix(HUGGING_FACE) for address in addresses if address.startswith(HUGGING_FACE)]
+        named = [
+            mirror + address.removeprefix(HUGGING_FACE)
+            for address in addresses
+            if address.startswith(HUGGING_FACE)
+        ]
         addresses = [*named, *addresses]
     return list(dict.fromkeys(addresses))
 
@@ -203,7 +221,9 @@ def _unpack_row(row: Weights, archive: Path, target: Path) -> None:
     members = list_archive(archive)
     found = [place for place in members if place.name == row.member]
     if len(found) != 1:
-        raise WeightsMissing(f"{archive} holds {len(found)} files called {row.member}, expected one: is it another archive?")
+        raise WeightsMissing(
+            f"{archive} holds {len(found)} files called {row.member}, expected one: is it another archive?"
+        )
     targets = {members[found[0]]: target}
     if "/" in row.file_name:
         beside = [place for place in members if place.parent == found[0].parent and place != found[0]]
@@ -234,12 +254,20 @@ def _verify(row: Weights, folder: Path, path: Path, name: str, *, by_host: str =
         if checksum
     )
     if found != expected:
-        raise WeightsMissing(f"{folder / name} is another file than expected: its sha256 {found} is not {whose}, "
-                             f"{expected}. Remove it and fetch it again")  # fmt: skip
+        raise WeightsMissing(
+            f"{folder / name} is another file than expected: its sha256 {found} is not {whose}, "
+            f"{expected}. Remove it and fetch it again"
+        )
     if published or recorded:
-        return found, "equal to the published checksum" if published else "equal to the checksum of the first use"
+        return (
+            found,
+            "equal to the published checksum" if published else "equal to the checksum of the first use",
+        )
     write_json(folder / CHECKSUMS_NAME, {**_recorded(folder), name: found})
-    return found, f"{'equal to the checksum that the host names, ' if by_host else ''}recorded now (none is published)"
+    return (
+        found,
+        f"{'equal to the checksum that the host names, ' if by_host else ''}recorded now (none is published)",
+    )
 
 
 def _recorded(folder: Path) -> dict[str, str]:

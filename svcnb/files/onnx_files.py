@@ -29,7 +29,9 @@ def check_onnx_name(output: Path) -> None:
         raise MissingExtra('exporting needs onnx: pip install "svcnb[onnx]"')
 
 
-def write_onnx(graph: nn.Module, example: Mapping[str, Tensor], output: Path, axes: Mapping[str, dict[int, str]]) -> Path:
+def write_onnx(
+    graph: nn.Module, example: Mapping[str, Tensor], output: Path, axes: Mapping[str, dict[int, str]]
+) -> Path:
     """Trace a graph whose output is "audio"; the file appears whole or not at all.
 
     Args:
@@ -40,9 +42,15 @@ def write_onnx(graph: nn.Module, example: Mapping[str, Tensor], output: Path, ax
         warnings.simplefilter("ignore")  # of tracing: what it takes for constant here is
         # The newer exporter (dynamo) needs one more package and fixes the number of frames in places.
         torch.onnx.export(
-            graph, tuple(example.values()), str(temporary), input_names=list(example), output_names=["audio"],
-            dynamic_axes=dict(axes), opset_version=OPSET, dynamo=False,
-        )  # fmt: skip
+            graph,
+            tuple(example.values()),
+            str(temporary),
+            input_names=list(example),
+            output_names=["audio"],
+            dynamic_axes=dict(axes),
+            opset_version=OPSET,
+            dynamo=False,
+        )
     return output
 
 
@@ -55,7 +63,9 @@ def open_onnx(path: Path | str, made_with: str) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingExtra('running an exported voice needs onnxruntime: pip install "svcnb[onnx]"') from error
+        raise MissingExtra(
+            'running an exported voice needs onnxruntime: pip install "svcnb[onnx]"'
+        ) from error
     if not Path(path).is_file():
         raise SvcError(f"no exported voice at {path}: make it with `{made_with} {path}`")
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -34,7 +34,9 @@ class _AbsentExtension(types.ModuleType):
 
 def _decorate_as_refusing(*_: Any, **__: Any) -> Callable[..., Any]:
     def refuse(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("torchaudio's compiled part does not fit this torch: only its Python parts work here")
+        raise RuntimeError(
+            "torchaudio's compiled part does not fit this torch: only its Python parts work here"
+        )
 
     return refuse
 
@@ -87,6 +89,10 @@ def import_optional(name: str, extra: str, *, note: str = "") -> types.ModuleTyp
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name == "pkg_resources":
-            raise MissingExtra(f'{name} needs an older setuptools; run: pip install "setuptools<81"') from error
+            raise MissingExtra(
+                f'{name} needs an older setuptools; run: pip install "setuptools<81"'
+            ) from error
         missing = f" ({error.name} is missing)" if error.name != name else ""
-        raise MissingExtra(f'{name} is not installed{missing}; run: pip install "svcnb[{extra}]"{note}') from error
+        raise MissingExtra(
+            f'{name} is not installed{missing}; run: pip install "svcnb[{extra}]"{note}'
+        ) from error

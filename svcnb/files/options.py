@@ -45,7 +45,9 @@ class Settings(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise SettingsError("; ".join(_explain(type(self), problem) for problem in error.errors())) from None
+            raise SettingsError(
+                "; ".join(_explain(type(self), problem) for problem in error.errors())
+            ) from None
 
 
 def option(
@@ -113,7 +115,9 @@ class Option:
     @cached_property
     def label(self) -> str:
         """Its long flag in words."""
-        flag = next((flag for flag in self.flags if flag.startswith("--") and self.default is not True), self.name)
+        flag = next(
+            (flag for flag in self.flags if flag.startswith("--") and self.default is not True), self.name
+        )
         return flag.removeprefix("--").replace("_", " ")
 
     @property
@@ -142,14 +146,18 @@ class Option:
     def sentence(self) -> str:
         """The help text as a sentence with the unit, for forms and the panel."""
         unit = f" ({self.unit})" if self.unit else ""
-        starts_with_a_word = self.help.split(maxsplit=1)[0].strip(":,;").isalpha()  # f0 and fp16 stay as they are
+        starts_with_a_word = (
+            self.help.split(maxsplit=1)[0].strip(":,;").isalpha()
+        )  # f0 and fp16 stay as they are
         return f"{self.help[0].upper() if starts_with_a_word else self.help[0]}{self.help[1:]}{unit}."
 
 
 def options_of(settings_class: type[Settings]) -> dict[str, Option]:
     """The options of a settings class by name, in its order."""
     fields = settings_class.model_fields.items()
-    found = {name: _read_option(name, info) for name, info in fields if name not in settings_class.not_offered}
+    found = {
+        name: _read_option(name, info) for name, info in fields if name not in settings_class.not_offered
+    }
     return {name: record for name, record in found.items() if record is not None}
 
 
@@ -158,15 +166,34 @@ def _read_option(name: str, info: FieldInfo) -> Option | None:
     if own is None:
         return None
     kind, words, is_open, many = _read_annotation(info.annotation)
-    limits = [(k, getattr(bound, k)) for bound in info.metadata for k in ("ge", "gt", "le", "lt") if hasattr(bound, k)]
+    limits = [
+        (k, getattr(bound, k))
+        for bound in info.metadata
+        for k in ("ge", "gt", "le", "lt")
+        if hasattr(bound, k)
+    ]
     original = tuple(own["original"].split())
     flags = tuple(own["flags"].split()) or original or (f"--{name}",)
     accepted = (*own["aliases"].split(), *original)
     return Option(
-        name, info.default, info.description, kind, flags, tuple(f for f in accepted if f not in flags), original,
-        own["group"], own["advanced"], words or tuple(own["suggestions"]), is_open=is_open, many=many,
-        limits=tuple(limits), slider=own["slider"], unit=own["unit"], unset=own["unset"], note=own["note"],
-    )  # fmt: skip
+        name,
+        info.default,
+        info.description,
+        kind,
+        flags,
+        tuple(f for f in accepted if f not in flags),
+        original,
+        own["group"],
+        own["advanced"],
+        words or tuple(own["suggestions"]),
+        is_open=is_open,
+        many=many,
+        limits=tuple(limits),
+        slider=own["slider"],
+        unit=own["unit"],
+        unset=own["unset"],
+        note=own["note"],
+    )
 
 
 def _read_annotation(annotation: Any) -> tuple[type, tuple[str, ...], bool, bool]:
@@ -191,7 +218,9 @@ def _explain(settings_class: type[Settings], problem: Any) -> str:
         return str(problem.get("ctx", {}).get("error", problem["msg"]))
     name = str(problem["loc"][0])
     if name not in settings_class.model_fields:
-        return f"{name} is none of {settings_class.__name__}: known are {', '.join(settings_class.model_fields)}"
+        return (
+            f"{name} is none of {settings_class.__name__}: known are {', '.join(settings_class.model_fields)}"
+        )
     found = _read_option(name, settings_class.model_fields[name])
     wanted = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     if problem["type"] in ("greater_than", "greater_than_equal", "less_than", "less_than_equal") and found:

@@ -246,8 +246,12 @@ WEIGHTS: dict[str, Weights] = {
             n_bytes=57_000_000,  # 14.18 M values of 4 bytes
         ),
         *_sovits_base("base", "sovits_768l12_pre_large_320k", "so-vits-svc 4.1 (vec768l12)"),
-        *_sovits_base("base_volume", "vol_emb", "so-vits-svc 4.1 with loudness embedding (--vol_embedding)",
-                      mirror=SOVITS_BASE_VOLUME),
+        *_sovits_base(
+            "base_volume",
+            "vol_emb",
+            "so-vits-svc 4.1 with loudness embedding (--vol_embedding)",
+            mirror=SOVITS_BASE_VOLUME,
+        ),
         Weights(
             "diffusion-base",
             "diffusion_base/model_0.pt",

@@ -70,8 +70,14 @@ def download(address: str, path: Path) -> Arrived:
             kept = _size(part)
             _refuse_if_too_big(path, served.n_bytes, kept)
             with part.open("ab") as file:
-                files.http_get(address, file, resume_size=kept, headers=UNCOMPRESSED,
-                               expected_size=served.n_bytes, displayed_filename=path.name)  # fmt: skip
+                files.http_get(
+                    address,
+                    file,
+                    resume_size=kept,
+                    headers=UNCOMPRESSED,
+                    expected_size=served.n_bytes,
+                    displayed_filename=path.name,
+                )
         except (errors.HTTPError, OSError) as error:
             if getattr(error, "errno", None) in REMEDIES:
                 raise
@@ -119,7 +125,9 @@ def _refuse_if_too_big(path: Path, n_bytes: int | None, kept: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if n_bytes is not None and n_bytes - kept > free:
         need = f"{(n_bytes - kept) / 1e9:.2f} GB are missing, {free / 1e9:.2f} GB are free"
-        raise TransferError(f"no room for {path.name} in {path.parent}: {need}. Free some space or choose another folder")
+        raise TransferError(
+            f"no room for {path.name} in {path.parent}: {need}. Free some space or choose another folder"
+        )
 
 
 def _refuse_web_page(address: str, part: Path) -> None:
@@ -127,14 +135,18 @@ def _refuse_web_page(address: str, part: Path) -> None:
         is_page = WEB_PAGE.match(file.read(256))
     if is_page:
         part.unlink()
-        raise TransferError(f"{address} leads to a web page, not to a file: the address has moved, or asks for a login")
+        raise TransferError(
+            f"{address} leads to a web page, not to a file: the address has moved, or asks for a login"
+        )
 
 
 def _why_not(address: str, part: Path | None, error: Exception) -> str:
     """One line; a part that cannot be resumed is removed."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     reason = str(error).partition("\n")[0]
-    wrong_size = type(error) is OSError  # huggingface_hub's own comparison: more or less arrived than was announced
+    wrong_size = (
+        type(error) is OSError
+    )  # huggingface_hub's own comparison: more or less arrived than was announced
     if part is not None and (status == NOT_SATISFIABLE or wrong_size or not _size(part)):
         part.unlink(missing_ok=True)
     if status is not None:

@@ -30,7 +30,9 @@ LEFT_TO_TORCH_NAMES = {
     "builtins.set",
     "builtins.complex",
 }
-PLAIN_TYPES = {f"builtins.{t.__name__}": t for t in (dict, list, tuple, int, float, str, bool, bytes, frozenset)}
+PLAIN_TYPES = {
+    f"builtins.{t.__name__}": t for t in (dict, list, tuple, int, float, str, bool, bytes, frozenset)
+}
 STAND_IN_MODULES = ("fairseq.", "omegaconf.", "typing.", "utils.", "GPT_SoVITS.")
 STAND_IN_NAMES = {"argparse.Namespace", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath"}
 LEGACY_PICKLES = 5  # magic number, protocol, system, the object, storage names; raw storages follow
@@ -140,7 +142,9 @@ def _open(path: Path) -> BinaryIO:
     with path.open("rb") as file:
         head = file.read(4)
         if not head:
-            raise CheckpointError(f"{path} is empty (0 bytes): the download or the save was interrupted. Get it again.")
+            raise CheckpointError(
+                f"{path} is empty (0 bytes): the download or the save was interrupted. Get it again."
+            )
         if head[:2].isdigit() and head[2:] == b"\x03\x04":
             return io.BytesIO(b"PK\x03\x04" + file.read())
     return path.open("rb")
@@ -176,7 +180,7 @@ def _names_in_pickle(stream: BinaryIO) -> Iterator[str]:
 
 
 def _modern_name(module: str, name: str) -> str:
-    return f"{ {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}.get(module, module)}.{name}"
+    return f"{ {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}.get(module, module) }.{name}"
 
 
 def _left_to_torch(name: str) -> bool:
@@ -207,7 +211,9 @@ def _allowances(names: set[str]) -> list[tuple[Any, str]]:
 
 
 def _number_types() -> list[type]:
-    return sorted({type(np.dtype(code)) for code in "?bBhHiIlLqQefd"} | {type(np.dtype("U1"))}, key=lambda t: t.__name__)
+    return sorted(
+        {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"} | {type(np.dtype("U1"))}, key=lambda t: t.__name__
+    )
 
 
 def _numpy_names() -> dict[str, Any]:

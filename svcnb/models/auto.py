@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 ONLY_SOVITS = {"vocoder": "--vocoder", "diffusion": "-dm"}
 
 
-def load_any_voice(source: Path | str, *, cluster_model: Path | str | None = None, **parts: Any) -> LoadedVoice:
+def load_any_voice(
+    source: Path | str, *, cluster_model: Path | str | None = None, **parts: Any
+) -> LoadedVoice:
     """Load a so-vits or an RVC voice from its folder, a file or (so-vits) a zip file.
 
     Args:

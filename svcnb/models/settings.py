@@ -27,7 +27,11 @@ class ClusterSettings(Settings):
     """
 
     n_centers: int | None = option(
-        None, "cluster centers per speaker", unset="one for ten frames, at most so-vits-svc's 10000", ge=1, aliases="--n_centres",
+        None,
+        "cluster centers per speaker",
+        unset="one for ten frames, at most so-vits-svc's 10000",
+        ge=1,
+        aliases="--n_centres",
     )
     seed: int = option(0, "random seed", advanced=True, ge=0)
     n_rounds: int = Field(10, ge=0, le=1000)
@@ -42,16 +46,21 @@ class IndexSettings(Settings):
 class MixSettings(Settings):
     """How to mix the weights of voices."""
 
-    weights: tuple[float, ...] | None = option(None, "one number for each voice, 100 is one whole", unset="equal")
+    weights: tuple[float, ...] | None = option(
+        None, "one number for each voice, 100 is one whole", unset="equal"
+    )
     mode: Literal["convex", "linear"] = option(
-        "convex", "convex: softmax of the weights, adds up to 1; linear: the weights as they are",
+        "convex",
+        "convex: softmax of the weights, adds up to 1; linear: the weights as they are",
     )
 
 
 class CompressSettings(Settings):
     """How to write the small file of a voice."""
 
-    half: bool = option(False, "16-bit numbers: half of the size again, with hardly a difference", flags="-hf --half")
+    half: bool = option(
+        False, "16-bit numbers: half of the size again, with hardly a difference", flags="-hf --half"
+    )
 
 
 # --- diffusion ----------------------------------------------------------------------------------------------------
@@ -67,19 +76,31 @@ class DiffusionChoices(Settings):
     """
 
     config: str | Path = option(
-        "auto", "size: small (2 CPU cores), full (a GPU), auto = as the voice, or a diffusion.yaml",
+        "auto",
+        "size: small (2 CPU cores), full (a GPU), auto = as the voice, or a diffusion.yaml",
         suggestions=("auto", "small", "full"),
     )
-    batch_size: int | None = option(None, "crops of two seconds per step", unset="the config's", advanced=True)
+    batch_size: int | None = option(
+        None, "crops of two seconds per step", unset="the config's", advanced=True
+    )
     k_step_max: int | None = option(
-        None, "noise steps to learn of 1000: fewer are learned faster; 0 = all, for -od", unset="the config's",
+        None,
+        "noise steps to learn of 1000: fewer are learned faster; 0 = all, for -od",
+        unset="the config's",
         ge=0,
     )
     vocoder: Path | None = option(
-        None, "vocoder folder or zip, whose mel settings count", group="files", unset="found as in convert",
+        None,
+        "vocoder folder or zip, whose mel settings count",
+        group="files",
+        unset="found as in convert",
     )
     base: Path | None = option(
-        None, "model_*.pt to start from", group="files", unset="the newest in VOICE/diffusion, if any", advanced=True,
+        None,
+        "model_*.pt to start from",
+        group="files",
+        unset="the newest in VOICE/diffusion, if any",
+        advanced=True,
     )
     pretrain_folder: Path = Path("pretrain")
 
@@ -93,11 +114,17 @@ class RvcPrepareSettings(PrepareSettings):
     not_offered: ClassVar[frozenset[str]] = frozenset({"with_volume", "dask", "f0_threshold"})
 
     encoder: str = option(
-        "auto", "content encoder; auto takes the version's own, for the small size the bundled one", flags="--speech_encoder",
-        suggestions=("auto", "svcnb-units", "vec256l9", "vec768l12"), advanced=True,
+        "auto",
+        "content encoder; auto takes the version's own, for the small size the bundled one",
+        flags="--speech_encoder",
+        suggestions=("auto", "svcnb-units", "vec256l9", "vec768l12"),
+        advanced=True,
     )
     f0_method: Literal["auto", "fcpe", "rmvpe", "crepe", "dio", "harvest", "pm"] = option(
-        "auto", "f0 predictor; auto takes rmvpe where its file is, else fcpe", aliases="--f0_predictor", group="melody",
+        "auto",
+        "f0 predictor; auto takes rmvpe where its file is, else fcpe",
+        aliases="--f0_predictor",
+        group="melody",
     )
 
 
@@ -105,14 +132,28 @@ class EpochChoices(Settings):
     """RVC's way of counting; each replaces what TrainSettings says in steps. Losses are logged every epoch at least."""
 
     total_epochs: int | None = option(
-        None, "stop after this many epochs in all", flags="--total_epoch", unset="no limit", ge=1,
+        None,
+        "stop after this many epochs in all",
+        flags="--total_epoch",
+        unset="no limit",
+        ge=1,
     )
     save_every_epochs: int | None = option(
-        None, "epochs between checkpoints", flags="--save_every_epoch", unset="every 10 minutes", ge=1, advanced=True,
+        None,
+        "epochs between checkpoints",
+        flags="--save_every_epoch",
+        unset="every 10 minutes",
+        ge=1,
+        advanced=True,
     )
-    latest_only: bool = option(False, "keep only the newest checkpoint, and the best on held-out clips", advanced=True)
+    latest_only: bool = option(
+        False, "keep only the newest checkpoint, and the best on held-out clips", advanced=True
+    )
     save_small_models: bool = option(
-        False, "write a small model at every checkpoint, not only at the end", flags="--small_models", advanced=True,
+        False,
+        "write a small model at every checkpoint, not only at the end",
+        flags="--small_models",
+        advanced=True,
     )
 
     def apply(self, settings: TrainSettings, steps_per_epoch: int) -> TrainSettings:
@@ -141,45 +182,100 @@ class RvcConversionSettings(ConversionSettings):
     )
 
     speaker: str | int | None = option(
-        None, "row of the speaker table", flags="-s --speaker", unset="the voice's own", advanced=True,
+        None,
+        "row of the speaker table",
+        flags="-s --speaker",
+        unset="the voice's own",
+        advanced=True,
     )
     transpose_semitones: float = option(
-        0.0, "transpose the f0: 12 is one octave up, negative is down", flags="-t --transpose", original="--f0up_key",
-        unit="semitones", ge=-36, le=36, slider=(-36, 36, 1),
+        0.0,
+        "transpose the f0: 12 is one octave up, negative is down",
+        flags="-t --transpose",
+        original="--f0up_key",
+        unit="semitones",
+        ge=-36,
+        le=36,
+        slider=(-36, 36, 1),
     )
     f0_method: Literal["auto", "fcpe", "rmvpe", "crepe", "dio", "harvest", "pm"] = option(
-        "auto", "f0 predictor; auto takes rmvpe where its file is, else fcpe", flags="--f0_method", original="--f0method",
+        "auto",
+        "f0 predictor; auto takes rmvpe where its file is, else fcpe",
+        flags="--f0_method",
+        original="--f0method",
         group="melody",
     )
     f0_threshold: float = option(
-        0.03, "confidence below which a frame is unvoiced (fcpe, rmvpe, crepe)", flags="--f0_filter_threshold",
-        group="melody", advanced=True, ge=0, le=1, slider=(0, 1, 0.01),
+        0.03,
+        "confidence below which a frame is unvoiced (fcpe, rmvpe, crepe)",
+        flags="--f0_filter_threshold",
+        group="melody",
+        advanced=True,
+        ge=0,
+        le=1,
+        slider=(0, 1, 0.01),
     )
     cluster_ratio: float = option(
-        0.75, "blend the content with the voice's index: 0 = clearer words, 1 = closer timbre", original="--index_rate",
-        group="voice", ge=0, le=1, slider=(0, 1, 0.05), note="0 where there is no index",
+        0.75,
+        "blend the content with the voice's index: 0 = clearer words, 1 = closer timbre",
+        original="--index_rate",
+        group="voice",
+        ge=0,
+        le=1,
+        slider=(0, 1, 0.05),
+        note="0 where there is no index",
     )
     feature_retrieval: bool = Field(True, description="RVC always searches an index")
     noise_scale: float = option(
-        RVC_NOISE_SCALE, "noise in the prior: lower is flatter, higher is livelier and rougher", group="quality",
-        advanced=True, ge=0, le=2,
+        RVC_NOISE_SCALE,
+        "noise in the prior: lower is flatter, higher is livelier and rougher",
+        group="quality",
+        advanced=True,
+        ge=0,
+        le=2,
     )
     loudness_envelope_ratio: float = option(
-        0.25, "loudness over time: 0 = of the recording, 1 = of the voice's result", original="--rms_mix_rate", group="voice",
-        ge=0, le=1, slider=(0, 1, 0.05),
+        0.25,
+        "loudness over time: 0 = of the recording, 1 = of the voice's result",
+        original="--rms_mix_rate",
+        group="voice",
+        ge=0,
+        le=1,
+        slider=(0, 1, 0.05),
     )
     audio_format: Literal["flac", "wav", "ogg", "mp3"] = option(
-        "flac", "file format of the result", flags="--wav_format", group="files",
+        "flac",
+        "file format of the result",
+        flags="--wav_format",
+        group="files",
     )
     protect: float = option(
-        0.33, "breath and voiceless consonants take less from the index: 0 = least, 0.5 = off", group="quality", ge=0,
-        original="--protect", le=MAX_PROTECT, slider=(0, 0.5, 0.01),
+        0.33,
+        "breath and voiceless consonants take less from the index: 0 = least, 0.5 = off",
+        group="quality",
+        ge=0,
+        original="--protect",
+        le=MAX_PROTECT,
+        slider=(0, 0.5, 0.01),
     )
     filter_radius: int = option(
-        3, "above 2, a median over three frames smooths the f0 of harvest", group="melody", advanced=True, ge=0, le=7,
-        original="--filter_radius", slider=(0, 7, 1),
+        3,
+        "above 2, a median over three frames smooths the f0 of harvest",
+        group="melody",
+        advanced=True,
+        ge=0,
+        le=7,
+        original="--filter_radius",
+        slider=(0, 7, 1),
     )
     resample_hz: int = option(
-        0, "sampling rate of the result; below 16000 the voice's own", original="--resample_sr", unit="Hz", group="files",
-        advanced=True, ge=0, le=192000, suggestions=(0, 16000, 22050, 44100, 48000),
+        0,
+        "sampling rate of the result; below 16000 the voice's own",
+        original="--resample_sr",
+        unit="Hz",
+        group="files",
+        advanced=True,
+        ge=0,
+        le=192000,
+        suggestions=(0, 16000, 22050, 44100, 48000),
     )

@@ -91,7 +91,9 @@ class MultiHeadAttention(nn.Module):
         """
         context = x if context is None else context
         query, key, value = (
-            conv(source).reshape(source.shape[0], self.n_heads, -1, source.shape[2]).transpose(2, 3)  # [B, H, N or S, C / H]
+            conv(source)
+            .reshape(source.shape[0], self.n_heads, -1, source.shape[2])
+            .transpose(2, 3)  # [B, H, N or S, C / H]
             for conv, source in ((self.conv_q, x), (self.conv_k, context), (self.conv_v, context))
         )
         if self.window is None:
@@ -115,7 +117,9 @@ class MultiHeadAttention(nn.Module):
             bias.masked_fill_(~visible, MASKED_SCORE)
         return F.scaled_dot_product_attention(query, key, value, bias, p_dropout, causal)
 
-    def _attend_with_window(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
+    def _attend_with_window(
+        self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None
+    ) -> Tensor:
         query = query / math.sqrt(query.shape[-1])
         scores = query @ key.transpose(2, 3)  # [B, H, N, N]
         scores = scores + band_to_square(query @ self.emb_rel_k.transpose(1, 2))
@@ -129,7 +133,13 @@ class FeedForward(nn.Module):
     """Two convolutions with a ReLU between; "same" padding, or on the left only when causal."""
 
     def __init__(
-        self, channels: int, filter_channels: int, kernel_size: int, *, p_dropout: float = 0.0, causal: bool = False
+        self,
+        channels: int,
+        filter_channels: int,
+        kernel_size: int,
+        *,
+        p_dropout: float = 0.0,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         self.p_dropout = p_dropout
@@ -156,11 +166,15 @@ class TransformerSizes:
 
     def attention(self, **given: Any) -> nn.ModuleList:
         layers = range(self.n_layers)
-        return nn.ModuleList(MultiHeadAttention(self.channels, self.n_heads, p_dropout=self.p_dropout, **given) for _ in layers)
+        return nn.ModuleList(
+            MultiHeadAttention(self.channels, self.n_heads, p_dropout=self.p_dropout, **given) for _ in layers
+        )
 
     def feed_forward(self, **given: Any) -> nn.ModuleList:
         sizes = self.channels, self.filter_channels, self.kernel_size
-        return nn.ModuleList(FeedForward(*sizes, p_dropout=self.p_dropout, **given) for _ in range(self.n_layers))
+        return nn.ModuleList(
+            FeedForward(*sizes, p_dropout=self.p_dropout, **given) for _ in range(self.n_layers)
+        )
 
     def norms(self) -> nn.ModuleList:
         return nn.ModuleList(LayerNorm(self.channels) for _ in range(self.n_layers))
@@ -214,7 +228,9 @@ class CausalEncoder(nn.Module):
         """x [B, C, N], mask [B, 1, N], g [B, gin, 1 or N] -> [B, C, N]."""
         conditions = None if g is None else self.cond_layer(g).chunk(len(self.ffn_layers), dim=1)
         x = x * mask
-        layers = zip(self.self_attn_layers, self.norm_layers_0, self.ffn_layers, self.norm_layers_1, strict=True)
+        layers = zip(
+            self.self_attn_layers, self.norm_layers_0, self.ffn_layers, self.norm_layers_1, strict=True
+        )
         for i, (attention, norm_0, feed_forward, norm_1) in enumerate(layers):
             if conditions is not None:
                 x = gate(self.cond_pre(x) + conditions[i])

@@ -40,7 +40,11 @@ INPUT_TRANSFORM = (
 
 def suits_products(x: Tensor) -> bool:
     """Whether this module's convolutions support x and are faster: full precision on a CPU."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
@@ -95,7 +99,9 @@ class TiledConvolution(torch.autograd.Function):
         padded[..., padding : padding + x.shape[2]] = x
         tiles = padded.unfold(2, N_PRODUCTS, step).reshape(-1, N_PRODUCTS)  # [C M tiles, 8]
         inputs = (_matrix(INPUT_TRANSFORM, x) @ tiles.t()).view(N_PRODUCTS, n_in, -1)  # [8, C, M tiles]
-        filters = (_filter_transform(n_taps, x) @ weight.reshape(-1, n_taps).t()).view(N_PRODUCTS, n_out, n_in)
+        filters = (_filter_transform(n_taps, x) @ weight.reshape(-1, n_taps).t()).view(
+            N_PRODUCTS, n_out, n_in
+        )
         products = torch.bmm(filters, inputs).view(N_PRODUCTS, -1)  # [8, O M tiles]
         y = (products.t() @ _powers(step, x)).view(n_out, n_items, -1)[..., :length]
         ctx.save_for_backward(inputs if ctx.needs_input_grad[1] else None, filters)
@@ -113,8 +119,12 @@ class TiledConvolution(torch.autograd.Function):
         products = (_powers(step, grad) @ tiles.t()).view(N_PRODUCTS, n_out, -1)  # [8, O, M tiles]
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            parts = torch.bmm(filters.transpose(1, 2), products).view(N_PRODUCTS, -1).t() @ _matrix(INPUT_TRANSFORM, grad)
-            grad_x = _join_tiles(parts.view(n_in, n_items, n_tiles, N_PRODUCTS), step)[..., padding : padding + n_steps]
+            parts = torch.bmm(filters.transpose(1, 2), products).view(N_PRODUCTS, -1).t() @ _matrix(
+                INPUT_TRANSFORM, grad
+            )
+            grad_x = _join_tiles(parts.view(n_in, n_items, n_tiles, N_PRODUCTS), step)[
+                ..., padding : padding + n_steps
+            ]
         if ctx.needs_input_grad[1]:
             sums = torch.bmm(products, inputs.transpose(1, 2)).view(N_PRODUCTS, -1)  # [8, O C]
             grad_weight = (sums.t() @ _filter_transform(n_taps, grad)).view(n_out, n_in, n_taps)

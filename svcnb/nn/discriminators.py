@@ -65,7 +65,9 @@ class PeriodDiscriminator(nn.Module):
     def forward(self, waveform: Tensor) -> tuple[Tensor, list[Tensor]]:
         """waveform [B, 1, T] -> scores [B, n], 6 feature maps [B, C, n, period]."""
         missing = -waveform.shape[-1] % self.period
-        folded = F.pad(waveform, (0, missing), mode="reflect").unflatten(-1, (-1, self.period))  # [B, 1, T / p, p]
+        folded = F.pad(waveform, (0, missing), mode="reflect").unflatten(
+            -1, (-1, self.period)
+        )  # [B, 1, T / p, p]
         if suits_products(folded):
             return self._run_as_products(folded)
         return run_convs(self.convs, self.conv_post, folded)
@@ -92,7 +94,11 @@ class MultiPeriodDiscriminator(nn.Module):
     """
 
     def __init__(
-        self, use_spectral_norm: bool = False, periods: Sequence[int] = (2, 3, 5, 7, 11), *, n_coarser_scales: int = 0
+        self,
+        use_spectral_norm: bool = False,
+        periods: Sequence[int] = (2, 3, 5, 7, 11),
+        *,
+        n_coarser_scales: int = 0,
     ) -> None:
         super().__init__()
         norm = spectral_norm if use_spectral_norm else weight_norm

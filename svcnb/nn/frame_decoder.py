@@ -139,13 +139,21 @@ class FrameDecoder(nn.Module):
 
     def _frames(self, signal: Tensor) -> Tensor:
         return torch.stft(
-            signal, self.n_fft, self.step, window=self.window, center=True, pad_mode="constant", return_complex=True
+            signal,
+            self.n_fft,
+            self.step,
+            window=self.window,
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
         )  # [B, F, S * N + 1]
 
     def _noise_frames(self, white_noise: Tensor) -> Tensor:
         return self._frames(white_noise)
 
-    def forward(self, z: Tensor, f0_hz: Tensor, g: Tensor | None = None, *, noise: Noise | None = None) -> Tensor:
+    def forward(
+        self, z: Tensor, f0_hz: Tensor, g: Tensor | None = None, *, noise: Noise | None = None
+    ) -> Tensor:
         """Waveform of a latent.
 
         Args:

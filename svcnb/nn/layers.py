@@ -183,7 +183,9 @@ class LayerNorm(nn.Module):
 class DepthwiseConv1d(nn.Module):
     """Depthwise-separable convolution, both parts weight-normed: a cheaper alternative to a dense one."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, dilation: int, padding: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, dilation: int, padding: int
+    ) -> None:
         super().__init__()
         depth = nn.Conv1d(
             in_channels, in_channels, kernel_size, dilation=dilation, padding=padding, groups=in_channels
@@ -259,7 +261,9 @@ class WN(nn.Module):
         """x [B, C, N], mask [B, 1, N], g [B, gin, 1 or N] -> [B, C, N]."""
         conditions = None if g is None else self.cond_layer(g).chunk(len(self.in_layers), dim=1)
         skipped = None
-        for i, (in_layer, res_skip_layer) in enumerate(zip(self.in_layers, self.res_skip_layers, strict=True)):
+        for i, (in_layer, res_skip_layer) in enumerate(
+            zip(self.in_layers, self.res_skip_layers, strict=True)
+        ):
             a = in_layer(x)  # [B, 2C, N]
             if conditions is not None:
                 a = a + conditions[i]
@@ -363,7 +367,9 @@ class PosteriorEncoder(nn.Module):
         return (self.proj(hidden) * mask).chunk(2, dim=1)
 
 
-def sample_latents(m: Tensor, logs: Tensor, mask: Tensor, noise: Noise, *, noise_scale: float = 1.0) -> Tensor:
+def sample_latents(
+    m: Tensor, logs: Tensor, mask: Tensor, noise: Noise, *, noise_scale: float = 1.0
+) -> Tensor:
     """Sample N(m, (exp(logs) * noise_scale)^2), 0 outside the mask."""
     drawn = noise.normal(tuple(m.shape), like=m)
     return (m + drawn * torch.exp(logs) * noise_scale) * mask

@@ -191,7 +191,9 @@ def dilated_conv(channels: int, kernel_size: int, dilation: int) -> nn.Module:
 class ResBlock1(nn.Module):
     """Per dilation: activation, dilated convolution, activation, plain convolution, residual. Source: HiFi-GAN."""
 
-    def __init__(self, channels: int, kernel_size: int, dilations: Sequence[int], *, snake: bool = False) -> None:
+    def __init__(
+        self, channels: int, kernel_size: int, dilations: Sequence[int], *, snake: bool = False
+    ) -> None:
         super().__init__()
         self.convs1 = nn.ModuleList(dilated_conv(channels, kernel_size, dilation) for dilation in dilations)
         self.convs2 = nn.ModuleList(dilated_conv(channels, kernel_size, 1) for _ in dilations)
@@ -209,7 +211,9 @@ class ResBlock1(nn.Module):
 class ResBlock2(nn.Module):
     """Per dilation: activation, dilated convolution, residual. Source: HiFi-GAN."""
 
-    def __init__(self, channels: int, kernel_size: int, dilations: Sequence[int], *, snake: bool = False) -> None:
+    def __init__(
+        self, channels: int, kernel_size: int, dilations: Sequence[int], *, snake: bool = False
+    ) -> None:
         super().__init__()
         self.convs = nn.ModuleList(dilated_conv(channels, kernel_size, dilation) for dilation in dilations)
         self.activations = nn.ModuleList(make_activation(channels, snake=snake) for _ in dilations)
@@ -245,7 +249,9 @@ class GeneratorSettings:
     def __post_init__(self) -> None:
         pairs = list(zip(self.upsample_kernel_sizes, self.upsample_rates, strict=True))
         if any((kernel_size - rate) % 2 or kernel_size < rate for kernel_size, rate in pairs):
-            raise ValueError(f"(upsample kernel, rate) {pairs}: each kernel must be its rate plus an even number")
+            raise ValueError(
+                f"(upsample kernel, rate) {pairs}: each kernel must be its rate plus an even number"
+            )
 
     @property
     def hop_samples(self) -> int:
@@ -298,7 +304,9 @@ class NsfGenerator(nn.Module):
             )
         )
         # The checkpoints' names; these are leaky ReLUs (no parameters) when snake is off.
-        self.snakes = nn.ModuleList(make_activation(width, snake=snake, inplace=True) for width in widths[:-1])
+        self.snakes = nn.ModuleList(
+            make_activation(width, snake=snake, inplace=True) for width in widths[:-1]
+        )
         # Slope 0.01 (torch's default) here, unlike everywhere else: an oversight in the original that its
         # weights rely on.
         self.snake_post = make_activation(widths[-1], snake=snake, slope=0.01, inplace=True)
@@ -314,11 +322,15 @@ class NsfGenerator(nn.Module):
         """One convolution per stage that downsamples the source to the stage's rate."""
         strides = [math.prod(rates[i + 1 :]) for i in range(len(rates))]
         return [
-            nn.Conv1d(1, width, 2 * stride, stride, padding=(stride + 1) // 2) if stride > 1 else nn.Conv1d(1, width, 1)
+            nn.Conv1d(1, width, 2 * stride, stride, padding=(stride + 1) // 2)
+            if stride > 1
+            else nn.Conv1d(1, width, 1)
             for stride, width in zip(strides, widths, strict=True)
         ]
 
-    def forward(self, z: Tensor, f0: Tensor, g: Tensor | None = None, *, noise: Noise | None = None) -> Tensor:
+    def forward(
+        self, z: Tensor, f0: Tensor, g: Tensor | None = None, *, noise: Noise | None = None
+    ) -> Tensor:
         """Synthesize a waveform from latents.
 
         Args:

@@ -37,7 +37,10 @@ def exportable_copy(generator: nn.Module) -> nn.Module:
         if isinstance(module, Conv1d):
             module.may_differ_from_torch = False  # the faster CPU implementation has no ONNX operator
         if isinstance(module, AliasFreeSnake):
-            module.upsample, module.downsample = ExportUpsample(module.upsample), ExportHalve(module.downsample)
+            module.upsample, module.downsample = (
+                ExportUpsample(module.upsample),
+                ExportHalve(module.downsample),
+            )
     noise = StoredNoise()
     if isinstance(network.dec, FrameDecoder):
         network.dec = ExportFrameDecoder(network.dec, noise)
@@ -150,7 +153,9 @@ class ExportFrameDecoder(nn.Module):
         super().__init__()
         self.decoder, self.noise = decoder, noise
         n_fft, n_bins = decoder.n_fft, decoder.n_fft // 2 + 1
-        angles = 2 * math.pi * torch.outer(torch.arange(n_bins).double(), torch.arange(n_fft).double()) / n_fft
+        angles = (
+            2 * math.pi * torch.outer(torch.arange(n_bins).double(), torch.arange(n_fft).double()) / n_fft
+        )
         window = decoder.window.double().cpu()
         waves = torch.cat([angles.cos(), -angles.sin()]) * window  # [2 F, n_fft]
         bin_weights = torch.full((n_bins, 1), 2.0, dtype=torch.float64)
@@ -158,14 +163,20 @@ class ExportFrameDecoder(nn.Module):
         self.register_buffer("analysis", waves[:, None].float(), persistent=False)  # [2 F, 1, n_fft]
         synthesis = waves * bin_weights.repeat(2, 1) / n_fft
         self.register_buffer("synthesis", synthesis[:, None].float(), persistent=False)
-        self.register_buffer("overlap", window.square()[None, None].float(), persistent=False)  # [1, 1, n_fft]
+        self.register_buffer(
+            "overlap", window.square()[None, None].float(), persistent=False
+        )  # [1, 1, n_fft]
 
     def forward(self, z: Tensor, f0_hz: Tensor, g: Tensor | None = None, *, noise: object = None) -> Tensor:
         """z [1, C, N], f0 [1, N] (0 = unvoiced), g [1, gin, 1 or N] -> [1, 1, N * hop]."""
         step = self.decoder.step
-        gain, real, imag, noise_gain = self.decoder.controls(z, f0_hz, g)  # [1, F, N'] each, N' = N * hop / step
+        gain, real, imag, noise_gain = self.decoder.controls(
+            z, f0_hz, g
+        )  # [1, F, N'] each, N' = N * hop / step
         scale = gain / ((real.square() + imag.square()).sqrt() + 1e-5)
-        controls = [F.pad(part, (0, 1), mode="replicate") for part in (scale * real, scale * imag, noise_gain)]
+        controls = [
+            F.pad(part, (0, 1), mode="replicate") for part in (scale * real, scale * imag, noise_gain)
+        ]
         filter_real, filter_imag, noise_gain = controls  # [1, F, N' + 1]
         pulses = self._pulse_train(f0_hz)
         real, imag = self._frames(pulses)
@@ -174,7 +185,9 @@ class ExportFrameDecoder(nn.Module):
             real * filter_real - imag * filter_imag + noise_real * noise_gain,
             real * filter_imag + imag * filter_real + noise_imag * noise_gain,
         ]
-        audio = F.conv_transpose1d(torch.cat(spectrum, dim=1), self.synthesis, stride=step)  # [1, 1, T + n_fft]
+        audio = F.conv_transpose1d(
+            torch.cat(spectrum, dim=1), self.synthesis, stride=step
+        )  # [1, 1, T + n_fft]
         weight = F.conv_transpose1d(torch.ones_like(spectrum[0][:, :1]), self.overlap, stride=step)
         half = self.decoder.n_fft // 2
         return (audio / weight.clamp_min(1e-11))[..., half:-half]
@@ -210,5 +223,9 @@ class ExportFrameDecoder(nn.Module):
         before = torch.cat([values[:, :1], values[:, :-1]], dim=1)
         after = torch.cat([values[:, 1:], values[:, -1:]], dim=1)
         left, right = (-position).clamp_min(0), position.clamp_min(0)
-        rows = (before.unsqueeze(2) * left, values.unsqueeze(2) * (1 - left - right), after.unsqueeze(2) * right)
+        rows = (
+            before.unsqueeze(2) * left,
+            values.unsqueeze(2) * (1 - left - right),
+            after.unsqueeze(2) * right,
+        )
         return sum(rows).flatten(1)

@@ -27,7 +27,9 @@ def on_colab() -> bool:
     return find_spec("google") is not None and find_spec("google.colab") is not None
 
 
-def missing_packages(extras: tuple[str, ...] = NOTEBOOK_EXTRAS, pyproject: Path = Path("pyproject.toml")) -> list[str]:
+def missing_packages(
+    extras: tuple[str, ...] = NOTEBOOK_EXTRAS, pyproject: Path = Path("pyproject.toml")
+) -> list[str]:
     """Requirements of pyproject.toml that are not installed (by name only: installed versions are kept)."""
     declared = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
     wanted = list(declared["dependencies"])
@@ -88,7 +90,9 @@ def describe_machine() -> dict[str, str]:
         properties = torch.cuda.get_device_properties(0)
         device = f"{properties.name}, {properties.total_memory / BYTES_PER_GB:.0f} GB"
     facts = {"svcnb": __version__, "Python": platform.python_version(), "torch": torch.__version__}
-    facts |= {name: metadata.version(name) for name in ("numpy", "librosa", "ipywidgets") if _is_installed(name)}
+    facts |= {
+        name: metadata.version(name) for name in ("numpy", "librosa", "ipywidgets") if _is_installed(name)
+    }
     facts |= {"device": device, "free disk": f"{free_gb:.0f} GB", "folder": str(Path.cwd())}
     if missing := missing_packages():
         facts["not installed"] = ", ".join(_package_name(text) for text in missing)

@@ -41,7 +41,9 @@ def _unset(option: Option) -> str:
 
 def _widget(option: Option) -> str:
     """What stands behind #@param."""
-    values = [choice for choice in option.choices if option.kind not in (int, float) or not isinstance(choice, str)]
+    values = [
+        choice for choice in option.choices if option.kind not in (int, float) or not isinstance(choice, str)
+    ]
     if option.kind is bool:
         return json.dumps({"type": "boolean"})
     if values:
@@ -68,7 +70,11 @@ def table_rows(options: Sequence[Option], fields: Mapping[str, str], *, own_flag
     rows = []
     for option in known + ours:
         flag = next(flag for flag in option.flags[::-1] if flag.startswith("--"))
-        text = option.help + (f" ({option.unit})" if option.unit else "") + (f"; {option.note}" if option.note else "")
+        text = (
+            option.help
+            + (f" ({option.unit})" if option.unit else "")
+            + (f"; {option.note}" if option.note else "")
+        )
         cells = [f"`{' '.join(option.original)}`" if option.original else ""]
         cells += [f"`{flag}`"] if own_flags else []
         cells += [f"`{fields[option.name]}`" if option.name in fields else "", option.default_text]

@@ -72,7 +72,9 @@ class ConversionPanel:
     def settings(self) -> ConversionSettings:
         """The settings that the form shows now."""
         options = options_of(self._settings_class)
-        return self._settings_class(**{name: _value(option, self.fields[name]) for name, option in options.items()})
+        return self._settings_class(
+            **{name: _value(option, self.fields[name]) for name, option in options.items()}
+        )
 
     def convert(self) -> Path:
         """Convert the chosen recording; the voice stays loaded for the next one."""
@@ -136,7 +138,9 @@ class ConversionPanel:
         files = {name: self.fields[name] for name in ("voice", "recording")}
         own = {name: make_widget(option) for name, option in options.items()}
         own["speaker"] = _dropdown(options["speaker"].label, [])
-        rows = {name: widgets.HBox([widget, widgets.HTML(_small(options[name]))]) for name, widget in own.items()}
+        rows = {
+            name: widgets.HBox([widget, widgets.HTML(_small(options[name]))]) for name, widget in own.items()
+        }
         folded = widgets.VBox([rows[name] for name, option in options.items() if option.advanced])
         accordion = widgets.Accordion(children=[folded], selected_index=None)
         accordion.set_title(0, "advanced")

@@ -38,7 +38,9 @@ class Workspace:
         for candidate in (self.root / path, self.project / path):
             if candidate.exists():
                 return candidate
-        raise SvcError(f"{path} is neither in {self.root} nor in {self.project}: run the notebook before, or upload it")
+        raise SvcError(
+            f"{path} is neither in {self.root} nor in {self.project}: run the notebook before, or upload it"
+        )
 
     def make(self, path: str | Path) -> Path:
         """A folder below the workspace, created if it does not exist."""
@@ -77,7 +79,9 @@ def open_workspace(choice: str = "") -> Workspace:
 
 def _mount_drive() -> Path:
     if not on_colab():
-        raise SvcError("workspace 'drive' works on Google Colab only: leave the field empty, or give a folder")
+        raise SvcError(
+            "workspace 'drive' works on Google Colab only: leave the field empty, or give a folder"
+        )
     from google.colab import drive
 
     folder = Path.cwd().anchor + "content/drive"

@@ -83,7 +83,14 @@ def draw_spectrogram(ax: Axes, audio: Audio, *, log_frequency: bool) -> None:
     top_hz = min(TOP_HZ, audio.sample_rate_hz / 2)
     shown = (bins_hz <= top_hz) & (bins_hz > 0 if log_frequency else True)
     ax.pcolormesh(
-        times_s, bins_hz[shown], decibels[shown], cmap="magma", vmin=-80, vmax=0, shading="nearest", rasterized=True
+        times_s,
+        bins_hz[shown],
+        decibels[shown],
+        cmap="magma",
+        vmin=-80,
+        vmax=0,
+        shading="nearest",
+        rasterized=True,
     )
     ax.set_ylabel("frequency (Hz)")
     ax.set_xlim(0, max(audio.duration_s, 1e-3))
@@ -110,7 +117,11 @@ def _spectrogram(audio: Audio) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     magnitude = np.abs(np.fft.rfft(windows * get_window("hann", n_fft).astype(np.float32), axis=1)).T
     floor = max(float(magnitude.max()), 1e-6) * 1e-4
     decibels = 20 * np.log10(np.maximum(magnitude, floor) / max(float(magnitude.max()), 1e-6))
-    return decibels, np.arange(len(windows)) * hop / audio.sample_rate_hz, np.fft.rfftfreq(n_fft, 1 / audio.sample_rate_hz)
+    return (
+        decibels,
+        np.arange(len(windows)) * hop / audio.sample_rate_hz,
+        np.fft.rfftfreq(n_fft, 1 / audio.sample_rate_hz),
+    )
 
 
 def draw_tracks(ax: Axes, tracks: Sequence[F0Track], labels: Sequence[str]) -> None:
@@ -122,11 +133,22 @@ def draw_tracks(ax: Axes, tracks: Sequence[F0Track], labels: Sequence[str]) -> N
         times_s = np.arange(len(f0_hz)) * track.hop_s
         outline = [withStroke(linewidth=3.2, foreground="black")] if style == "-" else [Stroke()]
         ax.plot(
-            times_s, f0_hz, style, color=colour, linewidth=1.7, path_effects=outline, label=labels[i] if labels else None
+            times_s,
+            f0_hz,
+            style,
+            color=colour,
+            linewidth=1.7,
+            path_effects=outline,
+            label=labels[i] if labels else None,
         )
     if labels:
         ax.legend(
-            fontsize=9, loc="upper right", facecolor="black", framealpha=0.6, edgecolor="none", labelcolor="white"
+            fontsize=9,
+            loc="upper right",
+            facecolor="black",
+            framealpha=0.6,
+            edgecolor="none",
+            labelcolor="white",
         )
 
 
@@ -145,8 +167,16 @@ def plot_cuts(audio: Audio, spans_s: Sequence[Sequence[Any]], *, title: str = ""
     for i, (start_s, end_s, *_) in enumerate(spans_s):
         ax.axvspan(start_s, end_s, color=(BLUE, ORANGE)[i % 2], alpha=0.22, linewidth=0)
         if i % every == 0:
-            ax.text((start_s + end_s) / 2, 0.97, str(i + 1), ha="center", va="top", size=8, color=GREY,
-                    transform=ax.get_xaxis_transform())  # fmt: skip
+            ax.text(
+                (start_s + end_s) / 2,
+                0.97,
+                str(i + 1),
+                ha="center",
+                va="top",
+                size=8,
+                color=GREY,
+                transform=ax.get_xaxis_transform(),
+            )
     kept_s = sum(end_s - start_s for start_s, end_s, *_ in spans_s)
     summary = f"{len(spans_s)} clips, {kept_s:.1f} of {audio.duration_s:.1f} s kept"
     ax.set_title(f"{title}: {summary}" if title else summary, loc="left")
@@ -183,7 +213,14 @@ def plot_speaker_mix(timeline: Mapping[str, Sequence[Ramp]], duration_s: float, 
         look = {"color": colours[i % len(colours)], "hatch": hatches[i // len(colours) % 2], "alpha": 0.75}
         ax.fill_between(positions * duration_s, low, low + percent, label=name, linewidth=0, **look)
         low = low + percent
-    ax.legend(fontsize=9, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(timeline), labelcolor=GREY)
+    ax.legend(
+        fontsize=9,
+        frameon=False,
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=len(timeline),
+        labelcolor=GREY,
+    )
     ax.set(xlim=(0, max(duration_s, 1e-3)), ylim=(0, 100), xlabel="time (s)", ylabel="speaker weight (%)")
     ax.set_title(title, loc="left")
     return figure

@@ -105,7 +105,9 @@ def principal_axes(content: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _f0_scale(ax: Axes, low_hz: float, high_hz: float) -> None:
-    ticks = [hz for hz in (60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 700, 1000) if low_hz <= hz <= high_hz]
+    ticks = [
+        hz for hz in (60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 700, 1000) if low_hz <= hz <= high_hz
+    ]
     ax.set_yticks(ticks, [str(hz) for hz in ticks])
     ax.minorticks_off()
     ax.set_ylabel("f0 (Hz)", color=GREY, size=10)
@@ -123,7 +125,9 @@ def plot_unit_distances(audio: Audio, distances: Mapping[str, np.ndarray], *, ti
     above.set_title(title, loc="left")
     for (label, values), (colour, style) in zip(distances.items(), LINES, strict=False):
         times_s = (np.arange(len(values)) + 0.5) / FRAMES_PER_SECOND
-        below.plot(times_s, values, style, color=colour, linewidth=1.2, label=f"{label}, mean {np.mean(values):.3g}")
+        below.plot(
+            times_s, values, style, color=colour, linewidth=1.2, label=f"{label}, mean {np.mean(values):.3g}"
+        )
     below.set_ylabel("squared distance")
     below.set_xlabel("time (s)")
     below.set_ylim(0, None)

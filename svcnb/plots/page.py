@@ -55,7 +55,10 @@ class Page:
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table whose middle columns are numbers."""
-        cells = [[(text, {"class": "number" if 0 < i < len(row) - 1 else None}) for i, text in enumerate(row)] for row in rows]
+        cells = [
+            [(text, {"class": "number" if 0 < i < len(row) - 1 else None}) for i, text in enumerate(row)]
+            for row in rows
+        ]
         self._parts.append({"kind": "table", "headings": header, "rows": cells})
 
     def file_list(self, names: Sequence[str]) -> None:
@@ -83,13 +86,17 @@ class Table:
 
     def _repr_html_(self) -> str:
         rows = self.rows or [("nothing", *[""] * (len(self.headings) - 1))]
-        cells = [[(_as_text(value), {"style": f"text-align:{_side(value)}"}) for value in row] for row in rows]
+        cells = [
+            [(_as_text(value), {"style": f"text-align:{_side(value)}"}) for value in row] for row in rows
+        ]
         return render([{"kind": "table", "headings": self.headings, "rows": cells}])
 
     def __repr__(self) -> str:
         texts = [list(map(str, self.headings)), *([_as_text(value) for value in row] for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-        lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in texts)
+        lines = (
+            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in texts
+        )
         return "\n".join(line.rstrip() for line in lines)
 
 

@@ -57,8 +57,9 @@ def plot_waves(sounds: Mapping[str, Audio], start_s: float, length_s: float) -> 
 def _excerpt(audio: Audio, start_s: float, length_s: float) -> Audio:
     excerpt = audio.slice_s(start_s, start_s + length_s)
     if not excerpt.n_samples:
-        raise ValueError(f"no samples at {start_s:g} s for {length_s:g} s: "
-                         f"the recording lasts {audio.duration_s:.2f} s")  # fmt: skip
+        raise ValueError(
+            f"no samples at {start_s:g} s for {length_s:g} s: the recording lasts {audio.duration_s:.2f} s"
+        )
     return excerpt
 
 
@@ -73,9 +74,13 @@ def _draw_samples(ax: Axes, excerpt: Audio, start_s: float, *, colour: str = BLU
 
 
 def plot_curves(
-    x: Sequence[float], curves: Mapping[str, Sequence[float]], *, axes: tuple[str, str],
-    marks: Mapping[str, float] | None = None, title: str = "",
-) -> Figure:  # fmt: skip
+    x: Sequence[float],
+    curves: Mapping[str, Sequence[float]],
+    *,
+    axes: tuple[str, str],
+    marks: Mapping[str, float] | None = None,
+    title: str = "",
+) -> Figure:
     """Curves over a common x, in different colors and line styles.
 
     Args:
@@ -91,9 +96,18 @@ def plot_curves(
         ax.plot(x, values, style, color=colour, linewidth=1.4, label=name)
     for text, at in (marks or {}).items():
         ax.axvline(at, color=GREY, linewidth=0.9, linestyle=":")
-        ax.text(at, 1.01, text, ha="center", va="bottom", size=9, color=GREY, transform=ax.get_xaxis_transform())
+        ax.text(
+            at, 1.01, text, ha="center", va="bottom", size=9, color=GREY, transform=ax.get_xaxis_transform()
+        )
     if len(curves) > 1:
-        ax.legend(fontsize=9, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(curves), labelcolor=GREY)
+        ax.legend(
+            fontsize=9,
+            frameon=False,
+            loc="lower right",
+            bbox_to_anchor=(1, 1),
+            ncols=len(curves),
+            labelcolor=GREY,
+        )
     ax.set_xlim(x[0], x[-1])
     ax.set_xlabel(axes[0])
     ax.set_ylabel(axes[1])
@@ -117,15 +131,23 @@ def plot_features(
     for ax, (name, values) in zip(axes, features.items(), strict=True):
         matrix = np.asarray(values, dtype=np.float32)
         if matrix.ndim != 2 or 0 in matrix.shape:
-            raise ValueError(f"{name} has shape {matrix.shape}, expected [rows, frames] with at least one of each")
+            raise ValueError(
+                f"{name} has shape {matrix.shape}, expected [rows, frames] with at least one of each"
+            )
         low, high = (float(edge) for edge in np.percentile(matrix, (1, 99.7)))
         if signed:
             high = max(abs(low), abs(high))
             low = -high
         image = ax.imshow(
-            matrix, aspect="auto", origin="lower", interpolation="nearest", cmap="RdBu_r" if signed else "magma",
-            vmin=low, vmax=max(high, low + 1e-6), extent=(0, duration_s, 0, len(matrix)),
-        )  # fmt: skip
+            matrix,
+            aspect="auto",
+            origin="lower",
+            interpolation="nearest",
+            cmap="RdBu_r" if signed else "magma",
+            vmin=low,
+            vmax=max(high, low + 1e-6),
+            extent=(0, duration_s, 0, len(matrix)),
+        )
         figure.colorbar(image, ax=ax, pad=0.01, fraction=0.03).ax.tick_params(labelsize=8, colors=GREY)
         ax.set_ylabel(rows)
         ax.set_title(f"{name}: {matrix.shape[0]} x {matrix.shape[1]}", loc="left")

@@ -35,7 +35,9 @@ def plot_losses(history_path: Path | str, *, smooth_steps: int = 15) -> Figure:
     n_rows = -(-len(names) // n_columns)
     figure, (placeholder,) = new_figure(0.5 + 1.9 * n_rows + (2.4 if held_out else 0))
     placeholder.remove()
-    grid = figure.add_gridspec(n_rows + bool(held_out), n_columns, height_ratios=[1.3] * bool(held_out) + [1] * n_rows)
+    grid = figure.add_gridspec(
+        n_rows + bool(held_out), n_columns, height_ratios=[1.3] * bool(held_out) + [1] * n_rows
+    )
     if held_out:
         ax = figure.add_subplot(grid[0, :])
         style_axes(ax)
@@ -63,10 +65,16 @@ def _draw_loss(ax: Axes, x: np.ndarray, y: np.ndarray, smooth_steps: int) -> Non
 
 
 def _draw_held_out(
-    ax: Axes, held_out: list[tuple[int, float, bool]], *, training: tuple[list[int], list[float]], smooth_steps: int
+    ax: Axes,
+    held_out: list[tuple[int, float, bool]],
+    *,
+    training: tuple[list[int], list[float]],
+    smooth_steps: int,
 ) -> None:
     """The validation loss with the best checkpoint, and the corresponding training loss."""
-    x, y = (np.asarray(column) for column in zip(*((step, value) for step, value, _ in held_out), strict=True))
+    x, y = (
+        np.asarray(column) for column in zip(*((step, value) for step, value, _ in held_out), strict=True)
+    )
     if len(training[1]) > 2:
         smoothed = _smooth(np.asarray(training[1]), smooth_steps)
         ax.plot(training[0], smoothed, color=BLUE, linewidth=1.8, label="training clips")
@@ -74,7 +82,15 @@ def _draw_held_out(
     saved = [(value, step) for step, value, is_saved in held_out if is_saved]
     if saved:
         value, step = min(saved)
-        ax.plot(step, value, marker="*", markersize=15, color=GREEN, linestyle="none", label=f"best checkpoint: step {step}")
+        ax.plot(
+            step,
+            value,
+            marker="*",
+            markersize=15,
+            color=GREEN,
+            linestyle="none",
+            label=f"best checkpoint: step {step}",
+        )
     ends = [y[-1], *training[1][-1:]]
     top = max(float(np.quantile(y, 0.9)), *ends)  # the first values are much higher than all others
     ax.set_ylim(min(y.min(), *ends) * 0.95, top * 1.15)

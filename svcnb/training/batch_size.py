@@ -62,8 +62,10 @@ def probe_in_child(make_trial: Callable[[], Trial], sizes: Sequence[int]) -> int
         raise SvcError(f"the batch size could not be found ({outcomes}): give a number instead of auto")
     best = largest_that_fits(lambda size: outcomes.get(size, False), sizes)
     if best is None:
-        raise SvcError(f"not even {sizes[0]} clip fits into the GPU's memory: lower max_frames in config.json, "
-                       "or train the small size")  # fmt: skip
+        raise SvcError(
+            f"not even {sizes[0]} clip fits into the GPU's memory: lower max_frames in config.json, "
+            "or train the small size"
+        )
     log.info("batch size %d fits the GPU (tried: %s)", best, ", ".join(map(str, outcomes)))
     return best
 

@@ -91,12 +91,16 @@ def read_progress(folder: Path | str) -> RunRecord | None:
     try:
         record = RunRecord.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise SvcError(f"{path} is not a training state of this version ({error.errors()[0]['msg']}): "
-                       "train into another folder") from None  # fmt: skip
+        raise SvcError(
+            f"{path} is not a training state of this version ({error.errors()[0]['msg']}): "
+            "train into another folder"
+        ) from None
     lost = [name for name in record.checkpoints[-1].files if not (folder / name).exists()]
     if lost:
-        raise SvcError(f"{path} names step {record.step}, but {', '.join(lost)} is gone from {folder}: "
-                       "put it back, or train into another folder")  # fmt: skip
+        raise SvcError(
+            f"{path} names step {record.step}, but {', '.join(lost)} is gone from {folder}: "
+            "put it back, or train into another folder"
+        )
     return record
 
 
@@ -173,8 +177,10 @@ def recorded_best(state: bytes, path: Path) -> int | None:
         best = RunRecord.model_validate_json(state).best
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise SvcError(f"{path} does not give the best checkpoint ({reason}): "
-                       "use the newest instead (--checkpoint newest)") from None  # fmt: skip
+        raise SvcError(
+            f"{path} does not give the best checkpoint ({reason}): "
+            "use the newest instead (--checkpoint newest)"
+        ) from None
     return best.step if best else None
 
 
@@ -191,14 +197,19 @@ class KeptCheckpoints:
         best: None until a checkpoint was validated.
     """
 
-    def __init__(self, folder: Path, record: RunRecord | None, *, keep: int, keep_every_steps: int = 0) -> None:
+    def __init__(
+        self, folder: Path, record: RunRecord | None, *, keep: int, keep_every_steps: int = 0
+    ) -> None:
         self.folder = folder
         self.keep, self.keep_every_steps = keep, keep_every_steps
         self.saved: list[SavedCheckpoint] = list(record.checkpoints) if record else []
         self.best: BestCheckpoint | None = record.best if record else None
         if self.best is not None and not self._is_whole(self.best.step):
-            log.warning("the best checkpoint (step %d) is gone from %s: the best of the next ones is kept",
-                        self.best.step, folder)  # fmt: skip
+            log.warning(
+                "the best checkpoint (step %d) is gone from %s: the best of the next ones is kept",
+                self.best.step,
+                folder,
+            )
             self.best = None
 
     def _is_whole(self, step: int) -> bool:
@@ -237,9 +248,12 @@ class KeptCheckpoints:
         newest = checkpoints[-self.keep :]  # 0 keeps all
         best_step, every = self.best.step if self.best else None, self.keep_every_steps
         return [
-            checkpoint for checkpoint in checkpoints
-            if checkpoint in newest or checkpoint.step == best_step or (every and checkpoint.step % every == 0)
-        ]  # fmt: skip
+            checkpoint
+            for checkpoint in checkpoints
+            if checkpoint in newest
+            or checkpoint.step == best_step
+            or (every and checkpoint.step % every == 0)
+        ]
 
     def drop(self, names: list[str]) -> None:
         for name in names:

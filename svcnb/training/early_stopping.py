@@ -96,8 +96,10 @@ def read_advice(history_path: Path | str, *, measure: str = "mel") -> Advice:
     advice = judge(held_out, _curve(lines, "losses", measure))
     sentences = advice.sentences
     if training_s is not None and training_s < LITTLE_DATA_S:
-        sentences += (f"There are only {training_s:.0f} s of recordings to train on: more recordings help "
-                      "more than more steps.",)  # fmt: skip
+        sentences += (
+            f"There are only {training_s:.0f} s of recordings to train on: more recordings help "
+            "more than more steps.",
+        )
     return Advice(**advice.__dict__ | {"sentences": sentences, "training_s": training_s})
 
 
@@ -113,18 +115,25 @@ def judge(held_out: Curve, training: Curve) -> Advice:
         "best_value": float(held_out.values[best]),
     }
     if len(held_out) < MIN_MEASUREMENTS:
-        text = (f"Too early to judge: {len(held_out)} of at least {MIN_MEASUREMENTS} measurements "
-                "on held-out clips.")  # fmt: skip
+        text = (
+            f"Too early to judge: {len(held_out)} of at least {MIN_MEASUREMENTS} measurements "
+            "on held-out clips."
+        )
         return Advice("too_early", (text,), **found)
     noise = scatter(held_out.values)
     n_last = max(2, round(LAST_PART * len(held_out)))
-    middle, last = (float(np.median(held_out.values[part])) for part in (slice(-2 * n_last, -n_last), slice(-n_last, None)))
+    middle, last = (
+        float(np.median(held_out.values[part]))
+        for part in (slice(-2 * n_last, -n_last), slice(-n_last, None))
+    )
     found |= {"noise": noise}
     least = max(SURE * MEDIAN_ERROR * noise * math.sqrt(2 / n_last), MIN_CHANGE_RATIO * middle)
     least = min(least, LARGE_CHANGE_RATIO * middle)
     if middle - last > least:
-        text = (f"The distance to the held-out clips still falls ({middle:.3g} in the middle third of the steps, "
-                f"{last:.3g} in the last): train longer.")  # fmt: skip
+        text = (
+            f"The distance to the held-out clips still falls ({middle:.3g} in the middle third of the steps, "
+            f"{last:.3g} in the last): train longer."
+        )
         return Advice("falling", (text,), **found)
     if held_out.steps[-1] < MIN_STEPS:
         text = f"Too early to judge: before step {MIN_STEPS} a plateau is common even in a good training."
@@ -161,7 +170,9 @@ def scatter(values: np.ndarray) -> float:
     """
     late = values[-max(5, len(values) // 2) :]
     second = late[2:] - 2 * late[1:-1] + late[:-2]
-    return float(np.sqrt(np.pi / 2) * np.abs(second).mean() / np.sqrt(6))  # 1 + 4 + 1: the variances of three values
+    return float(
+        np.sqrt(np.pi / 2) * np.abs(second).mean() / np.sqrt(6)
+    )  # 1 + 4 + 1: the variances of three values
 
 
 def _middle_of_three(values: np.ndarray) -> np.ndarray:

@@ -25,7 +25,9 @@ class HistoryWriter:
         last_losses: means in the last line.
     """
 
-    def __init__(self, state: TrainState, folder: Path, listen: Callable[[dict[str, Any]], None] | None = None) -> None:
+    def __init__(
+        self, state: TrainState, folder: Path, listen: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
         self.state = state
         self.path = folder / HISTORY_NAME
         self.listen = listen
@@ -39,7 +41,9 @@ class HistoryWriter:
     def add(self, losses: dict[str, Tensor]) -> None:
         """The losses of the step just done."""
         device = self.state.accelerator.device
-        values = [torch.as_tensor(value, device=device).detach().float().reshape(()) for value in losses.values()]
+        values = [
+            torch.as_tensor(value, device=device).detach().float().reshape(()) for value in losses.values()
+        ]
         self._waiting.append((self.state.step, tuple(losses), torch.stack(values)))
 
     def check(self, *, saved_step: int) -> list[dict[str, float]]:
@@ -57,8 +61,10 @@ class HistoryWriter:
             if broken:
                 kept = f"the checkpoint of step {saved_step} is kept" if saved_step else "none was saved yet"
                 values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-                raise TrainingError(f"step {step}: {', '.join(broken)} is not finite ({values}); {kept}. "
-                                    "Resume with half the learning rate, or precision fp32 or bf16")  # fmt: skip
+                raise TrainingError(
+                    f"step {step}: {', '.join(broken)} is not finite ({values}); {kept}. "
+                    "Resume with half the learning rate, or precision fp32 or bf16"
+                )
         return fetched
 
     def write_means(self, *, saved_step: int) -> None:

@@ -37,7 +37,9 @@ VALUE, REFUSAL = "value", "refusal"  # files in which a process leaves what came
 
 def is_launched() -> bool:
     """Whether this process is one of several that torchrun, `accelerate launch` or `run_in_processes` started."""
-    return distributed.is_available() and (distributed.is_torchelastic_launched() or distributed.is_initialized())
+    return distributed.is_available() and (
+        distributed.is_torchelastic_launched() or distributed.is_initialized()
+    )
 
 
 def check_devices(n_processes: int, device: str) -> None:
@@ -48,8 +50,10 @@ def check_devices(n_processes: int, device: str) -> None:
         return
     n_gpus = torch.cuda.device_count()
     if n_processes > n_gpus:
-        raise SvcError(f"{n_processes} processes need a GPU each, and {n_gpus} is here: "
-                       f"choose n_processes={n_gpus}, or device=cpu")  # fmt: skip
+        raise SvcError(
+            f"{n_processes} processes need a GPU each, and {n_gpus} is here: "
+            f"choose n_processes={n_gpus}, or device=cpu"
+        )
 
 
 def run_in_processes(function: Callable[[], Any], n_processes: int) -> Any:
@@ -130,18 +134,24 @@ def _ctrl_c_ignored() -> Iterator[None]:
 def _environment(n_processes: int, port: int) -> dict[str, str]:
     """What torchrun sets for all, as torch and accelerate read it; libraries count threads as they load."""
     return {
-        "WORLD_SIZE": str(n_processes), "LOCAL_WORLD_SIZE": str(n_processes),
-        "MASTER_ADDR": HOST, "MASTER_PORT": str(port),
-        "TORCHELASTIC_RUN_ID": "svcnb", "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "WORLD_SIZE": str(n_processes),
+        "LOCAL_WORLD_SIZE": str(n_processes),
+        "MASTER_ADDR": HOST,
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "svcnb",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
         "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // n_processes)),
-    }  # fmt: skip
+    }
 
 
 def _how_it_died(error: ProcessExitedException, n_processes: int) -> str:
     code = error.exit_code
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    return (f"process {error.error_index} of {n_processes} (counted from 0) {how}, perhaps because memory ran out: "
-            "what was saved is kept; resume, with a smaller batch_size or fewer processes")  # fmt: skip
+    return (
+        f"process {error.error_index} of {n_processes} (counted from 0) {how}, perhaps because memory ran out: "
+        "what was saved is kept; resume, with a smaller batch_size or fewer processes"
+    )
 
 
 def _run_member(rank: int, function: Callable[[], Any], folder: str, starter: int) -> None:

@@ -36,6 +36,7 @@ from svcnb.training.checkpoints import (
 from svcnb.training.early_stopping import read_advice
 from svcnb.training.history import HistoryWriter
 from svcnb.training.launch import stop_requests
+from svcnb.training.progress import advance_bar, progress_bar
 from svcnb.training.settings import TrainSettings
 from svcnb.training.state import TrainingError, TrainState
 
@@ -133,7 +134,9 @@ def fit(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if state.record is None and (found := read_progress(folder)):
-        raise SvcError(f"{folder} holds a training at step {found.step}: resume it, or train into another folder")
+        raise SvcError(
+            f"{folder} holds a training at step {found.step}: resume it, or train into another folder"
+        )
     if not len(loader):
         raise SvcError("there is no batch to train on: extract features of at least one clip first")
     settings = settings.filled()
@@ -189,9 +192,17 @@ class _Run:
             trim_history(self.history.path, self.state.step)
         self.ask_advice()
         if reason := self.reason_to_stop(threading.Event()):
-            change = "switch stop_when_flat off" if reason == "plateau" else "raise max_steps, max_minutes or max_epochs"
-            log.warning("this training is done (step %d, %.1f minutes): %s to continue",
-                        self.state.step, self.state.seconds / 60, change)  # fmt: skip
+            change = (
+                "switch stop_when_flat off"
+                if reason == "plateau"
+                else "raise max_steps, max_minutes or max_epochs"
+            )
+            log.warning(
+                "this training is done (step %d, %.1f minutes): %s to continue",
+                self.state.step,
+                self.state.seconds / 60,
+                change,
+            )
         if self.state.record is None:
             set_seed(self.settings.seed)
         else:
@@ -261,14 +272,20 @@ class _Run:
         if can_halve and self.state.processes.number == 1:
             return
         now = f" (now {self.batch_size})" if self.batch_size else ""
-        raise TrainingError(f"memory ran out at step {self.state.step + 1}: halve batch_size{now}, "
-                            "or max_frames if it is 1 already, and resume") from error  # fmt: skip
+        raise TrainingError(
+            f"memory ran out at step {self.state.step + 1}: halve batch_size{now}, "
+            "or max_frames if it is 1 already, and resume"
+        ) from error
 
     def halve_batch(self) -> None:
         state = self.state
         size = max(1, self.batch_size // 2)
-        log.warning("memory ran out at step %d with batch_size %d: continuing with %d",
-                    state.step + 1, self.batch_size, size)  # fmt: skip
+        log.warning(
+            "memory ran out at step %d with batch_size %d: continuing with %d",
+            state.step + 1,
+            self.batch_size,
+            size,
+        )
         for optimizer, _ in state.schedules().values():
             optimizer.zero_grad(set_to_none=True)
         if state.accelerator.device.type == "cuda":
@@ -358,12 +375,18 @@ class _Run:
         state = self.state
         scaler = state.accelerator.scaler
         RunRecord(
-            step=state.step, epoch=state.epoch, batch=state.batch, seconds=state.seconds,
-            checkpoints=self.checkpoints.saved, best=self.checkpoints.best,
-            batch_size=self.batch_size, n_processes=state.processes.number,
+            step=state.step,
+            epoch=state.epoch,
+            batch=state.batch,
+            seconds=state.seconds,
+            checkpoints=self.checkpoints.saved,
+            best=self.checkpoints.best,
+            batch_size=self.batch_size,
+            n_processes=state.processes.number,
             schedules={name: _schedule(*pair) for name, pair in state.schedules().items()},
-            scaler=None if scaler is None else scaler.state_dict(), rng=rng,
-        ).save(self.folder)  # fmt: skip
+            scaler=None if scaler is None else scaler.state_dict(),
+            rng=rng,
+        ).save(self.folder)
 
     def report(self, *, stopped_by: str) -> TrainReport:
         return TrainReport(
@@ -386,22 +409,3 @@ def _schedule(optimizer: Optimizer, scheduler: ExponentialLR) -> dict[str, Any]:
         "base_rates": list(scheduler.base_lrs),
         "rates": [group["lr"] for group in optimizer.param_groups],
     }
-
-
-def progress_bar(state: TrainState, settings: TrainSettings) -> tqdm:
-    """Progress bar over steps, or over seconds if only the time is limited, so that its estimate is right."""
-    looks: dict[str, Any] = {"desc": "training", "mininterval": 0.5, "disable": not state.accelerator.is_main_process}
-    if counts_seconds(settings):
-        layout = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}{postfix}]"
-        total_s = settings.max_minutes * 60
-        return tqdm(total=total_s, initial=min(state.seconds, total_s), bar_format=layout, **looks)
-    return tqdm(total=settings.max_steps, initial=state.step, unit="step", **looks)
-
-
-def advance_bar(bar: tqdm, state: TrainState, settings: TrainSettings) -> None:
-    done = state.seconds if counts_seconds(settings) else state.step
-    bar.update(min(done, bar.total or done) - bar.n)
-
-
-def counts_seconds(settings: TrainSettings) -> bool:
-    return settings.max_steps is None and settings.max_minutes is not None

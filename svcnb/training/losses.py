@@ -109,7 +109,9 @@ def stft_loss(
             window = torch.hann_window(n_fft, device=fake.device)
             n_bins = round(band * (n_fft // 2)) + 1
             ours, theirs = (
-                torch.stft(x.float().squeeze(1), n_fft, hop, window=window, return_complex=True)[:, :n_bins].abs()
+                torch.stft(x.float().squeeze(1), n_fft, hop, window=window, return_complex=True)[
+                    :, :n_bins
+                ].abs()
                 for x in (fake, real)
             )
             log_term = (ours.clamp_min(1e-5).log() - theirs.clamp_min(1e-5).log()).abs().mean()
@@ -173,20 +175,30 @@ class Transforms(nn.Module):
     """
 
     def __init__(
-        self, data: Any, *, max_hz: float | None = None, with_perceptual_loss: bool = False,
+        self,
+        data: Any,
+        *,
+        max_hz: float | None = None,
+        with_perceptual_loss: bool = False,
         perceptual_loss: PerceptualLoss | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.perceptual_loss = None
         if with_perceptual_loss:
-            self.perceptual_loss = perceptual_loss or EncoderFeatures.bundled(sample_rate_hz=data.sampling_rate)
+            self.perceptual_loss = perceptual_loss or EncoderFeatures.bundled(
+                sample_rate_hz=data.sampling_rate
+            )
         self.band = min(1.0, 2 * (max_hz or data.sampling_rate) / data.sampling_rate)
         self.stft = Stft(n_fft=data.filter_length, hop_samples=data.hop_length, win_samples=data.win_length)
         self.mel = MelSpectrogram(
-            sample_rate_hz=data.sampling_rate, n_fft=data.filter_length, hop_samples=data.hop_length,
-            win_samples=data.win_length, n_mels=data.n_mel_channels, fmin_hz=data.mel_fmin,
+            sample_rate_hz=data.sampling_rate,
+            n_fft=data.filter_length,
+            hop_samples=data.hop_length,
+            win_samples=data.win_length,
+            n_mels=data.n_mel_channels,
+            fmin_hz=data.mel_fmin,
             fmax_hz=max_hz or data.mel_fmax,
-        )  # fmt: skip
+        )
 
 
 @dataclass
@@ -204,7 +216,9 @@ class GeneratorPass:
     perceptual_target: PerceptualTarget | None = None  # the encoded target segments, with a perceptual loss
 
 
-def compared(out: Any, audio: Tensor, spec: Tensor, transforms: Transforms, segment_frames: int) -> GeneratorPass:
+def compared(
+    out: Any, audio: Tensor, spec: Tensor, transforms: Transforms, segment_frames: int
+) -> GeneratorPass:
     """The generator's output with the same segment of the target, as audio and as mel (cut from the clip's).
 
     Args:
@@ -235,7 +249,9 @@ def spectral_terms(
     return terms
 
 
-def variational_terms(result: GeneratorPass, train: LossWeights, share: Share | None = None) -> dict[str, Tensor]:
+def variational_terms(
+    result: GeneratorPass, train: LossWeights, share: Share | None = None
+) -> dict[str, Tensor]:
     """Spectral terms of the audio decoded from the posterior, and the KL divergence from the prior."""
     out = result.out
     terms = spectral_terms(out.audio, result.fake_mel, result, train, share)
@@ -243,7 +259,11 @@ def variational_terms(result: GeneratorPass, train: LossWeights, share: Share | 
 
 
 def prior_terms(
-    audio: Tensor, result: GeneratorPass, transforms: Transforms, train: LossWeights, share: Share | None = None
+    audio: Tensor,
+    result: GeneratorPass,
+    transforms: Transforms,
+    train: LossWeights,
+    share: Share | None = None,
 ) -> dict[str, Tensor]:
     """Spectral terms of audio [B, 1, segment samples] decoded from the prior alone, as in conversion."""
     terms = spectral_terms(audio, transforms.mel(audio.float()), result, train, share)

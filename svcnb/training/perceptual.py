@@ -33,7 +33,9 @@ class TargetFeatures:
     def distance(self, audio: Tensor) -> Tensor:
         """L1 distance of the maps of segments [B, 1, T]: 0 for equal sounds, about 1.1 for unrelated ones."""
         found = self.loss_network.maps(self.loss_network.prepare(audio), self.statistics)
-        return torch.stack([_distance(ours, theirs) for ours, theirs in zip(found, self.maps, strict=True)]).mean()
+        return torch.stack(
+            [_distance(ours, theirs) for ours, theirs in zip(found, self.maps, strict=True)]
+        ).mean()
 
 
 class PerceptualNetwork(nn.Module, ABC):

@@ -51,54 +51,117 @@ class TrainSettings(Settings):
 
     max_steps: int | None = option(None, "stop after this many steps in all", unset="no limit", ge=1)
     max_minutes: float | None = option(
-        None, "stop after this many minutes of training in all", unset="no limit", gt=0, slider=(0, 720, 0.5),
+        None,
+        "stop after this many minutes of training in all",
+        unset="no limit",
+        gt=0,
+        slider=(0, 720, 0.5),
     )
     max_epochs: int | None = option(
-        None, "stop after this many epochs in all", unset="the config's, where no other limit is given", advanced=True, ge=1,
+        None,
+        "stop after this many epochs in all",
+        unset="the config's, where no other limit is given",
+        advanced=True,
+        ge=1,
     )
     save_every_steps: int | None = option(
-        None, "steps between checkpoints", unset="the config's", advanced=True, ge=1, slider=(0, 10000, 100),
+        None,
+        "steps between checkpoints",
+        unset="the config's",
+        advanced=True,
+        ge=1,
+        slider=(0, 10000, 100),
     )
     save_every_minutes: float = option(
-        10.0, "most minutes between checkpoints: what a disconnect can lose", advanced=True, gt=0, slider=(1, 60, 1),
+        10.0,
+        "most minutes between checkpoints: what a disconnect can lose",
+        advanced=True,
+        gt=0,
+        slider=(1, 60, 1),
     )
     log_every_steps: int | None = option(
-        None, "steps between logged losses", unset="the config's", advanced=True, ge=1, slider=(0, 1000, 5),
+        None,
+        "steps between logged losses",
+        unset="the config's",
+        advanced=True,
+        ge=1,
+        slider=(0, 1000, 5),
     )
     validate_every_steps: int = option(
-        100, "steps between measurements on held-out clips", advanced=True, ge=1, slider=(20, 2000, 20),
+        100,
+        "steps between measurements on held-out clips",
+        advanced=True,
+        ge=1,
+        slider=(20, 2000, 20),
     )
     keep_checkpoints: int | None = option(
-        None, "newest checkpoints to keep, besides the best; 0 keeps all", unset="the config's", advanced=True, ge=0,
+        None,
+        "newest checkpoints to keep, besides the best; 0 keeps all",
+        unset="the config's",
+        advanced=True,
+        ge=0,
         slider=(-1, 20, 1),
     )
     keep_every_steps: int | None = option(
-        None, "keep checkpoints at multiples of this too; 0 = none", unset="the config's", advanced=True, ge=0,
+        None,
+        "keep checkpoints at multiples of this too; 0 = none",
+        unset="the config's",
+        advanced=True,
+        ge=0,
     )
     precision: Literal["auto", "fp32", "fp16", "bf16"] = option(
-        "auto", "auto = the config's; fp16 is faster on a T4, bf16 on newer GPUs and CPUs; fp32 always works",
+        "auto",
+        "auto = the config's; fp16 is faster on a T4, bf16 on newer GPUs and CPUs; fp32 always works",
         group="quality",
     )
     device: Literal["auto", "cpu", "cuda"] = option(
-        "auto", "where the networks run", flags="-d --device", group="files", advanced=True,
+        "auto",
+        "where the networks run",
+        flags="-d --device",
+        group="files",
+        advanced=True,
     )
     seed: int = option(1234, "random seed", group="quality", advanced=True)
     n_loader_workers: int | None = option(
-        None, "processes that read clips", unset="the config's", group="files", advanced=True, ge=0, slider=(0, 8, 1),
+        None,
+        "processes that read clips",
+        unset="the config's",
+        group="files",
+        advanced=True,
+        ge=0,
+        slider=(0, 8, 1),
     )
     warmup_epochs: int | None = option(
-        None, "epochs over which the learning rate rises to its full value", unset="the config's", group="quality",
-        advanced=True, ge=0,
+        None,
+        "epochs over which the learning rate rises to its full value",
+        unset="the config's",
+        group="quality",
+        advanced=True,
+        ge=0,
     )
     n_processes: int = option(
-        1, "processes that train together, each with its own batch: one per GPU", flags="--num_processes", group="files",
-        advanced=True, ge=1,
+        1,
+        "processes that train together, each with its own batch: one per GPU",
+        flags="--num_processes",
+        group="files",
+        advanced=True,
+        ge=1,
     )
-    stop_at_plateau: bool = option(False, "stop when held-out clips have not improved for long", advanced=True, aliases="--stop_when_flat")
-    tensorboard: bool = option(False, "also write TensorBoard's event files into the folder tensorboard", advanced=True)
+    stop_at_plateau: bool = option(
+        False,
+        "stop when held-out clips have not improved for long",
+        advanced=True,
+        aliases="--stop_when_flat",
+    )
+    tensorboard: bool = option(
+        False, "also write TensorBoard's event files into the folder tensorboard", advanced=True
+    )
     vol_aug: bool | None = option(
-        None, "also train on louder and quieter clips, for features with --vol_embedding", unset="the config's",
-        group="quality", advanced=True,
+        None,
+        "also train on louder and quieter clips, for features with --vol_embedding",
+        unset="the config's",
+        group="quality",
+        advanced=True,
     )
 
     def filled(self, schedule: Schedule = Schedule()) -> TrainSettings:

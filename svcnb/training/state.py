@@ -59,14 +59,20 @@ class TrainState:
         """One update of what the optimiser holds; gradients of several processes are added."""
         optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
-        self.processes.add_gradients(parameter for group in optimizer.param_groups for parameter in group["params"])
+        self.processes.add_gradients(
+            parameter for group in optimizer.param_groups for parameter in group["params"]
+        )
         optimizer.step()
 
 
 def settle(settings: TrainSettings, schedule: Schedule, path: Path | str) -> TrainSettings:
     """The settings, and what they leave open as the config in the file `path` says."""
     if settings.precision == "auto" and schedule.precision != "fp32" and not uses_gpu(settings):
-        log.warning("%s: %s is for GPUs and not used: on the CPU the training is in fp32", path, schedule.precision_key)
+        log.warning(
+            "%s: %s is for GPUs and not used: on the CPU the training is in fp32",
+            path,
+            schedule.precision_key,
+        )
         schedule = replace(schedule, precision="fp32")
     return settings.filled(schedule)
 
@@ -86,11 +92,15 @@ def make_accelerator(settings: TrainSettings) -> Accelerator:
 
     settings, on_cpu = settings.filled(), not uses_gpu(settings)
     if settings.device == "cuda" and on_cpu:
-        raise SvcError("device is cuda, but torch sees no CUDA GPU: choose device=cpu, or a runtime with a GPU")
+        raise SvcError(
+            "device is cuda, but torch sees no CUDA GPU: choose device=cpu, or a runtime with a GPU"
+        )
     if settings.precision == "fp16" and on_cpu:
         raise SvcError("precision fp16 needs a GPU: choose fp32, or bf16 where the processor has it")
     if settings.precision == "bf16" and not on_cpu and torch.cuda.get_device_capability() < AMPERE:
-        raise SvcError(f"{torch.cuda.get_device_name()} does not compute in bf16: choose precision fp16 or fp32")
+        raise SvcError(
+            f"{torch.cuda.get_device_name()} does not compute in bf16: choose precision fp16 or fp32"
+        )
     # accelerate keeps one state per process and refuses another precision; a notebook trains more than once.
     AcceleratorState._reset_state(reset_partial_state=True)
     precision = "no" if settings.precision == "fp32" else settings.precision
@@ -129,14 +139,21 @@ def restore(state: TrainState, record: RunRecord) -> None:
 
     The learning rate of the config counts: when it was edited, the stored rates are scaled to it.
     """
-    state.step, state.epoch, state.batch, state.seconds = record.step, record.epoch, record.batch, record.seconds
+    state.step, state.epoch, state.batch, state.seconds = (
+        record.step,
+        record.epoch,
+        record.batch,
+        record.seconds,
+    )
     for name, (optimizer, scheduler) in state.schedules().items():
         if name not in record.schedules:
             continue  # this part did not take part before, e.g. a discriminator switched on later
         stored = record.schedules[name]
         n_epochs = stored["last_epoch"]
         # One more step than it counts itself: torch warns of schedulers that step before their new-born optimiser.
-        scheduler.load_state_dict({"last_epoch": n_epochs, "_step_count": n_epochs + 2, "_last_lr": stored["rates"]})
+        scheduler.load_state_dict(
+            {"last_epoch": n_epochs, "_step_count": n_epochs + 2, "_last_lr": stored["rates"]}
+        )
         for group, rate, base, old_base in zip(
             optimizer.param_groups, stored["rates"], scheduler.base_lrs, stored["base_rates"], strict=True
         ):

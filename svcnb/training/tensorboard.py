@@ -56,10 +56,14 @@ class TensorBoardLog:
             self.writer.add_scalar("learning_rate", line["lr"], line["step"])
         self.writer.flush()
 
-    def add_sample(self, step: int, clip: int, sounds: tuple[Audio, Audio], mels: tuple[Tensor, Tensor]) -> None:
+    def add_sample(
+        self, step: int, clip: int, sounds: tuple[Audio, Audio], mels: tuple[Tensor, Tensor]
+    ) -> None:
         """A recording and the network's output for it, as audio and as log mel spectrograms [M, N]."""
         for kind, sound, mel in zip(("gt", "gen"), sounds, mels, strict=True):
-            self.writer.add_audio(f"{kind}/audio_{clip}", sound.samples[None], step, sample_rate=sound.sample_rate_hz)
+            self.writer.add_audio(
+                f"{kind}/audio_{clip}", sound.samples[None], step, sample_rate=sound.sample_rate_hz
+            )
             self.writer.add_image(f"{kind}/mel_{clip}", mel_image(mel), step, dataformats="HWC")
         self.writer.flush()
 

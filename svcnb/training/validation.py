@@ -53,7 +53,13 @@ class HeldOutClips:
     """
 
     def __init__(
-        self, store: FeatureStore, split: Split, choices: ClipChoices, synthesize: Synthesize, *, board: TensorBoardLog | None = None
+        self,
+        store: FeatureStore,
+        split: Split,
+        choices: ClipChoices,
+        synthesize: Synthesize,
+        *,
+        board: TensorBoardLog | None = None,
     ) -> None:
         self.rate_hz = store.settings.sample_rate_hz
         self.synthesize = synthesize

@@ -56,9 +56,13 @@ def describe_machine() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, one turn: checks that it runs")
-    parser.add_argument("--only", nargs="+", default=[""], metavar="WORD", help="rows whose name contains a word")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="WORD", help="rows whose name contains a word"
+    )
     parser.add_argument("--out", type=Path, default=places.PROJECT / ".benchmarks", metavar="FOLDER")
     options = parser.parse_args(arguments)
     rows = [row for row in ROWS if any(word in row.name for word in options.only)]
@@ -70,7 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{row.name} ...", flush=True)
             done.append(compare(row, Size(quick=options.quick, folder=Path(folder))))
     when = f"{datetime.now(UTC):%Y-%m-%d}"
-    table = as_table(done, title=f"{when}: {machine}{', quick sizes' if options.quick else ''}", quick=options.quick)
+    table = as_table(
+        done, title=f"{when}: {machine}{', quick sizes' if options.quick else ''}", quick=options.quick
+    )
     print(f"\n{table}")
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "table.md").write_text(table, encoding="utf-8")

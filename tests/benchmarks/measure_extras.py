@@ -42,12 +42,18 @@ class Distances:
         pairs = list(zip(recordings, results, strict=True))
         mel = [(self.log_mel(a) - self.log_mel(b)).abs().mean().item() for a, b in pairs]
         cepstral_db = [mel_cepstral_distance(a, b, align=False).mean_db for a, b in pairs]
-        return [float(np.mean(mel)), float(np.mean(cepstral_db)), self.similarity.compare(results, self.references)]
+        return [
+            float(np.mean(mel)),
+            float(np.mean(cepstral_db)),
+            self.similarity.compare(results, self.references),
+        ]
 
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("voice", type=Path)
     parser.add_argument("--target", type=Path, required=True, help="folder with recordings of the speaker")
     parser.add_argument("--unseen", nargs="+", required=True, help="names of sentences kept out of training")
@@ -57,7 +63,9 @@ def main() -> None:
     paths = find_audio_files(options.target)
     recordings = [read_audio(path) for path in paths if path.stem in options.unseen]
     vocoder = find_vocoder(None, voice_folder=options.voice)
-    distances = Distances(vocoder, [path for path in paths if path.stem not in options.unseen][-N_REFERENCES:])
+    distances = Distances(
+        vocoder, [path for path in paths if path.stem not in options.unseen][-N_REFERENCES:]
+    )
     voice = load_voice(options.voice, vocoder=vocoder)
     variants = {"the voice alone": {}, "enhanced": {"enhance": True}}
     shallow = {"shallow_diffusion": True, "second_encoding": options.second_encoding}

@@ -77,7 +77,9 @@ class Metrics:
 
 def converted(voice: LoadedVoice, audio: Audio, *, sung: bool = False) -> Audio:
     suggested = voice.suggest_transpose(voice.estimate_f0(audio))
-    return voice.convert(audio, ConversionSettings(transpose_semitones=choose_transposition(suggested, sung=sung)))
+    return voice.convert(
+        audio, ConversionSettings(transpose_semitones=choose_transposition(suggested, sung=sung))
+    )
 
 
 def f0_metrics(
@@ -94,9 +96,12 @@ def f0_metrics(
 
 
 def measure(
-    voice: LoadedVoice | None, recordings: Recordings, metrics: Metrics, *,
+    voice: LoadedVoice | None,
+    recordings: Recordings,
+    metrics: Metrics,
+    *,
     trackers: Sequence[str] = ("auto",),
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Metrics by name; of the recordings themselves if there is no voice."""
     change: Change = (lambda audio: converted(voice, audio)) if voice else (lambda audio: audio)
     found: dict[str, float] = {}
@@ -126,15 +131,20 @@ def measure(
 def read_recordings(options: argparse.Namespace) -> Recordings:
     own = [path for path in find_audio_files(options.target) if path.stem in options.unseen]
     return Recordings(
-        readers={f.name: [read_audio(path) for path in find_audio_files(f)[: options.most]] for f in options.readers},
+        readers={
+            f.name: [read_audio(path) for path in find_audio_files(f)[: options.most]]
+            for f in options.readers
+        },
         own=[Spoken(read_audio(path), find_transcript(path)) for path in own],
         flite={
-            name: [Spoken(Audio(synthesize(text, name).samples, SAMPLE_RATE_HZ), text)
-                   for text in TEST_SENTENCES[: options.sentences]]
+            name: [
+                Spoken(Audio(synthesize(text, name).samples, SAMPLE_RATE_HZ), text)
+                for text in TEST_SENTENCES[: options.sentences]
+            ]
             for name in FLITE_VOICES
         },
         song=read_audio(options.song) if options.song else None,
-    )  # fmt: skip
+    )
 
 
 def as_table(rows: dict[str, dict[str, float]]) -> str:
@@ -148,10 +158,14 @@ def as_table(rows: dict[str, dict[str, float]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("voices", type=Path, nargs="+")
     parser.add_argument("--target", type=Path, required=True, help="folder with recordings of the target")
-    parser.add_argument("--readers", type=Path, nargs="+", required=True, help="folders of recordings to convert")
+    parser.add_argument(
+        "--readers", type=Path, nargs="+", required=True, help="folders of recordings to convert"
+    )
     parser.add_argument("--unseen", nargs="+", required=True, help="names of sentences not trained on")
     parser.add_argument("--song", type=Path, help="a sung recording")
     parser.add_argument("--most", type=int, default=10, help="recordings per reader")

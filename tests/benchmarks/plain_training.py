@@ -30,8 +30,14 @@ class PlainPart(nn.Module):
         self.period = period
         if period is None:
             # in, out, kernel, stride, groups, padding
-            table = [(1, 16, 15, 1, 1, 7), (16, 64, 41, 4, 4, 20), (64, 256, 41, 4, 16, 20),
-                     (256, 1024, 41, 4, 64, 20), (1024, 1024, 41, 4, 256, 20), (1024, 1024, 5, 1, 1, 2)]  # fmt: skip
+            table = [
+                (1, 16, 15, 1, 1, 7),
+                (16, 64, 41, 4, 4, 20),
+                (64, 256, 41, 4, 16, 20),
+                (256, 1024, 41, 4, 64, 20),
+                (1024, 1024, 41, 4, 256, 20),
+                (1024, 1024, 5, 1, 1, 2),
+            ]
             convs = [nn.Conv1d(i, o, k, s, padding=p, groups=g) for i, o, k, s, g, p in table]
             conv_post: nn.Module = nn.Conv1d(1024, 1, 3, padding=1)
         else:
@@ -87,7 +93,9 @@ class PlainStep:
 
     def __init__(self, generator: nn.Module, discriminator: PlainDiscriminator, parts: StepParts) -> None:
         self.generator, self.discriminator, self.parts = generator, discriminator, parts
-        self.optimizer_g, self.optimizer_d = (plain_optimizer(net, parts) for net in (generator, discriminator))
+        self.optimizer_g, self.optimizer_d = (
+            plain_optimizer(net, parts) for net in (generator, discriminator)
+        )
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         train = self.parts.config.train

@@ -34,9 +34,18 @@ def config_of(size: Size) -> Config:
     config = Config.full()
     if size.quick:
         config.train.segment_size = 8 * config.data.hop_length
-        sizes = {"inter_channels": 128, "hidden_channels": 128, "filter_channels": 128, "n_layers": 1,
-                 "ssl_dim": 128, "p_dropout": 0.0, "n_flow_layer": 1, "gin_channels": 128, "n_speakers": 1,
-                 "upsample_initial_channel": 32}  # fmt: skip
+        sizes = {
+            "inter_channels": 128,
+            "hidden_channels": 128,
+            "filter_channels": 128,
+            "n_layers": 1,
+            "ssl_dim": 128,
+            "p_dropout": 0.0,
+            "n_flow_layer": 1,
+            "gin_channels": 128,
+            "n_speakers": 1,
+            "upsample_initial_channel": 32,
+        }
         config.model = config.model.model_copy(update=sizes)
     return config
 
@@ -89,7 +98,9 @@ class Setup:
         doubled = {name: getattr(batch, name).double() for name in ("content", "f0_hz", "voiced", "audio")}
         spec = self.parts.stft(batch.audio).double()
         networks = Networks(nets.generator.double(), nets.discriminator.double())
-        return replace(self, batch=replace(batch, **doubled, spec=spec), networks=networks, parts=self.parts.double())
+        return replace(
+            self, batch=replace(batch, **doubled, spec=spec), networks=networks, parts=self.parts.double()
+        )
 
     def our_state(self) -> TrainState:
         train = self.config.train
@@ -159,13 +170,20 @@ def plain_inference(size: Size) -> Work:
 
 def _generator_and_batch(size: Size) -> tuple[torch.nn.Module, Batch]:
     config = config_of(size)
-    return make_networks(config).generator.eval(), make_batch(config, _clip_s(size) if size.quick else INFERENCE_S)
+    return make_networks(config).generator.eval(), make_batch(
+        config, _clip_s(size) if size.quick else INFERENCE_S
+    )
 
 
-def _resynthesize(network: torch.nn.Module, batch: Batch, mode: torch.no_grad | torch.inference_mode) -> dict[str, float]:
+def _resynthesize(
+    network: torch.nn.Module, batch: Batch, mode: torch.no_grad | torch.inference_mode
+) -> dict[str, float]:
     with mode:
         audio = network.infer(
-            batch.content[:1], batch.f0_hz[:1], batch.voiced[:1], batch.speaker[:1],
+            batch.content[:1],
+            batch.f0_hz[:1],
+            batch.voiced[:1],
+            batch.speaker[:1],
             noise=Noise(torch.Generator().manual_seed(3)),
-        ).audio  # fmt: skip
+        ).audio
     return {"mean_square": float(audio.square().mean())}

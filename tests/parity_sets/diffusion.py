@@ -37,7 +37,9 @@ def check_diffusion(reference: ReferenceSet) -> Iterator[Row]:
     yield from _key_rows(model, reference)
     tolerance = reference.tolerance("abs")
     inputs = [reference.tensor(f"in/{name}") for name in ("units", "f0", "volume")]
-    inputs.append(reference.tensor("in/spk_id") if reference.has("in/spk_id") else torch.zeros(1, 1, dtype=torch.long))
+    inputs.append(
+        reference.tensor("in/spk_id") if reference.has("in/spk_id") else torch.zeros(1, 1, dtype=torch.long)
+    )
     condition = model.condition(*inputs, shift_semitones=None)
     noise = reference.tensor("in/noise")
     yield reference.compare("cond", condition, tolerance)
@@ -57,7 +59,9 @@ def check_diffusion(reference: ReferenceSet) -> Iterator[Row]:
 def build(reference: ReferenceSet) -> Unit2Mel:
     """The network with the set's sizes, and with the stored weights or those of the formula."""
     given = dict(reference.meta["kwargs"])
-    sizes = DenoiserSizes(given.pop("out_dims"), *(given.pop(name) for name in ("n_layers", "n_chans", "n_hidden")))
+    sizes = DenoiserSizes(
+        given.pop("out_dims"), *(given.pop(name) for name in ("n_layers", "n_chans", "n_hidden"))
+    )
     model = Unit2Mel(given.pop("input_channel"), given.pop("n_spk"), sizes, **given).eval()
     stored = sorted(reference.folder.glob("model_*.pt"))
     if stored:
@@ -72,7 +76,12 @@ def build(reference: ReferenceSet) -> Unit2Mel:
 def _key_rows(model: Unit2Mel, reference: ReferenceSet) -> Iterator[Row]:
     ours = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     differing = sorted(set(ours.items()) ^ set(reference.keys.items()))
-    yield Row("keys.txt", float(len(differing)), 0.0, note="; ".join(f"{name} {shape}" for name, shape in differing[:4]))
+    yield Row(
+        "keys.txt",
+        float(len(differing)),
+        0.0,
+        note="; ".join(f"{name} {shape}" for name, shape in differing[:4]),
+    )
 
 
 def compare_sized(reference: ReferenceSet, name: str, ours: Tensor, tolerance: float) -> Row:
@@ -92,24 +101,36 @@ def _schedule_rows(reference: ReferenceSet, name: str, model: Unit2Mel, toleranc
     yield reference.compare(name, getattr(model.decoder, wanted), tolerance, note="in the network")
 
 
-def _noise_rows(reference: ReferenceSet, model: Unit2Mel, condition: Tensor, tolerance: float) -> Iterator[Row]:
+def _noise_rows(
+    reference: ReferenceSet, model: Unit2Mel, condition: Tensor, tolerance: float
+) -> Iterator[Row]:
     decoder, noise = model.decoder, reference.tensor("in/noise")
     spec = decoder.normalise(reference.tensor("in/gt_spec"))
     for name in reference.arrays:
         if found := re.fullmatch(r"q_sample_t(\d+)", name):
-            yield reference.compare(name, decoder.add_noise(spec, torch.tensor([int(found[1])]), noise), tolerance)
+            yield reference.compare(
+                name, decoder.add_noise(spec, torch.tensor([int(found[1])]), noise), tolerance
+            )
         if found := re.fullmatch(r"loss_t(\d+)", name):
             step = torch.tensor([int(found[1])])
-            predicted = decoder.denoise_fn(decoder.add_noise(spec, step, noise), step, condition.transpose(1, 2))
+            predicted = decoder.denoise_fn(
+                decoder.add_noise(spec, step, noise), step, condition.transpose(1, 2)
+            )
             yield compare_sized(reference, name, (predicted - noise).square().mean(), tolerance)
 
 
-def _sample_rows(reference: ReferenceSet, model: Unit2Mel, condition: Tensor, tolerance: float) -> Iterator[Row]:
+def _sample_rows(
+    reference: ReferenceSet, model: Unit2Mel, condition: Tensor, tolerance: float
+) -> Iterator[Row]:
     for name in reference.arrays:
         found = re.fullmatch(r"sample/(\S+)_k(\d+)_speedup(\d+)_(shallow|full)", name)
         if not found:
             continue
         settings = SamplerSettings(found[1], int(found[3]), from_below=True)
-        start = {"start_mel": reference.tensor("in/gt_spec"), "k_step": int(found[2])} if found[4] == "shallow" else {}
+        start = (
+            {"start_mel": reference.tensor("in/gt_spec"), "k_step": int(found[2])}
+            if found[4] == "shallow"
+            else {}
+        )
         ours = sample(model, condition, settings, noise=StoredNoise(reference.tensor("in/noise")), **start)
         yield compare_sized(reference, name, ours, tolerance)

@@ -92,13 +92,17 @@ def _excerpt(clip: np.ndarray, settings: RvcCutSettings) -> np.ndarray:
     return np.concatenate([clip[:64], clip[middle : middle + 64], clip_16k[middle_16k : middle_16k + 64]])
 
 
-def _speech_rows(reference: ReferenceSet, name: str, of_samples: str, settings: RvcCutSettings) -> Iterator[Row]:
+def _speech_rows(
+    reference: ReferenceSet, name: str, of_samples: str, settings: RvcCutSettings
+) -> Iterator[Row]:
     """Only the first clip: only 4 s of the recording are available, at another sample rate, and resampled."""
     waves = find_set(reference, "dsp-so-vits", lambda other: (other.folder / "speech44k.wav").is_file())
     if waves is None:
         return
     samples, rate_hz = soundfile.read(waves.folder / "speech44k.wav", dtype="float32")
-    filtered = rvc_clips.high_pass(resample_samples(samples, rate_hz, settings.sample_rate_hz), settings.sample_rate_hz)
+    filtered = rvc_clips.high_pass(
+        resample_samples(samples, rate_hz, settings.sample_rate_hz), settings.sample_rate_hz
+    )
     clip = rvc_clips.level(filtered[: int(settings.window_s * settings.sample_rate_hz)], settings)
     reference.compared |= {name, of_samples}
     tolerance, note = reference.tolerance("spectra_abs"), "first clip, recording resampled by us"
@@ -154,7 +158,9 @@ def _mel_rows(reference: ReferenceSet) -> Iterator[Row]:
         if not reference.has(f"mel/{rate_hz}"):
             continue
         second = torch.from_numpy(glide(rate_hz)[rate_hz // 2 : rate_hz // 2 + rate_hz])[None]
-        transform = MelSpectrogram(sample_rate_hz=rate_hz, n_fft=n_fft, hop_samples=rate_hz // 100, n_mels=n_mels)
+        transform = MelSpectrogram(
+            sample_rate_hz=rate_hz, n_fft=n_fft, hop_samples=rate_hz // 100, n_mels=n_mels
+        )
         spec = transform.stft(second)
         yield reference.compare(f"mel/{rate_hz}", transform.project(spec), reference.tolerance("spectra_abs"))
         if reference.has(f"mel/{rate_hz}_spec_shape"):

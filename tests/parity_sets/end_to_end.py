@@ -64,7 +64,9 @@ def end_to_end_rows(reference: ReferenceSet) -> Iterator[Row]:
     yield from _unit_rows(reference)
     voice = _find_voice(reference)
     if voice is None:
-        yield Row("e2e/*", float("inf"), 0.0, note="the so-vits set that this one depends on is not beside it")
+        yield Row(
+            "e2e/*", float("inf"), 0.0, note="the so-vits set that this one depends on is not beside it"
+        )
         return
     for tag in CASES:
         if reference.has(f"e2e/{tag}"):
@@ -87,13 +89,17 @@ def _case_rows(reference: ReferenceSet, voice: Voice, tag: str) -> list[Row]:
 def _find_voice(reference: ReferenceSet) -> Voice | None:
     """The network that made the recordings; if several sets fit the description, the one that agrees."""
     candidates: list[ReferenceSet] = []
-    find_set(reference, "so-vits", lambda other: _may_be_the_network(other, reference) and candidates.append(other))
+    find_set(
+        reference, "so-vits", lambda other: _may_be_the_network(other, reference) and candidates.append(other)
+    )
     voices = [
         Voice(Config.model_validate(other.config), WithoutNoise(build_generator(other)), ToyEncoder())
         for other in candidates
     ]
     if len(voices) > 1:
-        voices = [voice for voice in voices if all(row.passed for row in _case_rows(reference, voice, "a"))] or voices
+        voices = [
+            voice for voice in voices if all(row.passed for row in _case_rows(reference, voice, "a"))
+        ] or voices
     return voices[0] if voices else None
 
 
@@ -108,10 +114,14 @@ def _unit_rows(reference: ReferenceSet) -> Iterator[Row]:
     if not reference.has("e2e/unit_f0"):
         return
     glide = read_audio(reference.folder / "glide44k.wav")
-    estimator = PitchEstimator(reference.meta["end_to_end_f0"], sample_rate_hz=glide.sample_rate_hz, hop_samples=512)
+    estimator = PitchEstimator(
+        reference.meta["end_to_end_f0"], sample_rate_hz=glide.sample_rate_hz, hop_samples=512
+    )
     track = estimator(glide.samples)
     f0_rtol, latent = reference.tolerance("f0_rtol"), reference.tolerance("spectra_abs")
-    yield reference.compare("e2e/unit_f0", track.interpolated()[None].astype(np.float32), f0_rtol, relative=True)
+    yield reference.compare(
+        "e2e/unit_f0", track.interpolated()[None].astype(np.float32), f0_rtol, relative=True
+    )
     yield reference.compare("e2e/unit_uv", track.voiced[None].astype(np.float32), 0.0)
     samples_16k = SincResample(glide.sample_rate_hz, 16000)(torch.from_numpy(glide.samples)).numpy()
     content = ToyEncoder().encode(samples_16k).T

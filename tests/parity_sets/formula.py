@@ -66,7 +66,9 @@ def value(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(_scaled(name, normal), np.float32)
 
 
-def state_dict(shapes: Mapping[str, tuple[int, ...]], seed: int, *, prefix: str = "") -> dict[str, torch.Tensor]:
+def state_dict(
+    shapes: Mapping[str, tuple[int, ...]], seed: int, *, prefix: str = ""
+) -> dict[str, torch.Tensor]:
     """Formula weights for every name except fixed filters; `prefix` ("disc:") is part of the hashed name."""
     return {
         name: torch.from_numpy(value(seed, prefix + name, tuple(shape)))

@@ -22,7 +22,9 @@ def check_hubert(reference: ReferenceSet) -> Iterator[Row]:
     for name in sorted(reference.arrays):
         if match := LAYER.match(name):
             projected = match["projected"] is not None
-            network = hubert_from_state(state, n_layers=int(match["layer"]), n_heads=n_heads, projected=projected)
+            network = hubert_from_state(
+                state, n_layers=int(match["layer"]), n_heads=n_heads, projected=projected
+            )
             ours = HubertEncoder(network, name=name).encode(reference.tensor(f"{match['clip']}/wav"))
             reference.compared.add(f"{match['clip']}/wav")  # an input
             yield reference.compare(name, ours[None], tolerance)

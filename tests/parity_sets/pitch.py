@@ -40,7 +40,9 @@ def check_rmvpe(reference: ReferenceSet) -> Iterator[Row]:
     reference.compared.add("decode/salience")  # input of the decoder
     for name in reference.arrays:
         if name.startswith("decode/f0_thred"):
-            f0_hz = decode_salience(reference.tensor("decode/salience"), float(name.removeprefix("decode/f0_thred")))
+            f0_hz = decode_salience(
+                reference.tensor("decode/salience"), float(name.removeprefix("decode/f0_thred"))
+            )
             # f0 up to 2000 Hz in float32 has a resolution of 1e-4 Hz, so the tolerance is relative
             yield reference.compare(name, f0_hz, tolerance, relative=True)
 

@@ -36,7 +36,9 @@ def _center_rows(reference: ReferenceSet) -> Iterator[Row]:
     for path in sorted(reference.folder.glob("kmeans*.pt")):
         centers = SpeakerCenters.read(path)
         speaker = centers.speakers[0]
-        yield reference.compare("kmeans/centers", centers.centers[speaker], 0.0, note=f"as read from {path.name}")
+        yield reference.compare(
+            "kmeans/centers", centers.centers[speaker], 0.0, note=f"as read from {path.name}"
+        )
     yield reference.compare("kmeans/centers", centers.centers[speaker], 0.0)
     yield reference.compare("kmeans/x", centers.blend(content, speaker, 0.0), 0.0, note="ratio 0")
     if reference.has("kmeans/center_result"):
@@ -54,13 +56,19 @@ def _index_rows(reference: ReferenceSet) -> Iterator[Row]:
         yield from _search_rows(reference, index, content, note=path.name)
 
 
-def _search_rows(reference: ReferenceSet, index: FeatureIndex, content: torch.Tensor, *, note: str) -> Iterator[Row]:
+def _search_rows(
+    reference: ReferenceSet, index: FeatureIndex, content: torch.Tensor, *, note: str
+) -> Iterator[Row]:
     speaker_id = index.speaker_ids[0]
     vectors = index.indexes[speaker_id]
     if reference.has("retrieval/n_ivf"):
         yield reference.compare("retrieval/n_ivf", np.array(vectors.nlist), 0.0, note=note)
-        yield reference.compare("retrieval/n_ivf", np.array(count_lists(vectors.ntotal)), 0.0, note="our rule")
-    yield reference.compare("retrieval/q", index.blend(content, speaker_id, 0.0), 0.0, note=f"{note}, ratio 0")
+        yield reference.compare(
+            "retrieval/n_ivf", np.array(count_lists(vectors.ntotal)), 0.0, note="our rule"
+        )
+    yield reference.compare(
+        "retrieval/q", index.blend(content, speaker_id, 0.0), 0.0, note=f"{note}, ratio 0"
+    )
     found = index.neighbours(content, speaker_id)
     if reference.has("retrieval/score"):
         yield reference.compare("retrieval/score", found.distances, SCORE_TOLERANCE, note=note)
@@ -81,4 +89,10 @@ def _finite_row(reference: ReferenceSet, name: str, ours: torch.Tensor, note: st
     if ours.shape != theirs.shape or not ours.isfinite().all():
         return Row(name, float("inf"), TOLERANCE, note=f"{note}: shape {tuple(ours.shape)}, or not finite")
     usable = theirs.isfinite().all(dim=1)
-    return difference(name, ours[usable], theirs[usable], TOLERANCE, note=f"{note}, {int((~usable).sum())} exact hits are finite")
+    return difference(
+        name,
+        ours[usable],
+        theirs[usable],
+        TOLERANCE,
+        note=f"{note}, {int((~usable).sum())} exact hits are finite",
+    )

@@ -12,7 +12,8 @@ from svcnb.files.checkpoint import load_weights, to_plain_names
 from svcnb.models.rvc.checkpoint import read_small_model
 from svcnb.models.rvc.config import Config
 from svcnb.models.rvc.network import RvcSynthesizer
-from svcnb.models.rvc.step import RvcBatch, Networks as RvcNetworks, StepParts, build, run_generator
+from svcnb.models.rvc.step import Networks as RvcNetworks
+from svcnb.models.rvc.step import RvcBatch, StepParts, build, run_generator
 from svcnb.training.losses import (
     GeneratorPass,
     adversarial_terms,
@@ -33,7 +34,11 @@ def read_config(reference: ReferenceSet) -> Config:
     """The set's config; RVC's own sizes if it has no config file."""
     version, f0 = reference.meta["version"], bool(reference.meta["f0"])
     path = reference.folder / "config.json"
-    return Config.load(path, version=version, f0=f0) if path.is_file() else Config.full(version, reference.meta["sample_rate"], f0=f0)
+    return (
+        Config.load(path, version=version, f0=f0)
+        if path.is_file()
+        else Config.full(version, reference.meta["sample_rate"], f0=f0)
+    )
 
 
 def build_rvc(reference: ReferenceSet) -> RvcNetworks:
@@ -54,7 +59,12 @@ def inference_rows(model: RvcSynthesizer, reference: ReferenceSet) -> Iterator[R
     pitch, f0 = (reference.tensor(f"in/infer_{name}") if with_f0 else None for name in ("pitch", "pitchf"))
     inputs, g = (phone, pitch, f0, speaker), model.embed_speaker(speaker)
     out = model.infer(*inputs, noise=RecordedNoise())
-    values = {"m_p": out.m_p, "logs_p": out.logs_p, "z": out.z, "z_roundtrip_zp": model.flow(out.z, out.mask, g)}
+    values = {
+        "m_p": out.m_p,
+        "logs_p": out.logs_p,
+        "z": out.z,
+        "z_roundtrip_zp": model.flow(out.z, out.mask, g),
+    }
     for name, value in values.items():
         if reference.has(f"infer/{name}"):
             yield reference.compare(f"infer/{name}", value, latent)
@@ -67,7 +77,9 @@ def inference_rows(model: RvcSynthesizer, reference: ReferenceSet) -> Iterator[R
     for name in reference.arrays:
         if noisy := NOISY.fullmatch(name):
             noise = RecordedNoise(reference.tensor("in/noise_p"))
-            yield reference.compare(name, model.infer(*inputs, noise_scale=float(noisy[1]), noise=noise).audio, waveform)
+            yield reference.compare(
+                name, model.infer(*inputs, noise_scale=float(noisy[1]), noise=noise).audio, waveform
+            )
         elif part := PART.fullmatch(name):
             window = {"skip_frames": int(part[1]), "n_frames": int(part[2])}
             partial = model.infer(*inputs, noise=RecordedNoise(), **window)
@@ -98,7 +110,9 @@ def output_rows(result: GeneratorPass, reference: ReferenceSet) -> Iterator[Row]
 
 
 @torch.no_grad()
-def discriminator_rows(networks: RvcNetworks, result: GeneratorPass, reference: ReferenceSet) -> Iterator[Row]:
+def discriminator_rows(
+    networks: RvcNetworks, result: GeneratorPass, reference: ReferenceSet
+) -> Iterator[Row]:
     latent = reference.tolerance("latent_abs")
     for label, waveform in (("real", result.target_audio), ("gen", result.out.audio)):
         for i, (scores, maps) in enumerate(zip(*networks.discriminator(waveform), strict=True)):
@@ -111,7 +125,9 @@ def training_rows(networks: RvcNetworks, reference: ReferenceSet) -> Iterator[Ro
     batch = read_batch(reference, with_f0=config.f0)
 
     def generate() -> GeneratorPass:
-        return run_generator(model, batch, StepParts(config, noise=RecordedNoise(reference.tensor("in/noise_q"))))
+        return run_generator(
+            model, batch, StepParts(config, noise=RecordedNoise(reference.tensor("in/noise_q")))
+        )
 
     def weighted_terms(result: GeneratorPass) -> dict[str, Tensor]:
         terms = variational_terms(result, config.train) | adversarial_terms(networks.discriminator, result)
@@ -124,8 +140,12 @@ def training_rows(networks: RvcNetworks, reference: ReferenceSet) -> Iterator[Ro
     for name, loss in {"disc": discriminator_term(networks.discriminator, result), **weighted}.items():
         tolerance = reference.tolerance("loss_rtol")
         yield reference.compare(f"train0/loss_{name}", loss.double(), tolerance, relative=True)
-    yield from gradient_rows(model, sum(weighted.values()), lambda: sum(weighted_terms(generate()).values()), reference)
-    yield reference.compare("train0/grad_norm_g", total_norm(model), reference.tolerance("grad_norm_rtol"), relative=True)
+    yield from gradient_rows(
+        model, sum(weighted.values()), lambda: sum(weighted_terms(generate()).values()), reference
+    )
+    yield reference.compare(
+        "train0/grad_norm_g", total_norm(model), reference.tolerance("grad_norm_rtol"), relative=True
+    )
 
 
 def small_model_rows(model: RvcSynthesizer, reference: ReferenceSet) -> Iterator[Row]:
@@ -136,7 +156,11 @@ def small_model_rows(model: RvcSynthesizer, reference: ReferenceSet) -> Iterator
         gaps = [float((stored.weights[name].float() - own[name]).abs().max()) for name in stored.weights]
         lacking = [name for name in own if "enc_q" not in name and name not in stored.weights]
         yield Row(path.name, max(gaps) + len(lacking), 0.0, note=", ".join(lacking[:3]))
-        wrong = [a for a, b in zip(stored.config.to_list(), read_config(reference).to_list(), strict=True) if a != b]
+        wrong = [
+            a
+            for a, b in zip(stored.config.to_list(), read_config(reference).to_list(), strict=True)
+            if a != b
+        ]
         yield Row(f"{path.name} config", float(len(wrong)), 0.0, note=", ".join(map(str, wrong)))
 
 

@@ -24,7 +24,9 @@ from svcnb.models.rvc.pipeline import Blend, guided_content, smoothed, without_r
 
 FULL_SCALE, HEADROOM = 32768, 0.99
 Encode = Callable[[np.ndarray], Tensor]  # float32 [T] at 16 kHz -> content [N50, D]
-Infer = Callable[[Tensor, "np.ndarray | None"], np.ndarray]  # content [N, D], f0 [N] in Hz -> waveform [N * hop]
+Infer = Callable[
+    [Tensor, "np.ndarray | None"], np.ndarray
+]  # content [N, D], f0 [N] in Hz -> waveform [N * hop]
 THRESHOLDS = {"rmvpe": 0.03}  # RVC's own, where they differ from ours
 WORLD_METHODS = ("dio", "harvest")
 
@@ -66,12 +68,18 @@ class PipelineSettings:
 
 def find_cuts(samples_16k: np.ndarray, windows: Windows) -> list[int]:
     """Samples at which a recording is cut: multiples of 160, at the quietest position near every center."""
-    n_samples, query, center = len(samples_16k), round(windows.query_s * RATE_HZ), round(windows.center_s * RATE_HZ)
+    n_samples, query, center = (
+        len(samples_16k),
+        round(windows.query_s * RATE_HZ),
+        round(windows.center_s * RATE_HZ),
+    )
     if n_samples + HOP_SAMPLES <= windows.longest_s * RATE_HZ:
         return []
     padded = np.abs(np.pad(samples_16k, HOP_SAMPLES // 2, mode="reflect"))
     sums = np.concatenate([[0.0], padded.cumsum()])
-    loudness = sums[HOP_SAMPLES : HOP_SAMPLES + n_samples] - sums[:n_samples]  # of the 10 ms around every sample
+    loudness = (
+        sums[HOP_SAMPLES : HOP_SAMPLES + n_samples] - sums[:n_samples]
+    )  # of the 10 ms around every sample
     cuts = []
     for position in range(center, n_samples, center):
         first = position - query
@@ -82,7 +90,9 @@ def find_cuts(samples_16k: np.ndarray, windows: Windows) -> list[int]:
 def transposed_f0(padded_16k: np.ndarray, pitch: RvcPitch, settings: PipelineSettings) -> np.ndarray:
     """f0 of a padded recording, transposed: float64 [T // 160] in Hz, 0 = unvoiced."""
     n_frames = len(padded_16k) // HOP_SAMPLES
-    f0_hz = smoothed(pitch(padded_16k), pitch.method, settings.filter_radius) * 2 ** (settings.transpose_semitones / 12)
+    f0_hz = smoothed(pitch(padded_16k), pitch.method, settings.filter_radius) * 2 ** (
+        settings.transpose_semitones / 12
+    )
     return np.pad(f0_hz, (0, max(0, n_frames - len(f0_hz))))[:n_frames]
 
 
@@ -100,7 +110,9 @@ def convert_segments(
         n_frames = len(segment) // HOP_SAMPLES
         own_f0 = None if f0_hz is None else f0_hz[start // HOP_SAMPLES :][:n_frames]
         content = parts.encode(segment.astype(np.float32))
-        content = guided_content(content, own_f0, n_frames=n_frames, blend=parts.blend, protect=settings.protect)
+        content = guided_content(
+            content, own_f0, n_frames=n_frames, blend=parts.blend, protect=settings.protect
+        )
         own_f0 = None if own_f0 is None else own_f0[: len(content)]
         n_samples = round(end * parts.output_hz / RATE_HZ) - round(start * parts.output_hz / RATE_HZ)
         yield parts.infer(content, own_f0), n_samples
@@ -143,9 +155,14 @@ class RvcPitch:
     Source: RVC 20240604, step 2b. WORLD is not rounded to 0.1 Hz and not resampled, as so-vits-svc does.
     """
 
-    def __init__(self, method: str = "harvest", *, device: str = "cpu", pretrain_folder: Path = Path("pretrain")) -> None:
+    def __init__(
+        self, method: str = "harvest", *, device: str = "cpu", pretrain_folder: Path = Path("pretrain")
+    ) -> None:
         settings = PitchSettings(
-            f0_min_hz=F0_MIN_HZ, f0_max_hz=F0_MAX_HZ, threshold=THRESHOLDS.get(method), pretrain_folder=pretrain_folder
+            f0_min_hz=F0_MIN_HZ,
+            f0_max_hz=F0_MAX_HZ,
+            threshold=THRESHOLDS.get(method),
+            pretrain_folder=pretrain_folder,
         )
         self.method = method
         if method in WORLD_METHODS:
@@ -166,7 +183,9 @@ class RvcPitch:
         if self.method not in WORLD_METHODS:
             return self.estimator(samples, n_frames=n_frames).f0_hz.astype(np.float64)
         if samples.ndim != 1 or not np.isfinite(samples).all():
-            raise PitchError(f"f0 needs finite mono samples [T], got shape {samples.shape} or NaN: check the recording")
+            raise PitchError(
+                f"f0 needs finite mono samples [T], got shape {samples.shape} or NaN: check the recording"
+            )
         missing = max(0, round(SHORTEST_INPUT_S * RATE_HZ) - len(samples))
         return self.world.raw(np.pad(samples, (0, missing)))[:n_frames]
 
@@ -183,4 +202,3 @@ class PipelineParts:
     output_hz: int
     pitch: RvcPitch | None = None
     blend: Blend | None = None
-

@@ -70,7 +70,12 @@ def pipeline_rows(reference: ReferenceSet) -> Iterator[Row]:
     tolerance = reference.tolerance("end_to_end_abs")
     twin = find_set(reference, "rvc", _is_the_network)
     if twin is None:
-        yield Row("pipeline/*", float("inf"), tolerance, note="the rvc set that this one depends on is not beside it")
+        yield Row(
+            "pipeline/*",
+            float("inf"),
+            tolerance,
+            note="the rvc set that this one depends on is not beside it",
+        )
         return
     model, samples = build_rvc(twin).generator, reference.arrays["pipeline/in16k"]
     reference.compared.add("pipeline/in16k")
@@ -90,4 +95,9 @@ def pipeline_rows(reference: ReferenceSet) -> Iterator[Row]:
         yield difference(f"{name} rms", [own_rms], [rms], tolerance, relative=True)
         exact = convert_recording(samples, parts, settings)
         wanted = len(samples) * parts.output_hz // 16000
-        yield Row(f"{name} exactly as long", float(abs(len(exact) - wanted)), 0.0, note="ours; the original ends early")
+        yield Row(
+            f"{name} exactly as long",
+            float(abs(len(exact) - wanted)),
+            0.0,
+            note="ours; the original ends early",
+        )

@@ -36,8 +36,15 @@ class InferenceRun:
         self.voiced, self.speaker = reference.tensor("in/infer_uv"), reference.tensor("in/infer_sid")
         self.volume = reference.tensor("in/infer_vol") if reference.has("in/infer_vol") else None
 
-    def infer(self, *, zeros: bool = False, predict: bool = False, mix: bool = False, noise_scale: float = 0.4,
-              noise: Noise | None = None) -> InferOutput:  # fmt: skip
+    def infer(
+        self,
+        *,
+        zeros: bool = False,
+        predict: bool = False,
+        mix: bool = False,
+        noise_scale: float = 0.4,
+        noise: Noise | None = None,
+    ) -> InferOutput:
         return self.model.infer(
             self.content,
             self.reference.tensor("in/infer_f0_zeros") if zeros else self.f0,

@@ -125,10 +125,14 @@ def discriminator_rows(run: TrainingRun, result: GeneratorPass) -> Iterator[Row]
             if reference.has(f"disc/{i}_{label}"):
                 yield reference.compare(f"disc/{i}_{label}", scores, tolerance)
             if reference.has(f"disc/{i}_fmap_{label}_summary"):
-                yield reference.compare(f"disc/{i}_fmap_{label}_summary", [summarise(m) for m in maps], tolerance)
+                yield reference.compare(
+                    f"disc/{i}_fmap_{label}_summary", [summarise(m) for m in maps], tolerance
+                )
 
 
-def loss_rows(reference: ReferenceSet, step: str, values: dict[str, float], tolerance: float) -> Iterator[Row]:
+def loss_rows(
+    reference: ReferenceSet, step: str, values: dict[str, float], tolerance: float
+) -> Iterator[Row]:
     for name, value in values.items():
         if reference.has(f"{step}/{name}"):
             yield reference.compare(f"{step}/{name}", np.float64(value), tolerance, relative=True)

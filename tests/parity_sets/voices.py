@@ -52,7 +52,9 @@ def recording_threads() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def formula_weights(module: torch.nn.Module, reference: ReferenceSet, *, prefix: str = "") -> dict[str, Tensor]:
+def formula_weights(
+    module: torch.nn.Module, reference: ReferenceSet, *, prefix: str = ""
+) -> dict[str, Tensor]:
     """State dict with plain names for `module`: the formula's values; fixed buffers are unchanged.
 
     If several names share one tensor, the last one in keys.txt is used, as the recording wrote them in this
@@ -63,7 +65,9 @@ def formula_weights(module: torch.nn.Module, reference: ReferenceSet, *, prefix:
     shapes = {name: tuple(own[name].shape) for name in order}
     made = reference.weights(shapes, prefix=prefix)
     last_of_tensor = {id(own[name]): name for name in order if name in made}
-    return {name: made.get(last_of_tensor.get(id(value), name), value.detach()) for name, value in own.items()}
+    return {
+        name: made.get(last_of_tensor.get(id(value), name), value.detach()) for name, value in own.items()
+    }
 
 
 def build_generator(reference: ReferenceSet) -> SynthesizerTrn:
@@ -80,7 +84,9 @@ def build_generator(reference: ReferenceSet) -> SynthesizerTrn:
         state = read_sovits_checkpoint(stored[0]).model
     else:
         state = formula_weights(model, reference)
-        state["dec.conv_post.weight_g"] = state["dec.conv_post.weight_g"] * reference.meta.get("post_gain", 1.0)
+        state["dec.conv_post.weight_g"] = state["dec.conv_post.weight_g"] * reference.meta.get(
+            "post_gain", 1.0
+        )
     load_weights(model, state)
     return model.eval()
 
@@ -88,7 +94,9 @@ def build_generator(reference: ReferenceSet) -> SynthesizerTrn:
 def key_rows(module: torch.nn.Module, reference: ReferenceSet) -> Iterator[Row]:
     """Compare names and shapes of our state dict with keys.txt."""
     ours = {name: tuple(value.shape) for name, value in to_plain_names(module.state_dict()).items()}
-    wrong = sorted(name for name in ours.keys() | reference.keys.keys() if ours.get(name) != reference.keys.get(name))
+    wrong = sorted(
+        name for name in ours.keys() | reference.keys.keys() if ours.get(name) != reference.keys.get(name)
+    )
     note = f"differ: {', '.join(wrong[:5])}" if wrong else ""
     if not wrong and list(ours) != list(reference.keys):
         note = "same names, other order"

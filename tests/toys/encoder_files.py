@@ -43,8 +43,12 @@ def random_tensors(shapes: dict[str, tuple[int, ...]], *, seed: int = 0) -> dict
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for name, shape in shapes.items():
-        scales = name.endswith((".weight", "weight_g", "grep_a", "dummy_weight")) and max(shape) == math.prod(shape)
-        state[name] = torch.randn(shape, generator=generator) * (0.1 if len(shape) < 2 else 0.3) + float(scales)
+        scales = name.endswith((".weight", "weight_g", "grep_a", "dummy_weight")) and max(shape) == math.prod(
+            shape
+        )
+        state[name] = torch.randn(shape, generator=generator) * (0.1 if len(shape) < 2 else 0.3) + float(
+            scales
+        )
     return state
 
 
@@ -181,7 +185,15 @@ def _linear(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
 
 def whisper_dims(**changes: int) -> dict[str, int]:
     own = {"n_mels": 20, "n_audio_ctx": 60, "n_audio_state": 16, "n_audio_head": 2, "n_audio_layer": 2}
-    return {**own, "n_vocab": 7, "n_text_ctx": 5, "n_text_state": 16, "n_text_head": 2, "n_text_layer": 1, **changes}
+    return {
+        **own,
+        "n_vocab": 7,
+        "n_text_ctx": 5,
+        "n_text_state": 16,
+        "n_text_head": 2,
+        "n_text_layer": 1,
+        **changes,
+    }
 
 
 def whisper_state(dims: dict[str, int]) -> dict[str, Tensor]:
@@ -224,7 +236,11 @@ def log_mel_by_hand(samples: np.ndarray, n_samples: int, n_mels: int) -> np.ndar
 
 def whisper_by_hand(state: dict[str, Tensor], log_mel: Tensor, n_heads: int) -> Tensor:
     """[M, 2N] -> [N, D]."""
-    own = {name.removeprefix("encoder."): value.float() for name, value in state.items() if name.startswith("encoder.")}
+    own = {
+        name.removeprefix("encoder."): value.float()
+        for name, value in state.items()
+        if name.startswith("encoder.")
+    }
     x = F.gelu(F.conv1d(log_mel[None], own["conv1.weight"], own["conv1.bias"], padding=1))
     x = F.gelu(F.conv1d(x, own["conv2.weight"], own["conv2.bias"], stride=2, padding=1))[0].T
     x = x + own["positional_embedding"]

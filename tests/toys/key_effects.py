@@ -205,18 +205,40 @@ def half_precision(config: sovits.Config, folder: Path) -> str | None:
 def rvc_config() -> rvc.Config:
     """RVC's network for tiny_voice's features."""
     config = tiny_rvc_config("v2")
-    config.train = config.train.model_copy(update=PLAIN | {
-        "epochs": 2, "batch_size": 4, "log_interval": 3, "segment_size": 32 * HOP, "max_frames": 40, "learning_rate": 1e-3, "eps": 1e-4,
-        "fp16_run": False,
-    })  # fmt: skip
-    config.data = config.data.model_copy(update={
-        "sampling_rate": RATE_HZ, "hop_length": HOP, "filter_length": 256, "win_length": 256, "n_mel_channels": 20,
-        "mel_fmax": 4000,
-    })  # fmt: skip
-    config.model = config.model.model_copy(update={
-        "upsample_rates": [8, 8], "upsample_kernel_sizes": [16, 16], "upsample_initial_channel": 16,
-        "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3]], "content_width": 8, "speech_encoder": "tiny",
-    })  # fmt: skip
+    config.train = config.train.model_copy(
+        update=PLAIN
+        | {
+            "epochs": 2,
+            "batch_size": 4,
+            "log_interval": 3,
+            "segment_size": 32 * HOP,
+            "max_frames": 40,
+            "learning_rate": 1e-3,
+            "eps": 1e-4,
+            "fp16_run": False,
+        }
+    )
+    config.data = config.data.model_copy(
+        update={
+            "sampling_rate": RATE_HZ,
+            "hop_length": HOP,
+            "filter_length": 256,
+            "win_length": 256,
+            "n_mel_channels": 20,
+            "mel_fmax": 4000,
+        }
+    )
+    config.model = config.model.model_copy(
+        update={
+            "upsample_rates": [8, 8],
+            "upsample_kernel_sizes": [16, 16],
+            "upsample_initial_channel": 16,
+            "resblock_kernel_sizes": [3],
+            "resblock_dilation_sizes": [[1, 3]],
+            "content_width": 8,
+            "speech_encoder": "tiny",
+        }
+    )
     config.spk = {"ada": 0}
     return config
 
@@ -275,9 +297,15 @@ def rvc_network(config: rvc.Config, folder: Path) -> object:
 def diffusion_config() -> DiffusionConfig:
     """As a training writes it, for tiny_voice's features."""
     config = tiny_diffusion(timesteps=20, k_step_max=10)
-    config.data = config.data.model_copy(update={
-        "duration": 0.4, "sampling_rate": RATE_HZ, "block_size": HOP, "encoder": "tiny", "encoder_out_channels": 8,
-    })  # fmt: skip
+    config.data = config.data.model_copy(
+        update={
+            "duration": 0.4,
+            "sampling_rate": RATE_HZ,
+            "block_size": HOP,
+            "encoder": "tiny",
+            "encoder_out_channels": 8,
+        }
+    )
     config.model.n_spk, config.spk = 2, {"ada": 0, "bob": 1}
     config.train = config.train.model_copy(
         update={
@@ -375,9 +403,13 @@ def diffusion_conversion(config: DiffusionConfig, folder: Path) -> list[float]:
 
 def vocoder_config() -> vocoder.Config:
     network = {
-        "upsample_rates": [8, 8], "upsample_kernel_sizes": [16, 16], "upsample_initial_channel": 16,
-        "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3]], "discriminator_periods": [3],
-    }  # fmt: skip
+        "upsample_rates": [8, 8],
+        "upsample_kernel_sizes": [16, 16],
+        "upsample_initial_channel": 16,
+        "resblock_kernel_sizes": [3],
+        "resblock_dilation_sizes": [[1, 3]],
+        "discriminator_periods": [3],
+    }
     return tiny_vocoder.frame_config(**network, c_stft=0.0)
 
 

@@ -18,7 +18,12 @@ def same(chunk: Chunk) -> np.ndarray:
 
 
 def converted_blocks(
-    audio: Recording, convert: Callable[[Chunk], np.ndarray], settings: ConversionSettings, *, output_hz: int, hop_samples: int
+    audio: Recording,
+    convert: Callable[[Chunk], np.ndarray],
+    settings: ConversionSettings,
+    *,
+    output_hz: int,
+    hop_samples: int,
 ) -> Iterator[np.ndarray]:
     splitter = split_recording(audio, settings, sample_rate_hz=output_hz, hop_samples=hop_samples)
     for chunk in splitter.chunks():
@@ -27,7 +32,12 @@ def converted_blocks(
 
 
 def convert_by(
-    audio: Recording, convert: Callable[[Chunk], np.ndarray], settings: ConversionSettings, *, output_hz: int, hop_samples: int
+    audio: Recording,
+    convert: Callable[[Chunk], np.ndarray],
+    settings: ConversionSettings,
+    *,
+    output_hz: int,
+    hop_samples: int,
 ) -> Audio:
     """Convert the whole recording, every chunk with `convert`."""
     blocks = converted_blocks(audio, convert, settings, output_hz=output_hz, hop_samples=hop_samples)

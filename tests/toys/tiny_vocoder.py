@@ -19,15 +19,21 @@ SIZES = {
 
 
 def frame_config(**changes) -> VocoderConfig:
-    return VocoderConfig.small().model_copy(update=SIZES | {"frame_channels": 24, "frame_blocks": 2} | changes)
+    return VocoderConfig.small().model_copy(
+        update=SIZES | {"frame_channels": 24, "frame_blocks": 2} | changes
+    )
 
 
 def nsf_config(**changes) -> VocoderConfig:
     """An NSF-HiFiGAN with its discriminators (full size, but fewer)."""
     network = {
-        "upsample_rates": [8, 8], "upsample_kernel_sizes": [16, 16], "upsample_initial_channel": 16,
-        "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3]], "discriminator_periods": [3],
-    }  # fmt: skip
+        "upsample_rates": [8, 8],
+        "upsample_kernel_sizes": [16, 16],
+        "upsample_initial_channel": 16,
+        "resblock_kernel_sizes": [3],
+        "resblock_dilation_sizes": [[1, 3]],
+        "discriminator_periods": [3],
+    }
     return VocoderConfig.full().model_copy(update=SIZES | network | changes)
 
 

@@ -42,21 +42,48 @@ CLIP_FRAMES = {"ada": (40, 90, 60, 75, 52), "bob": (110, 44, 83)}
 def tiny_config(**train) -> Config:
     """All loss terms, a real discriminator (only its sub-discriminator of the waveform), no dropout."""
     config = Config.small()
-    config.train = config.train.model_copy(update={
-        "batch_size": 2, "segment_size": 32 * HOP, "max_frames": 100, "c_adversarial": 1.0, "learning_rate": 1e-3,
-        "eps": 1e-4,
-    } | train)  # fmt: skip
-    config.data = config.data.model_copy(update={
-        "sampling_rate": RATE_HZ, "hop_length": HOP, "filter_length": 256, "win_length": 256, "mel_fmax": 4000,
-        "n_mel_channels": 20,
-    })  # fmt: skip
-    config.model = config.model.model_copy(update={
-        "inter_channels": 16, "hidden_channels": 16, "filter_channels": 32, "n_layers": 1, "n_flow_layer": 1,
-        "upsample_rates": [8, 8], "upsample_kernel_sizes": [16, 16], "upsample_initial_channel": 16,
-        "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3]], "gin_channels": 8, "ssl_dim": WIDTH,
-        "n_speakers": 2, "vocoder_name": "nsf-hifigan", "speech_encoder": "tiny", "vol_embedding": True,
-        "p_dropout": 0.0,
-    })  # fmt: skip
+    config.train = config.train.model_copy(
+        update={
+            "batch_size": 2,
+            "segment_size": 32 * HOP,
+            "max_frames": 100,
+            "c_adversarial": 1.0,
+            "learning_rate": 1e-3,
+            "eps": 1e-4,
+        }
+        | train
+    )
+    config.data = config.data.model_copy(
+        update={
+            "sampling_rate": RATE_HZ,
+            "hop_length": HOP,
+            "filter_length": 256,
+            "win_length": 256,
+            "mel_fmax": 4000,
+            "n_mel_channels": 20,
+        }
+    )
+    config.model = config.model.model_copy(
+        update={
+            "inter_channels": 16,
+            "hidden_channels": 16,
+            "filter_channels": 32,
+            "n_layers": 1,
+            "n_flow_layer": 1,
+            "upsample_rates": [8, 8],
+            "upsample_kernel_sizes": [16, 16],
+            "upsample_initial_channel": 16,
+            "resblock_kernel_sizes": [3],
+            "resblock_dilation_sizes": [[1, 3]],
+            "gin_channels": 8,
+            "ssl_dim": WIDTH,
+            "n_speakers": 2,
+            "vocoder_name": "nsf-hifigan",
+            "speech_encoder": "tiny",
+            "vol_embedding": True,
+            "p_dropout": 0.0,
+        }
+    )
     config.spk = {"ada": 0, "bob": 1}
     return config
 
@@ -71,7 +98,12 @@ def make_tiny(settings: FeatureSettings):
         content = rng.standard_normal((n_frames // 2, WIDTH)).astype(np.float32)
         f0_hz = np.linspace(100, 200, n_frames, dtype=np.float32)
         f0_hz[5:9] = 0
-        return {"audio": audio, "content": content, "f0_hz": f0_hz, "volume": np.full(n_frames, 0.2, np.float32)}
+        return {
+            "audio": audio,
+            "content": content,
+            "f0_hz": f0_hz,
+            "volume": np.full(n_frames, 0.2, np.float32),
+        }
 
     return arrays_of
 
@@ -108,7 +140,9 @@ def steady() -> ExitStack:
 
 
 def small_discriminator():
-    return patch.object(sovits_step, "MultiPeriodDiscriminator", partial(MultiPeriodDiscriminator, periods=()))
+    return patch.object(
+        sovits_step, "MultiPeriodDiscriminator", partial(MultiPeriodDiscriminator, periods=())
+    )
 
 
 def train_steadily(jobs: list[tuple[Path, Path, TrainSettings, int]]) -> None:
@@ -118,7 +152,9 @@ def train_steadily(jobs: list[tuple[Path, Path, TrainSettings, int]]) -> None:
             sovits.train(features, voice, settings, batch_size=batch_size)
 
 
-def train_in_parts(features: Path, voice: Path, settings: TrainSettings, *, stops: Sequence[int]) -> TrainReport:
+def train_in_parts(
+    features: Path, voice: Path, settings: TrainSettings, *, stops: Sequence[int]
+) -> TrainReport:
     """One training that stops and resumes at each of `stops`; random numbers are drawn in between."""
     for step in stops:
         report = sovits.train(features, voice, settings.model_copy(update={"max_steps": step}))

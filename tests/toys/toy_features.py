@@ -15,7 +15,12 @@ from svcnb.data.feature_store import Clip, FeatureSettings
 
 RATE_HZ, HOP = 8000, 80
 SETTINGS = FeatureSettings(
-    sample_rate_hz=RATE_HZ, hop_samples=HOP, encoder="toy", pitch_method="toy", with_volume=True, min_frames=10
+    sample_rate_hz=RATE_HZ,
+    hop_samples=HOP,
+    encoder="toy",
+    pitch_method="toy",
+    with_volume=True,
+    min_frames=10,
 )
 
 
@@ -58,7 +63,9 @@ def write_clips(folder: Path, n_clips: int, *, speakers: tuple[str, ...] = ("ada
     for number in range(n_clips):
         path = folder / speakers[number % len(speakers)] / f"take {number}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, rng.uniform(-0.5, 0.5, RATE_HZ // 4 + 37 * (number % 7) + number % 3 * 800), RATE_HZ)
+        soundfile.write(
+            path, rng.uniform(-0.5, 0.5, RATE_HZ // 4 + 37 * (number % 7) + number % 3 * 800), RATE_HZ
+        )
         os.utime(path, (1_700_000_000, 1_700_000_000 + number))
     return scan_clips(folder)
 

@@ -30,17 +30,35 @@ def tiny_config() -> Config:
     """The small size with fewer channels."""
     config = Config.small()
     config.model = config.model.model_copy(
-        update={"inter_channels": 8, "hidden_channels": 8, "filter_channels": 16, "n_layers": 1, "gin_channels": 8,
-                "upsample_initial_channel": 16}
-    )  # fmt: skip
-    config.train = config.train.model_copy(update={"batch_size": 2, "segment_size": 32 * 320, "max_frames": 64})
+        update={
+            "inter_channels": 8,
+            "hidden_channels": 8,
+            "filter_channels": 16,
+            "n_layers": 1,
+            "gin_channels": 8,
+            "upsample_initial_channel": 16,
+        }
+    )
+    config.train = config.train.model_copy(
+        update={"batch_size": 2, "segment_size": 32 * 320, "max_frames": 64}
+    )
     return config
 
 
 def tiny_rvc_config(version: str = "v1", *, f0: bool = True) -> Config:
     """RVC's own network with very few channels; its discriminator has the full size."""
     config = Config.full(version, 32000, f0=f0)
-    sizes = {"inter_channels": 4, "hidden_channels": 4, "filter_channels": 8, "n_layers": 1, "gin_channels": 4}
-    config.model = config.model.model_copy(update=sizes | {"upsample_initial_channel": 32, "spk_embed_dim": 3})
-    config.train = config.train.model_copy(update={"batch_size": 2, "segment_size": 20 * 320, "max_frames": 60})
+    sizes = {
+        "inter_channels": 4,
+        "hidden_channels": 4,
+        "filter_channels": 8,
+        "n_layers": 1,
+        "gin_channels": 4,
+    }
+    config.model = config.model.model_copy(
+        update=sizes | {"upsample_initial_channel": 32, "spk_embed_dim": 3}
+    )
+    config.train = config.train.model_copy(
+        update={"batch_size": 2, "segment_size": 20 * 320, "max_frames": 60}
+    )
     return config

@@ -29,7 +29,9 @@ def write_voice(folder: Path, *, steps: tuple[int, ...] = (0,)) -> Path:
     return folder
 
 
-def write_features(folder: Path, *, n_clip_frames: int = 60, n_clips: int = 4, encoder: str = "svcnb-units") -> Path:
+def write_features(
+    folder: Path, *, n_clip_frames: int = 60, n_clips: int = 4, encoder: str = "svcnb-units"
+) -> Path:
     """Write clips of both speakers whose content is distributed around 40 vectors, like that of speech."""
     settings = FeatureSettings(sample_rate_hz=22050, hop_samples=256, encoder=encoder, pitch_method="dio")
     store = FeatureStore.create(folder, settings)
@@ -42,7 +44,14 @@ def write_features(folder: Path, *, n_clip_frames: int = 60, n_clips: int = 4, e
             content = (chosen + 0.02 * random.standard_normal(chosen.shape)).astype(np.float32)
             f0_hz = np.full(round(n_clip_frames / 50 * 22050 / 256), 150.0, np.float32)
             arrays = {"content": content, "f0_hz": f0_hz}
-            finished.append((ClipRecord(f"{speaker}/{i}.flac", speaker, 1, 1, len(f0_hz), content.nbytes, tuple(arrays)), arrays))
+            finished.append(
+                (
+                    ClipRecord(
+                        f"{speaker}/{i}.flac", speaker, 1, 1, len(f0_hz), content.nbytes, tuple(arrays)
+                    ),
+                    arrays,
+                )
+            )
     store.add(finished)
     store.merge([record.name for record, _ in finished])
     return folder

@@ -40,7 +40,9 @@ def test_our_training_step_has_the_plain_ones_losses_and_gradients() -> None:
     expected = step(plain.batch)
     assert losses.keys() == expected.keys()
     for name, loss in losses.items():
-        torch.testing.assert_close(loss, expected[name].detach(), rtol=1e-6, atol=0, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(
+            loss, expected[name].detach(), rtol=1e-6, atol=0, msg=lambda text, n=name: f"{n}: {text}"
+        )
     assert distance(state.generator, step.generator) < 1e-7
     for mine, theirs in zip(gradients, plain_gradients, strict=True):
         assert (mine - theirs).norm() <= 1e-7 * theirs.norm()

@@ -148,12 +148,19 @@ class NormalizedBands(nn.Module):
         n_frames = 2 * max(1, waveform.shape[-1] // (2 * s.hop_samples))
         margin = (s.window_samples - s.hop_samples) // 2
         missing = max(0, n_frames * s.hop_samples - waveform.shape[-1])
-        frames = F.pad(waveform, (margin, margin + missing)).unfold(1, s.window_samples, s.hop_samples)[:, :n_frames]
-        return torch.cat([self.filtered(self.spectrum(block)) for block in frames.split(BLOCK_FRAMES, dim=1)], dim=1)
+        frames = F.pad(waveform, (margin, margin + missing)).unfold(1, s.window_samples, s.hop_samples)[
+            :, :n_frames
+        ]
+        return torch.cat(
+            [self.filtered(self.spectrum(block)) for block in frames.split(BLOCK_FRAMES, dim=1)], dim=1
+        )
 
     def spectrum(self, frames: Tensor) -> Tensor:
         """Power spectra [..., F] of frames [..., window]."""
-        return torch.fft.rfft(frames * self.window, self.settings.n_fft).abs().square() / self.window.square().sum()
+        return (
+            torch.fft.rfft(frames * self.window, self.settings.n_fft).abs().square()
+            / self.window.square().sum()
+        )
 
     def filtered(self, spectrum: Tensor) -> Tensor:
         return spectrum @ self.filters.T
@@ -248,7 +255,9 @@ def mel_filters(settings: ContentNetworkSettings, warp: float = 1.0) -> Tensor:
     center = points_hz[1:-1, None]
     low = np.minimum(points_hz[:-2, None], center - settings.smallest_half_width_hz)
     high = np.maximum(points_hz[2:, None], center + settings.smallest_half_width_hz)
-    triangles = np.maximum(0, np.minimum((bins_hz - low) / (center - low), (high - bins_hz) / (high - center)))
+    triangles = np.maximum(
+        0, np.minimum((bins_hz - low) / (center - low), (high - bins_hz) / (high - center))
+    )
     return torch.from_numpy(triangles / triangles.sum(1, keepdims=True).clip(1e-9)).float()
 
 

@@ -44,10 +44,14 @@ def as_matrix(values: Any, what: str) -> Tensor:
     if not isinstance(values, (np.ndarray, Tensor)):
         raise RetrievalError(f"{what}: found a {type(values).__name__}, expected an array [frames, width].")
     if values.ndim != 2 or 0 in values.shape:
-        raise RetrievalError(f"{what}: shape {tuple(values.shape)}, expected [frames, width] with at least one frame.")
+        raise RetrievalError(
+            f"{what}: shape {tuple(values.shape)}, expected [frames, width] with at least one frame."
+        )
     matrix = torch.as_tensor(values).detach().to("cpu", torch.float32).contiguous()
     if not matrix.isfinite().all():
-        raise RetrievalError(f"{what}: some of the numbers are not finite. Make the file or the features again.")
+        raise RetrievalError(
+            f"{what}: some of the numbers are not finite. Make the file or the features again."
+        )
     return matrix
 
 
@@ -69,7 +73,9 @@ class CenterFit:
 
     def __str__(self) -> str:
         counts = f"{len(self.centers)} centers of {self.n_frames} frames"
-        return f"{counts}, mean squared distance {self.mean_squared_distance:.4g}" + (f"; {self.note}" if self.note else "")
+        return f"{counts}, mean squared distance {self.mean_squared_distance:.4g}" + (
+            f"; {self.note}" if self.note else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,9 @@ def _lloyd(frames: np.ndarray, centers: np.ndarray, n_iterations: int) -> np.nda
     return kmeans.centroids.reshape(centers.shape)
 
 
-def _move_idle_centers(frames: np.ndarray, centers: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, int]:
+def _move_idle_centers(
+    frames: np.ndarray, centers: np.ndarray, random: np.random.Generator
+) -> tuple[np.ndarray, int]:
     """Move the least useful centers to frames far from their own center, where that reduces the error.
 
     Cost of a center: increase of the sum of squared distances without it. Gain of a frame: decrease with a

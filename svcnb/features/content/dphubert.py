@@ -17,7 +17,12 @@ from svcnb.features.content.hubert import HubertEncoder
 from svcnb.files.checkpoint import load_weights, read_checkpoint
 from svcnb.files.unpickling import CheckpointError
 
-RELATIVE_KEYS = ("encoder_total_num_heads", "encoder_remaining_heads", "encoder_num_buckets", "encoder_max_distance")
+RELATIVE_KEYS = (
+    "encoder_total_num_heads",
+    "encoder_remaining_heads",
+    "encoder_num_buckets",
+    "encoder_max_distance",
+)
 HUBERT_KEYS = ("encoder_num_heads", "encoder_head_dim")
 SHARED_KEYS = (
     "extractor_mode", "extractor_conv_layer_config", "extractor_conv_bias", "encoder_embed_dim",
@@ -47,7 +52,9 @@ def load_dphubert(path: Path, *, name: str) -> HubertEncoder:
     config, state = checkpoint.get("config"), checkpoint.get("state_dict")
     if not isinstance(config, dict) or not isinstance(state, dict):
         found = sorted(map(str, checkpoint))[:6]
-        raise CheckpointError(f"{path} has the keys {found}, expected 'config' and 'state_dict' as in a DPHuBERT file.")
+        raise CheckpointError(
+            f"{path} has the keys {found}, expected 'config' and 'state_dict' as in a DPHuBERT file."
+        )
     network = dphubert_from_state(config, state)
     return HubertEncoder(network, name=name, normalised=bool(config.get("normalize_waveform")))
 
@@ -100,7 +107,9 @@ def _layer(config: Mapping[str, Any], index: int, *, relative: bool) -> PrunedLa
         heads=heads if config["encoder_use_attention"][index] else (),
         n_heads=n_heads,
         head_width=head_width,
-        n_inner=config["encoder_ff_interm_features"][index] if config["encoder_use_feed_forward"][index] else 0,
+        n_inner=config["encoder_ff_interm_features"][index]
+        if config["encoder_use_feed_forward"][index]
+        else 0,
     )
 
 
@@ -246,7 +255,10 @@ class PrunedLayer(nn.Module):
         self.feed_forward = None
         if own.n_inner:
             self.feed_forward = nn.ModuleDict(
-                {"intermediate_dense": nn.Linear(width, own.n_inner), "output_dense": nn.Linear(own.n_inner, width)}
+                {
+                    "intermediate_dense": nn.Linear(width, own.n_inner),
+                    "output_dense": nn.Linear(own.n_inner, width),
+                }
             )
         self.final_layer_norm = nn.LayerNorm(width)
 

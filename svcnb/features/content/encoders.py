@@ -113,13 +113,28 @@ _hubert_soft = partial(load_hubert, n_layers=12, projected=True, padding_samples
 ENCODERS: dict[str, EncoderRow] = {
     row.name: row
     for row in (
-        EncoderRow("vec768l12", "contentvec", 768, partial(load_hubert, n_layers=12),
-                   "ContentVec; the default of so-vits-svc 4.1, and RVC v2's"),
+        EncoderRow(
+            "vec768l12",
+            "contentvec",
+            768,
+            partial(load_hubert, n_layers=12),
+            "ContentVec; the default of so-vits-svc 4.1, and RVC v2's",
+        ),
         EncoderRow("vec256l9", "contentvec", 256, _vec256l9, "ContentVec; so-vits-svc 4.0 and RVC v1"),
         EncoderRow("hubertsoft", "hubert-soft", 256, _hubert_soft, "soft speech units"),
-        EncoderRow("whisper-ppg", "whisper-medium", 1024, load_whisper, "Whisper medium: many languages, slow"),
-        EncoderRow("whisper-ppg-large", "whisper-large", 1280, load_whisper, "Whisper large-v2: slower still"),
-        EncoderRow("whisper-ppg-small", "whisper-small", 768, load_whisper, "Whisper small; not in so-vits-svc's list"),
+        EncoderRow(
+            "whisper-ppg", "whisper-medium", 1024, load_whisper, "Whisper medium: many languages, slow"
+        ),
+        EncoderRow(
+            "whisper-ppg-large", "whisper-large", 1280, load_whisper, "Whisper large-v2: slower still"
+        ),
+        EncoderRow(
+            "whisper-ppg-small",
+            "whisper-small",
+            768,
+            load_whisper,
+            "Whisper small; not in so-vits-svc's list",
+        ),
         EncoderRow("cnhubertlarge", "chinese-hubert-large", 1024, load_hubert, "HuBERT large for Chinese"),
         EncoderRow("dphubert", "dphubert", 768, load_dphubert, "DPHuBERT: a quarter of HuBERT base, quick"),
         EncoderRow("wavlmbase+", "wavlm-base-plus", 768, load_wavlm, "WavLM Base+; more speaker leakage"),
@@ -128,18 +143,26 @@ ENCODERS: dict[str, EncoderRow] = {
         EncoderRow("vec768l9-onnx", "vec768l9-onnx", 768, load_onnx, "ContentVec as an ONNX file"),
         EncoderRow("vec768l12-onnx", "vec768l12-onnx", 768, load_onnx, "ContentVec as an ONNX file"),
         EncoderRow("hubertsoft-onnx", "hubertsoft-onnx", 256, load_onnx, "soft speech units as an ONNX file"),
-        EncoderRow("svcnb-units", "svcnb-units", 96, _load_learned_units,
-                   "bundled and learned (from English), needs no download"),
+        EncoderRow(
+            "svcnb-units",
+            "svcnb-units",
+            96,
+            _load_learned_units,
+            "bundled and learned (from English), needs no download",
+        ),
     )
-}  # fmt: skip
+}
 
 REMOVED_ENCODERS = ("soft-units",)  # cepstral; svcnb-units was better in every measurement
 
 
 def load_encoder(
-    name: str = "auto", *, folder: str | Path = Path("pretrain"), device: str | torch.device = "cpu",
+    name: str = "auto",
+    *,
+    folder: str | Path = Path("pretrain"),
+    device: str | torch.device = "cpu",
     width: int | None = None,
-) -> ContentEncoder:  # fmt: skip
+) -> ContentEncoder:
     """Load an encoder with its weights from `folder`; "auto" is the best one available.
 
     Args:
@@ -171,15 +194,19 @@ def resolve_encoder(name: str, folder: str | Path = Path("pretrain")) -> str:
         return "vec768l12" if has_weights("contentvec", folder) else "svcnb-units"
     refuse_removed(name, "this choice")
     if name not in ENCODERS:
-        raise ContentError(f"speech encoder {name!r} is not known, expected auto or one of {', '.join(ENCODERS)}.")
+        raise ContentError(
+            f"speech encoder {name!r} is not known, expected auto or one of {', '.join(ENCODERS)}."
+        )
     return name
 
 
 def refuse_removed(name: str, what: str) -> None:
     """Raise ContentError where `what` (a voice, features) needs an encoder that svcnb no longer has."""
     if name in REMOVED_ENCODERS:
-        raise ContentError(f"{what} needs the content encoder {name}, which is no longer part of svcnb: extract the "
-                           "features again with svcnb-units (or auto) and --overwrite, and train on them")  # fmt: skip
+        raise ContentError(
+            f"{what} needs the content encoder {name}, which is no longer part of svcnb: extract the "
+            "features again with svcnb-units (or auto) and --overwrite, and train on them"
+        )
 
 
 def encoder_for_width(ssl_dim: int, speech_encoder: str | None = None) -> str:
@@ -194,7 +221,9 @@ def encoder_for_width(ssl_dim: int, speech_encoder: str | None = None) -> str:
         refuse_removed(speech_encoder, "this voice")
     if speech_encoder is None:
         widths = sorted({row.width for row in ENCODERS.values()})
-        raise ContentError(f"ssl_dim is {ssl_dim}, expected one of {widths}: no known encoder gives that width.")
+        raise ContentError(
+            f"ssl_dim is {ssl_dim}, expected one of {widths}: no known encoder gives that width."
+        )
     name = resolve_encoder(speech_encoder)
     if name not in fitting:
         raise ContentError(

@@ -186,9 +186,13 @@ def stored_heads(checkpoint: Mapping[str, Any]) -> int | None:
 
 
 def hubert_from_state(
-    state: Mapping[str, Tensor], *, n_layers: int = 0, n_heads: int | None = None, projected: bool = False,
+    state: Mapping[str, Tensor],
+    *,
+    n_layers: int = 0,
+    n_heads: int | None = None,
+    projected: bool = False,
     pre_norm: bool | None = None,
-) -> HubertNetwork:  # fmt: skip
+) -> HubertNetwork:
     """Build HuBERT with the sizes of a state dict and load it strictly.
 
     Args:
@@ -209,7 +213,9 @@ def hubert_from_state(
             f"the file has {stored_layers} transformer layers, the encoder needs {n_layers}: another model?"
         )
     transformers = import_transformers()
-    sizes = _sizes(state, n_heads=n_heads, pre_norm=pre_norm) | {"num_hidden_layers": n_layers or stored_layers}
+    sizes = _sizes(state, n_heads=n_heads, pre_norm=pre_norm) | {
+        "num_hidden_layers": n_layers or stored_layers
+    }
     hubert = build_unfilled(transformers.HubertModel, transformers.HubertConfig(**sizes))
     beyond = tuple(f"encoder.layers.{i}." for i in range(sizes["num_hidden_layers"], stored_layers))
     load_weights(hubert, state, may_skip=(*beyond, *TRAINING_ONLY))
@@ -217,7 +223,11 @@ def hubert_from_state(
 
 
 def wavlm_from_state(
-    state: Mapping[str, Tensor], *, n_heads: int | None = None, pre_norm: bool | None = None, max_distance: int = 800
+    state: Mapping[str, Tensor],
+    *,
+    n_heads: int | None = None,
+    pre_norm: bool | None = None,
+    max_distance: int = 800,
 ) -> HubertNetwork:
     """Build WavLM with the sizes of a state dict (Microsoft's names) and load it strictly.
 
@@ -243,7 +253,11 @@ def _projection(state: Mapping[str, Tensor]) -> nn.Linear:
         raise CheckpointError("the file has no final projection (final_proj or proj): another model?")
     width_out, width_in = state["final_proj.weight"].shape
     projection = nn.Linear(width_in, width_out)
-    own = {name.removeprefix("final_proj."): value for name, value in state.items() if name.startswith("final_proj.")}
+    own = {
+        name.removeprefix("final_proj."): value
+        for name, value in state.items()
+        if name.startswith("final_proj.")
+    }
     load_weights(projection, own)
     return projection
 
@@ -253,7 +267,9 @@ def _common_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state = {str(name).removeprefix("module."): value for name, value in to_plain_names(state).items()}
     soft, fairseq = "positional_embedding.conv.weight_v" in state, "encoder.pos_conv.0.weight_v" in state
     if not (soft or fairseq):
-        raise CheckpointError(f"no HuBERT weights: the tensors begin {sorted(state)[:4]}. Is it another model's file?")
+        raise CheckpointError(
+            f"no HuBERT weights: the tensors begin {sorted(state)[:4]}. Is it another model's file?"
+        )
     renamed: dict[str, Tensor] = {}
     for name, value in state.items():
         for pattern, replacement in SOFT_NAMES if soft else FAIRSEQ_NAMES:
@@ -264,7 +280,9 @@ def _common_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             renamed[name] = value
     if missing := [name for name in SIZE_GIVING if name not in renamed]:
-        raise CheckpointError(f"tensors are missing, in transformers' names {', '.join(missing)}: is the file whole?")
+        raise CheckpointError(
+            f"tensors are missing, in transformers' names {', '.join(missing)}: is the file whole?"
+        )
     if "feature_projection.projection.weight" not in renamed:  # fairseq omits it between equal widths
         width = renamed["feature_projection.layer_norm.weight"].shape[0]
         renamed["feature_projection.projection.weight"] = torch.eye(width)

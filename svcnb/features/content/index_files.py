@@ -57,13 +57,19 @@ def stored_indexes(path: str | Path, *, speaker_id: int = 0) -> dict[int, bytes]
     if contents[:1] == PLAIN_INDEX:
         return {speaker_id: contents}
     if contents[:1] != PICKLE:
-        raise CheckpointError(f"{path} is no index: {len(contents)} bytes that begin {contents[:4]!r}. Download or copy it again.")
+        raise CheckpointError(
+            f"{path} is no index: {len(contents)} bytes that begin {contents[:4]!r}. Download or copy it again."
+        )
     try:
         loaded = _IndexUnpickler(io.BytesIO(contents), str(path)).load()
     except (*MALFORMED, OverflowError, MemoryError) as error:
-        raise CheckpointError(f"{path} is cut short or damaged ({type(error).__name__}: {error}). Copy it again.") from error
+        raise CheckpointError(
+            f"{path} is cut short or damaged ({type(error).__name__}: {error}). Copy it again."
+        ) from error
     if not isinstance(loaded, dict) or not loaded:
-        raise CheckpointError(f"{path} holds a {type(loaded).__name__}, expected indexes by speaker id as in feature_and_index.pkl.")
+        raise CheckpointError(
+            f"{path} holds a {type(loaded).__name__}, expected indexes by speaker id as in feature_and_index.pkl."
+        )
     return {_checked_id(key, path): _bytes_of(value, path) for key, value in loaded.items()}
 
 
@@ -97,7 +103,9 @@ def _checked_id(key: Any, path: Path) -> int:
 def _bytes_of(value: Any, path: Path) -> bytes:
     stored = vars(value).get("this") if isinstance(value, _StoredIndex) else None
     if not isinstance(stored, bytes):
-        raise CheckpointError(f"{path} holds a {type(value).__name__} without an index's bytes. Make the index again.")
+        raise CheckpointError(
+            f"{path} holds a {type(value).__name__} without an index's bytes. Make the index again."
+        )
     return stored
 
 
@@ -118,10 +126,18 @@ def read_indexes(stored: Mapping[int, bytes], path: Path) -> dict[int, Any]:
         indexes.writelines(stored.values())
         indexes.seek(0)
         try:
-            done = subprocess.run(command, stdin=indexes, stdout=arrays, stderr=subprocess.PIPE,
-                                  timeout=timeout_s, env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"})  # fmt: skip
+            done = subprocess.run(
+                command,
+                stdin=indexes,
+                stdout=arrays,
+                stderr=subprocess.PIPE,
+                timeout=timeout_s,
+                env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+            )
         except subprocess.TimeoutExpired as error:
-            raise CheckpointError(f"{path} is damaged: it was not read within {timeout_s:.0f} s. Copy it again.") from error
+            raise CheckpointError(
+                f"{path} is damaged: it was not read within {timeout_s:.0f} s. Copy it again."
+            ) from error
         if done.returncode:
             raise CheckpointError(_why_not(done, list(stored), path))
         arrays.seek(0)
@@ -158,7 +174,9 @@ def _index_of(arrays: IO[bytes]) -> Any:
     flat.add(following())  # the centers of the lists
     sizes, ids, vectors = following(), following(), following()
     if not len(ids) == len(vectors) == sizes.sum() == n_vectors or len(sizes) != n_lists:
-        raise ValueError(f"{len(sizes)} lists with {sizes.sum()} vectors, expected {n_lists} with {n_vectors}")
+        raise ValueError(
+            f"{len(sizes)} lists with {sizes.sum()} vectors, expected {n_lists} with {n_vectors}"
+        )
     index = faiss.IndexIVFFlat(flat, width, n_lists)
     index.is_trained, index.ntotal, index.nprobe = True, n_vectors, n_probed
     ends = sizes.cumsum()

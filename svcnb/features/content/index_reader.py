@@ -73,7 +73,9 @@ def arrays_of(faiss: Any, np: Any, index: Any) -> Iterator[Any]:
     if not is_ivf and type(index) not in (faiss.IndexFlat, faiss.IndexFlatL2):
         raise ValueError(f"an index of the kind {type(index).__name__}, {EXPECTED}")
     if index.d < 1 or index.ntotal < 0 or index.metric_type != L2 or not index.is_trained:
-        raise ValueError(f"width {index.d}, {index.ntotal} vectors, trained {index.is_trained}, metric {index.metric_type}")
+        raise ValueError(
+            f"width {index.d}, {index.ntotal} vectors, trained {index.is_trained}, metric {index.metric_type}"
+        )
     if not is_ivf:
         yield np.array([index.d, 0, 0, 0, index.ntotal])
         yield flat_vectors(index)
@@ -82,21 +84,36 @@ def arrays_of(faiss: Any, np: Any, index: Any) -> Iterator[Any]:
     lists = faiss.downcast_InvertedLists(index.invlists)
     sizes = np.array([lists.list_size(i) for i in range(lists.nlist)], np.int64)
     found = (lists.nlist, len(centers), sizes.sum(), lists.code_size)
-    if type(lists) is not faiss.ArrayInvertedLists or found != (index.nlist, index.nlist, index.ntotal, 4 * index.d):
-        raise ValueError(f"lists, centers, vectors and bytes per vector are {found} in {type(lists).__name__}")
+    if type(lists) is not faiss.ArrayInvertedLists or found != (
+        index.nlist,
+        index.nlist,
+        index.ntotal,
+        4 * index.d,
+    ):
+        raise ValueError(
+            f"lists, centers, vectors and bytes per vector are {found} in {type(lists).__name__}"
+        )
     if index.nprobe < 1:
         raise ValueError(f"{index.nprobe} lists searched")
     yield np.array([index.d, index.nlist, index.nprobe, index.direct_map.type, index.ntotal])
     yield centers
     yield sizes
     filled = [(i, size) for i, size in enumerate(sizes.tolist()) if size]
-    yield joined(np, [faiss.rev_swig_ptr(lists.get_ids(i), size) for i, size in filled], np.empty(0, np.int64))
-    codes = [faiss.rev_swig_ptr(lists.get_codes(i), size * lists.code_size).view(np.float32) for i, size in filled]
+    yield joined(
+        np, [faiss.rev_swig_ptr(lists.get_ids(i), size) for i, size in filled], np.empty(0, np.int64)
+    )
+    codes = [
+        faiss.rev_swig_ptr(lists.get_codes(i), size * lists.code_size).view(np.float32) for i, size in filled
+    ]
     yield joined(np, codes, np.empty(0, np.float32)).reshape(-1, index.d)
 
 
 def flat_vectors(index: Any, *, width: int | None = None) -> Any:
-    if not hasattr(index, "reconstruct_n") or "Flat" not in type(index).__name__ or width not in (None, index.d):
+    if (
+        not hasattr(index, "reconstruct_n")
+        or "Flat" not in type(index).__name__
+        or width not in (None, index.d)
+    ):
         raise ValueError(f"a {type(index).__name__} of width {index.d} holds the centers of the lists")
     return index.reconstruct_n(0, index.ntotal)
 

@@ -86,7 +86,9 @@ def _onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingExtra('encoders that are ONNX files need onnxruntime: pip install "svcnb[onnx]"') from error
+        raise MissingExtra(
+            'encoders that are ONNX files need onnxruntime: pip install "svcnb[onnx]"'
+        ) from error
     return onnxruntime
 
 
@@ -116,7 +118,9 @@ def _open_session(path: Path, device_type: str) -> Any:
         return onnxruntime.InferenceSession(str(path), options, providers=[*present, "CPUExecutionProvider"])
     except _onnxruntime_errors() as error:
         found = _first_line(error)
-        raise CheckpointError(f"{path} is no ONNX file that onnxruntime can run ({found}). Get it again.") from error
+        raise CheckpointError(
+            f"{path} is no ONNX file that onnxruntime can run ({found}). Get it again."
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -58,8 +58,16 @@ class SpeakerCenters:
                 kind = metadata.get("kind", "nothing")
                 raise RetrievalError(f"{path} has kind {kind!r}, expected {KIND!r}: another file?")
         else:
-            stored = {str(speaker): _stored_centers(path, speaker, entry) for speaker, entry in read_checkpoint(path).items()}
-        return cls({speaker: as_matrix(centers, f"{path}, speaker {speaker!r}") for speaker, centers in stored.items()})
+            stored = {
+                str(speaker): _stored_centers(path, speaker, entry)
+                for speaker, entry in read_checkpoint(path).items()
+            }
+        return cls(
+            {
+                speaker: as_matrix(centers, f"{path}, speaker {speaker!r}")
+                for speaker, centers in stored.items()
+            }
+        )
 
     def write(self, path: str | Path) -> Path:
         """Write all speakers: .safetensors, or .pt as so-vits-svc 4.0/4.1 reads it."""
@@ -67,7 +75,9 @@ class SpeakerCenters:
         if path.suffix == ".safetensors":
             return write_safetensors(path, self.centers, {"kind": KIND, "version": "1"})
         if path.suffix != ".pt":
-            raise RetrievalError(f"{path} ends in {path.suffix!r}: write centers as .safetensors, or as .pt for so-vits-svc")
+            raise RetrievalError(
+                f"{path} ends in {path.suffix!r}: write centers as .safetensors, or as .pt for so-vits-svc"
+            )
         contents = {
             speaker: {
                 "n_features_in_": centers.shape[1],
@@ -77,7 +87,9 @@ class SpeakerCenters:
             for speaker, centers in self.centers.items()
         }
         memory = io.BytesIO()  # torch stores the file name in a file: bytes would depend on it
-        torch.save(contents, memory, pickle_module=SimpleNamespace(__name__="pickle", Pickler=_PortableArrays))
+        torch.save(
+            contents, memory, pickle_module=SimpleNamespace(__name__="pickle", Pickler=_PortableArrays)
+        )
         return write_bytes(path, memory.getvalue())
 
     def width(self, speaker: str) -> int:
@@ -122,8 +134,14 @@ class SpeakerCenters:
 
 def _stored_centers(path: Path, speaker: Any, entry: Any) -> Any:
     if not isinstance(entry, dict) or "cluster_centers_" not in entry:
-        found = f"the keys {sorted(map(str, entry))[:4]}" if isinstance(entry, dict) else f"a {type(entry).__name__}"
-        raise RetrievalError(f"{path} holds {found} under {speaker!r}, expected cluster_centers_ as in a kmeans_*.pt: another file?")
+        found = (
+            f"the keys {sorted(map(str, entry))[:4]}"
+            if isinstance(entry, dict)
+            else f"a {type(entry).__name__}"
+        )
+        raise RetrievalError(
+            f"{path} holds {found} under {speaker!r}, expected cluster_centers_ as in a kmeans_*.pt: another file?"
+        )
     return entry["cluster_centers_"]
 
 
@@ -160,7 +178,9 @@ class Neighbours:
         """
         closest = self.distances[:, :1]
         # Relative to the closest: equal weights after normalising, without division by zero.
-        closeness = np.divide(closest, self.distances, out=np.ones_like(self.distances), where=self.distances > 0)
+        closeness = np.divide(
+            closest, self.distances, out=np.ones_like(self.distances), where=self.distances > 0
+        )
         found = self.ids >= 0
         weights = np.where(found, closeness**2, 0).astype(np.float32)
         weights /= weights.sum(axis=1, keepdims=True)
@@ -183,7 +203,9 @@ class FeatureIndex:
         return list(self.indexes)
 
     def __str__(self) -> str:
-        sizes = (f"speaker {speaker_id}: {index.ntotal} x {index.d}" for speaker_id, index in self.indexes.items())
+        sizes = (
+            f"speaker {speaker_id}: {index.ntotal} x {index.d}" for speaker_id, index in self.indexes.items()
+        )
         return f"index of {', '.join(sizes)}"
 
     @classmethod
@@ -210,7 +232,9 @@ class FeatureIndex:
         if path.suffix == ".pkl":
             contents = pickle.dumps(self.indexes)
         elif path.suffix != ".index":
-            raise RetrievalError(f"{path} ends in {path.suffix!r}, expected .pkl (all speakers) or .index (one speaker)")
+            raise RetrievalError(
+                f"{path} ends in {path.suffix!r}, expected .pkl (all speakers) or .index (one speaker)"
+            )
         elif len(self.indexes) != 1:
             raise RetrievalError(f"{path} can hold one speaker, not {len(self.indexes)}: write a .pkl")
         else:

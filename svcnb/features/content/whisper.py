@@ -142,7 +142,11 @@ def load_whisper(path: Path, *, name: str) -> WhisperEncoder:
     """
     checkpoint = read_checkpoint(path)
     dims, state = checkpoint.get("dims"), checkpoint.get("model_state_dict")
-    if not isinstance(dims, dict) or not isinstance(state, dict) or any(key not in dims for key in NEEDED_DIMS):
+    if (
+        not isinstance(dims, dict)
+        or not isinstance(state, dict)
+        or any(key not in dims for key in NEEDED_DIMS)
+    ):
         raise CheckpointError(
             f"{path} has the keys {sorted(map(str, checkpoint))[:6]}, expected 'model_state_dict' and 'dims' with "
             f"{', '.join(NEEDED_DIMS)}, as in OpenAI's Whisper files. Is it another model's?"

@@ -49,7 +49,9 @@ class PitchSettings:
                 f"f0 range {self.f0_min_hz:g}-{self.f0_max_hz:g} Hz: expected 0 < f0_min < f0_max <= {MAX_F0_HZ:g}"
             )
         if not 0 <= self.threshold < 1:
-            raise PitchError(f"f0 threshold {self.threshold:g}: expected a confidence from 0 up to (not including) 1")
+            raise PitchError(
+                f"f0 threshold {self.threshold:g}: expected a confidence from 0 up to (not including) 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ class FrameGrid:
 
     def __post_init__(self) -> None:
         if self.sample_rate_hz < 1 or self.hop_samples < 1:
-            raise PitchError(f"rate {self.sample_rate_hz} Hz, hop {self.hop_samples} samples: both must be positive")
+            raise PitchError(
+                f"rate {self.sample_rate_hz} Hz, hop {self.hop_samples} samples: both must be positive"
+            )
 
     @property
     def hop_s(self) -> float:
@@ -149,7 +153,9 @@ class WorldPredictor:
     Source: so-vits-svc 4.1, DioF0Predictor and HarvestF0Predictor.
     """
 
-    def __init__(self, algorithm: str, grid: FrameGrid, settings: PitchSettings, *, one_decimal: bool) -> None:
+    def __init__(
+        self, algorithm: str, grid: FrameGrid, settings: PitchSettings, *, one_decimal: bool
+    ) -> None:
         self.world = import_optional("pyworld", "f0")
         self.estimate = getattr(self.world, algorithm)
         self.grid, self.settings, self.one_decimal = grid, settings, one_decimal

@@ -82,7 +82,9 @@ class PitchEstimator:
         """
         samples = np.asarray(samples, np.float32)
         if samples.ndim != 1 or not np.isfinite(samples).all():
-            raise PitchError(f"f0 needs finite mono samples [T], got shape {samples.shape} or NaN: check the recording")
+            raise PitchError(
+                f"f0 needs finite mono samples [T], got shape {samples.shape} or NaN: check the recording"
+            )
         if n_frames is None:
             n_frames = self.grid.n_frames(len(samples))
         if n_frames == 0:

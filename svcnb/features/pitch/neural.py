@@ -42,7 +42,11 @@ CREPE_SILENCE_DB = -60.0
 
 
 def run_in_blocks(
-    run: Callable[[np.ndarray], np.ndarray], samples: np.ndarray, hop_samples: int, *, block_frames: int = BLOCK_FRAMES
+    run: Callable[[np.ndarray], np.ndarray],
+    samples: np.ndarray,
+    hop_samples: int,
+    *,
+    block_frames: int = BLOCK_FRAMES,
 ) -> np.ndarray:
     """f0 of a recording of any length in bounded memory.
 
@@ -171,7 +175,9 @@ class CrepePredictor(NetworkPredictor):
         too_low = f0_hz < self.settings.f0_min_hz * 2 ** (-1 / 60)
         out_of_range = too_low | (f0_hz >= self.settings.f0_max_hz * 2 ** (1 / 60))
         likelihood = np.exp(np.where(out_of_range, -np.inf, salience.astype(np.float64)))  # [N, 360]
-        return viterbi((likelihood / likelihood.sum(axis=1, keepdims=True)).T, self.transition).astype(np.int64)
+        return viterbi((likelihood / likelihood.sum(axis=1, keepdims=True)).T, self.transition).astype(
+            np.int64
+        )
 
 
 def _mean_around(salience: np.ndarray, bins: np.ndarray) -> np.ndarray:
@@ -195,7 +201,9 @@ class RmvpeMel(nn.Module):
         self.register_buffer("window", torch.hann_window(1024), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        spectrum = torch.stft(waveform, 1024, HOP_SAMPLES, window=self.window, center=True, return_complex=True)
+        spectrum = torch.stft(
+            waveform, 1024, HOP_SAMPLES, window=self.window, center=True, return_complex=True
+        )
         return (self.filters @ spectrum.abs()).clamp_min(1e-5).log()
 
 

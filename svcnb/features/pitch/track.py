@@ -41,7 +41,9 @@ class F0Track:
     def __post_init__(self) -> None:
         f0_hz = np.asarray(self.f0_hz)
         if f0_hz.ndim != 1 or self.hop_s <= 0:
-            raise PitchError(f"an f0 track needs values [N] and a hop above 0, got {f0_hz.shape} and {self.hop_s} s")
+            raise PitchError(
+                f"an f0 track needs values [N] and a hop above 0, got {f0_hz.shape} and {self.hop_s} s"
+            )
         if not (np.isfinite(f0_hz).all() and (f0_hz >= 0).all()):
             raise PitchError("f0 must be finite and at least 0 Hz (unvoiced); found NaN or negative values")
         object.__setattr__(self, "f0_hz", f0_hz)
@@ -82,7 +84,9 @@ class F0Track:
         return Path(path)
 
     @classmethod
-    def from_csv(cls, path: Path | str, *, hop_s: float | None = None, n_frames: int | None = None) -> F0Track:
+    def from_csv(
+        cls, path: Path | str, *, hop_s: float | None = None, n_frames: int | None = None
+    ) -> F0Track:
         """Read a `time_s,f0_hz` table onto a frame grid.
 
         Args:
@@ -172,7 +176,9 @@ def _read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
             time_s, f0 = _csv_row(cells, f"{path}, line {line}")
             if values and time_s <= values[-1][0]:
                 before = values[-1][0]
-                raise PitchError(f"{path}, line {line}: time {time_s} s does not come after {before} s: sort the rows")
+                raise PitchError(
+                    f"{path}, line {line}: time {time_s} s does not come after {before} s: sort the rows"
+                )
             values.append((time_s, f0))
     if not values:
         raise PitchError(f"{path} has no rows below the header: expected {expected} per frame")

@@ -47,18 +47,25 @@ def read_diffusion_checkpoint(path: Path | str) -> DiffusionCheckpoint:
     """
     stored = read_checkpoint(path)
     model = stored.get("model")
-    if not isinstance(model, dict) or not any(name.startswith("decoder.denoise_fn.") for name in map(str, model)):
+    if not isinstance(model, dict) or not any(
+        name.startswith("decoder.denoise_fn.") for name in map(str, model)
+    ):
         found = sorted(map(str, model if isinstance(model, dict) else stored))[:4]
-        raise CheckpointError(f"{path} is no diffusion model: its entries begin {found}, expected decoder.denoise_fn. "
-                              "Give a model_*.pt of so-vits-svc's diffusion (-dm)")  # fmt: skip
+        raise CheckpointError(
+            f"{path} is no diffusion model: its entries begin {found}, expected decoder.denoise_fn. "
+            "Give a model_*.pt of so-vits-svc's diffusion (-dm)"
+        )
     optimizer = stored.get("optimizer")
     return DiffusionCheckpoint(int(stored.get("global_step") or 0), model, optimizer or None)
 
 
 def save_diffusion_checkpoint(
-    path: Path | str, *, model_state: Mapping[str, Tensor], global_step: int,
+    path: Path | str,
+    *,
+    model_state: Mapping[str, Tensor],
+    global_step: int,
     optimizer_state: Mapping[str, Any] | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """Write a model_*.pt that so-vits-svc 4.1 reads."""
     contents: dict[str, Any] = {"global_step": int(global_step), "model": dict(model_state)}
     if optimizer_state:
@@ -68,7 +75,11 @@ def save_diffusion_checkpoint(
 
 def newest_model(folder: Path) -> Path | None:
     """The model_*.pt with the largest step; None if there is none."""
-    numbered = {int(match["step"]): path for path in folder.glob("model_*.pt") if (match := MODEL_NAME.match(path.name))}
+    numbered = {
+        int(match["step"]): path
+        for path in folder.glob("model_*.pt")
+        if (match := MODEL_NAME.match(path.name))
+    }
     return numbered[max(numbered)] if numbered else None
 
 
@@ -91,12 +102,16 @@ def find_model(voice_folder: Path | None, named: DiffusionFiles = NOTHING_NAMED)
         best = folder / f"model_{best_step(folder)}.pt"
         model = best if best.is_file() else newest_model(folder)
         if model is None:
-            raise SvcError(f"there is no diffusion model in {folder}: put model_*.pt and config.yaml there, name them with "
-                           "-dm and -dc, or train one with svcnb diffusion")  # fmt: skip
+            raise SvcError(
+                f"there is no diffusion model in {folder}: put model_*.pt and config.yaml there, name them with "
+                "-dm and -dc, or train one with svcnb diffusion"
+            )
     elif not model.is_file():
         raise SvcError(f"{model}: no such diffusion model (-dm); expected a model_*.pt")
     config = config or model.parent / CONFIG_NAME
     if not config.is_file():
-        raise SvcError(f"{config}: no such file; the diffusion model {model.name} needs its config.yaml: put it beside the "
-                       "model, or name it with -dc")  # fmt: skip
+        raise SvcError(
+            f"{config}: no such file; the diffusion model {model.name} needs its config.yaml: put it beside the "
+            "model, or name it with -dc"
+        )
     return model, config

@@ -35,8 +35,12 @@ class DiffusionData(Section):
     encoder_sample_rate: int = unused(16000, "the encoder knows its own rate")
     encoder_hop_size: int = unused(320, "the encoder knows its own hop")
     encoder_out_channels: int = Field(768, ge=1)
-    training_files: str = unused("filelists/train.txt", "the features hold the clips, and split.json which are held out")
-    validation_files: str = unused("filelists/val.txt", "the features hold the clips, and split.json which are held out")
+    training_files: str = unused(
+        "filelists/train.txt", "the features hold the clips, and split.json which are held out"
+    )
+    validation_files: str = unused(
+        "filelists/val.txt", "the features hold the clips, and split.json which are held out"
+    )
     extensions: list[str] = unused(["wav"], "the features hold the clips")
     unit_interpolate_mode: str = "nearest"
 
@@ -54,7 +58,9 @@ class DiffusionModel(Section):
 
 class DiffusionVocoder(Section):
     type: Literal["nsf-hifigan", "nsf-hifigan-log10"] = "nsf-hifigan"
-    ckpt: str = unused("pretrain/nsf_hifigan/model", "name the vocoder with --vocoder, or put it beside the voice")
+    ckpt: str = unused(
+        "pretrain/nsf_hifigan/model", "name the vocoder with --vocoder, or put it beside the voice"
+    )
 
 
 class DiffusionInfer(Section):
@@ -74,7 +80,9 @@ class DiffusionTrain(Section):
     cache_all_data: bool = True
     cache_device: str = unused("cpu", "clips are kept in the main memory")
     cache_fp16: bool = unused(True, "clips are kept as they are stored: content in float16, audio in 16 bits")
-    epochs: int = Field(100000, ge=1, description="stop after so many, where neither steps nor minutes are limited")
+    epochs: int = Field(
+        100000, ge=1, description="stop after so many, where neither steps nor minutes are limited"
+    )
     interval_log: int = Field(10, ge=1, description="steps between logged losses")
     interval_val: int = Field(2000, ge=1, description="steps between checkpoints")
     interval_force_save: int = Field(5000, ge=1, description="checkpoints at multiples of this are kept")
@@ -114,13 +122,18 @@ class VoiceContent:
             stored = json.loads(path.read_text(encoding="utf-8"))
             data, model = stored["data"], stored["model"]
             return cls(
-                model["speech_encoder"], model["ssl_dim"], data["unit_interpolate_mode"], stored["spk"],
+                model["speech_encoder"],
+                model["ssl_dim"],
+                data["unit_interpolate_mode"],
+                stored["spk"],
                 model["vocoder_name"] == FRAME_VOCODER,
-            )  # fmt: skip
+            )
         except FileNotFoundError:
             raise SvcError(f"no config at {path}: expected the folder that `svcnb features` made") from None
         except (ValueError, KeyError, TypeError) as error:
-            raise SvcError(f"{path} is not a voice's config ({error!r}): extract the features again") from None
+            raise SvcError(
+                f"{path} is not a voice's config ({error!r}): extract the features again"
+            ) from None
 
 
 class Config(ConfigFile):
@@ -152,10 +165,16 @@ class Config(ConfigFile):
         return cls(
             model=DiffusionModel(n_layers=4, n_chans=256, n_hidden=96, k_step_max=200),
             train=DiffusionTrain(
-                lr=1e-3, batch_size=8, decay_step=2000, num_workers=0, interval_val=800, interval_log=50,
-                interval_force_save=100000, save_opt=True,
+                lr=1e-3,
+                batch_size=8,
+                decay_step=2000,
+                num_workers=0,
+                interval_val=800,
+                interval_log=50,
+                interval_force_save=100000,
+                save_opt=True,
             ),
-        )  # fmt: skip
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, strict: bool = True) -> Config:
@@ -172,11 +191,15 @@ class Config(ConfigFile):
         try:
             stored = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise SvcError(f"no diffusion config at {path}: expected the config.yaml beside the model_*.pt; "
-                           "give its path with -dc") from None  # fmt: skip
+            raise SvcError(
+                f"no diffusion config at {path}: expected the config.yaml beside the model_*.pt; "
+                "give its path with -dc"
+            ) from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SvcError(f"{path} is not a YAML config ({' '.join(str(error).split())}): "
-                           "give the model's config.yaml with -dc") from None  # fmt: skip
+            raise SvcError(
+                f"{path} is not a YAML config ({' '.join(str(error).split())}): "
+                "give the model's config.yaml with -dc"
+            ) from None
         if not isinstance(stored, dict) or not isinstance(stored.get("model"), dict):
             raise SvcError(f"{path} has no 'model' section: expected a so-vits-svc 4.1 diffusion.yaml (-dc)")
         if isinstance(stored.get("data"), dict):
@@ -224,10 +247,15 @@ class Config(ConfigFile):
         """How to train, where the user does not say otherwise. As in the original few checkpoints are kept."""
         train = self.train
         return Schedule(
-            save_every_steps=train.interval_val, log_every_steps=train.interval_log, keep_checkpoints=2,
-            keep_every_steps=train.interval_force_save, max_epochs=train.epochs, n_loader_workers=train.num_workers,
-            precision=train.amp_dtype, precision_key="train.amp_dtype",
-        )  # fmt: skip
+            save_every_steps=train.interval_val,
+            log_every_steps=train.interval_log,
+            keep_checkpoints=2,
+            keep_every_steps=train.interval_force_save,
+            max_epochs=train.epochs,
+            n_loader_workers=train.num_workers,
+            precision=train.amp_dtype,
+            precision_key="train.amp_dtype",
+        )
 
     @property
     def mel_ratio(self) -> float:
@@ -249,4 +277,6 @@ def _drop_unknown(stored: dict[str, Any]) -> None:
         if field is None:
             del stored[name]
         elif isinstance(stored[name], dict) and isinstance(field.annotation, type):
-            stored[name] = {key: value for key, value in stored[name].items() if key in field.annotation.model_fields}
+            stored[name] = {
+                key: value for key, value in stored[name].items() if key in field.annotation.model_fields
+            }

@@ -84,7 +84,9 @@ class DiffusionBatch:
 
     def _mel_of(self, audio: Tensor, transform: VocoderMel) -> Tensor:
         shifts = self.shift_semitones[:, 0, 0].tolist()
-        parts = [transform(row[None], key_shift_semitones=shift) for row, shift in zip(audio, shifts, strict=True)]
+        parts = [
+            transform(row[None], key_shift_semitones=shift) for row, shift in zip(audio, shifts, strict=True)
+        ]
         return torch.cat(parts)[:, :, MARGIN_FRAMES:-MARGIN_FRAMES].transpose(1, 2)
 
 
@@ -98,9 +100,16 @@ class DiffusionClips(Dataset):
     """
 
     def __init__(
-        self, store: FeatureStore, names: Sequence[str], config: Config, *, augment: bool, seed: int = 1234,
-        in_memory: bool = True, takes: SelfConvertedClips | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        store: FeatureStore,
+        names: Sequence[str],
+        config: Config,
+        *,
+        augment: bool,
+        seed: int = 1234,
+        in_memory: bool = True,
+        takes: SelfConvertedClips | None = None,
+    ) -> None:
         self.takes = takes
         self.n_frames = max(1, int(config.data.duration * config.data.sampling_rate / config.data.block_size))
         self.rate_hz, self.hop_samples = config.data.sampling_rate, config.data.block_size
@@ -109,12 +118,18 @@ class DiffusionClips(Dataset):
         self.seed = seed
         self.in_memory = in_memory
         self._kept_takes: dict[str, list[np.ndarray]] = {}
-        repeated = [name for name in names for _ in range(max(1, round(store.record(name).n_frames / self.n_frames)))]
+        repeated = [
+            name for name in names for _ in range(max(1, round(store.record(name).n_frames / self.n_frames)))
+        ]
         self._lengths = [min(store.record(name).n_frames, self.n_frames) for name in repeated]
         self._whole = VoiceDataset(
-            store, repeated, config.spk, max_frames=WHOLE_CLIP_FRAMES, in_memory=in_memory,
+            store,
+            repeated,
+            config.spk,
+            max_frames=WHOLE_CLIP_FRAMES,
+            in_memory=in_memory,
             unit_interpolate_mode=config.data.unit_interpolate_mode,
-        )  # fmt: skip
+        )
 
     def __len__(self) -> int:
         return len(self._lengths)

@@ -165,9 +165,15 @@ class Unit2Mel(nn.Module):
     """
 
     def __init__(
-        self, input_channel: int, n_spk: int, sizes: DenoiserSizes, *, use_pitch_aug: bool = True,
-        timesteps: int = 1000, k_step_max: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        input_channel: int,
+        n_spk: int,
+        sizes: DenoiserSizes,
+        *,
+        use_pitch_aug: bool = True,
+        timesteps: int = 1000,
+        k_step_max: int = 0,
+    ) -> None:
         super().__init__()
         n_hidden = sizes.n_hidden
         self.k_step_max = k_step_max if 0 < k_step_max < timesteps else timesteps
@@ -184,7 +190,13 @@ class Unit2Mel(nn.Module):
         return self.k_step_max == self.decoder.timesteps
 
     def condition(
-        self, content: Tensor, f0_hz: Tensor, volume: Tensor, speaker: Tensor, *, shift_semitones: Tensor | None = None
+        self,
+        content: Tensor,
+        f0_hz: Tensor,
+        volume: Tensor,
+        speaker: Tensor,
+        *,
+        shift_semitones: Tensor | None = None,
     ) -> Tensor:
         """The condition of the denoiser, [B, N, H]: the sum of all embedded input features.
 

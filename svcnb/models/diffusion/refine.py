@@ -67,8 +67,10 @@ class Diffuser:
 
     def _to_vocoder(self, samples: np.ndarray) -> np.ndarray:
         n_frames = len(samples) // self.grid.hop_samples
-        return fit_length(resample_samples(samples, self.grid.rate_hz, self.config.data.sampling_rate),
-                    n_frames * self.config.data.block_size)  # fmt: skip
+        return fit_length(
+            resample_samples(samples, self.grid.rate_hz, self.config.data.sampling_rate),
+            n_frames * self.config.data.block_size,
+        )
 
     @torch.inference_mode()
     def __call__(
@@ -98,8 +100,10 @@ class Diffuser:
         if speaker.is_floating_point():
             return (speaker.to(self.columns) @ self.columns[: speaker.shape[1]])[None]
         if not 0 <= int(speaker) < len(self.columns) or not self.columns[int(speaker)].any():
-            raise SvcError(f"the diffusion model has no speaker with the number {int(speaker)}, only "
-                           f"{', '.join(self.config.spk)}: name one of them (-s)")  # fmt: skip
+            raise SvcError(
+                f"the diffusion model has no speaker with the number {int(speaker)}, only "
+                f"{', '.join(self.config.spk)}: name one of them (-s)"
+            )
         return self.columns[speaker.to(self.columns.device)].argmax(-1)
 
 
@@ -111,8 +115,10 @@ def _columns(config: Config, speakers: dict[str, int]) -> Tensor:
     if n_speakers == 1:
         return columns
     if absent := sorted(name for name in speakers if not 0 <= numbers.get(name, -1) < n_speakers):
-        raise SvcError(f"the diffusion model has no speaker {', '.join(absent)}, only {', '.join(numbers)}: "
-                       "give the model of this voice (-dm, -dc)")  # fmt: skip
+        raise SvcError(
+            f"the diffusion model has no speaker {', '.join(absent)}, only {', '.join(numbers)}: "
+            "give the model of this voice (-dm, -dc)"
+        )
     for name, row in speakers.items():
         columns[row, numbers[name]] = 1.0
     return columns

@@ -74,7 +74,9 @@ def check_steps(model: Unit2Mel, k_step: int | None) -> int:
             )
         return all_steps
     if not 1 <= k_step <= learned:
-        raise DiffusionError(f"k_step (-ks) is {k_step}: this diffusion model removes 1 to {learned} noise steps")
+        raise DiffusionError(
+            f"k_step (-ks) is {k_step}: this diffusion model removes 1 to {learned} noise steps"
+        )
     return k_step
 
 
@@ -115,7 +117,9 @@ def sample(
     def predict_noise(noisy: Tensor, step: float) -> Tensor:
         return decoder.denoise_fn(noisy, torch.full((len(noisy),), step, device=noisy.device), cond)
 
-    return decoder.denormalise(remove_noise(x, predict_noise, decoder, n_steps=n_steps, settings=settings, noise=noise))
+    return decoder.denormalise(
+        remove_noise(x, predict_noise, decoder, n_steps=n_steps, settings=settings, noise=noise)
+    )
 
 
 def remove_noise(
@@ -171,7 +175,9 @@ def _plan_whole_steps(schedule: GaussianDiffusion, n_steps: int, settings: Sampl
         steps = list(range(0, n_steps, stride))[::-1]
     options = {"set_alpha_to_one": False}
     options |= {"clip_sample": False} if settings.method == "ddim" else {"skip_prk_steps": True}
-    scheduler = _make("DDIMScheduler" if settings.method == "ddim" else "PNDMScheduler", schedule, stride, **options)
+    scheduler = _make(
+        "DDIMScheduler" if settings.method == "ddim" else "PNDMScheduler", schedule, stride, **options
+    )
     scheduler.set_timesteps(1)
     if settings.method == "pndm" and len(steps) > 1:
         steps.insert(1, steps[1])  # its first step is taken twice: a trial, then with the mean of both slopes
@@ -212,7 +218,9 @@ def _make(name: str, schedule: GaussianDiffusion, n_trained_steps: int, **option
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # dpm-solver is deprecated in diffusers
         scheduler = getattr(diffusers, name)(
-            num_train_timesteps=n_trained_steps, trained_betas=schedule.betas[:length].cpu().numpy(), **options
+            num_train_timesteps=n_trained_steps,
+            trained_betas=schedule.betas[:length].cpu().numpy(),
+            **options,
         )
     scheduler.alphas_cumprod = schedule.alphas_cumprod[:length].cpu().float()
     scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]

@@ -75,7 +75,9 @@ def train_diffusion(
         raise SvcError("a diffusion model trains in one process: leave num_processes at 1")
     store = FeatureStore.open(features_folder)
     voice_config = VoiceContent.read(Path(features_folder) / "config.json")
-    vocoder_path = find_vocoder(choices.vocoder, voice_folder=Path(voice_folder), pretrain_folder=choices.pretrain_folder)
+    vocoder_path = find_vocoder(
+        choices.vocoder, voice_folder=Path(voice_folder), pretrain_folder=choices.pretrain_folder
+    )
     vocoder = load_vocoder(vocoder_path)
     record = read_progress(folder)
     config = _config_of_run(choices, voice_config, folder, record).for_voice(voice_config, vocoder.settings)
@@ -139,8 +141,10 @@ def _check_same_run(folder: Path, config: Config, *, resume: bool) -> None:
         raise SvcError(f"{folder} already holds a training: resume it, or train into another folder")
     earlier = Config.load(folder / CONFIG_NAME)
     if (earlier.model, earlier.data, earlier.spk) != (config.model, config.data, config.spk):
-        raise SvcError(f"the training in {folder} has another configuration than these features, this vocoder and these "
-                       "choices: train into another folder, or give what it was made with")  # fmt: skip
+        raise SvcError(
+            f"the training in {folder} has another configuration than these features, this vocoder and these "
+            "choices: train into another folder, or give what it was made with"
+        )
 
 
 # The state ------------------------------------------------------------------------------------------
@@ -149,7 +153,9 @@ def _check_same_run(folder: Path, config: Config, *, resume: bool) -> None:
 def _state(config: Config, settings: TrainSettings, mel: VocoderMel) -> TrainState:
     accelerator = make_accelerator(settings)
     torch.manual_seed(settings.seed)
-    optimizer = partial(torch.optim.AdamW, lr=config.train.lr, weight_decay=config.train.weight_decay, fused=True)
+    optimizer = partial(
+        torch.optim.AdamW, lr=config.train.lr, weight_decay=config.train.weight_decay, fused=True
+    )
     return assemble(
         config.build(mel.filters.shape[0]),
         None,
@@ -181,7 +187,10 @@ def _load_run(state: TrainState, folder: Path, record: RunRecord) -> None:
     if stored.optimizer:
         state.optimizer_g.load_state_dict(stored.optimizer)
     else:
-        log.warning("model_%d.pt was saved without its optimiser (save_opt): the first steps will be rough", record.step)
+        log.warning(
+            "model_%d.pt was saved without its optimiser (save_opt): the first steps will be rough",
+            record.step,
+        )
     restore(state, record)
 
 
@@ -236,13 +245,17 @@ def _compare(
     mel, blurred = mels
     heard = (batch.content, batch.f0_hz, batch.volume, batch.speaker, batch.shift_semitones)
     decoder = _network(state).decoder
-    blur = decoder.sqrt_recipm1_alphas_cumprod[step][:, None, None, None]  # noise relative to what is left of the mel
+    blur = decoder.sqrt_recipm1_alphas_cumprod[step][
+        :, None, None, None
+    ]  # noise relative to what is left of the mel
     wanted = noise + (decoder.normalise(blurred) - decoder.normalise(mel)) / blur
     gap = state.generator(blurred, heard, step, noise) - wanted  # [B, 1, M, N]
     valid = torch.arange(gap.shape[-1], device=gap.device) < batch.lengths[:, None]  # [B, N]
     n_values = valid.sum() * gap.shape[2]
     valid = valid[:, None, None]
-    weight = torch.where(batch.is_refining[:, None, None, None], blur**2 / (blur**2 + SELF_CONVERTED_VARIANCE), 1.0)
+    weight = torch.where(
+        batch.is_refining[:, None, None, None], blur**2 / (blur**2 + SELF_CONVERTED_VARIANCE), 1.0
+    )
     half_range = (decoder.spec_max - decoder.spec_min).squeeze() / 2
     return {
         "noise": (gap.square() * weight * valid).sum() / n_values,
@@ -257,11 +270,17 @@ class HeldOutCrops:
         deciding: the measure that tells the best checkpoint.
     """
 
-    def __init__(self, store: FeatureStore, config: Config, split: Split, takes: SelfConvertedClips | None) -> None:
+    def __init__(
+        self, store: FeatureStore, config: Config, split: Split, takes: SelfConvertedClips | None
+    ) -> None:
         names = choose_clips(store, split.validation)
 
         def batches(takes: SelfConvertedClips | None) -> list[DiffusionBatch]:
-            clips = DiffusionClips(store, names, config, augment=False, seed=FIXED_SEED, takes=takes) if names else ()
+            clips = (
+                DiffusionClips(store, names, config, augment=False, seed=FIXED_SEED, takes=takes)
+                if names
+                else ()
+            )
             return [collate_crops([clips[0, index]]) for index in range(len(clips))]
 
         self.recorded = batches(None)
@@ -283,21 +302,37 @@ class HeldOutCrops:
         for waiting in batches:
             batch = waiting.to(state.accelerator.device)
             mels = batch.mels(state.extras["mel"])
-            drawn = torch.randn(N_MEASURED_STEPS, 1, *mels[0].shape[:0:-1], generator=generator).to(mels[0].device)
+            drawn = torch.randn(N_MEASURED_STEPS, 1, *mels[0].shape[:0:-1], generator=generator).to(
+                mels[0].device
+            )
             length = int(batch.lengths[0])
             for step, noise in zip(steps.to(mels[0].device), drawn, strict=True):
                 found = _compare(state, batch, mels, step[None], noise[None])
-                totals = {name: totals.get(name, 0.0) + float(value) * length for name, value in found.items()}
+                totals = {
+                    name: totals.get(name, 0.0) + float(value) * length for name, value in found.items()
+                }
                 n_frames += length
         return {name: total / n_frames for name, total in totals.items()}
 
 
 def _fit(
-    state: TrainState, store: FeatureStore, config: Config, settings: TrainSettings, folder: Path, *,
-    split: Split, takes: SelfConvertedClips | None,
-) -> TrainReport:  # fmt: skip
+    state: TrainState,
+    store: FeatureStore,
+    config: Config,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    split: Split,
+    takes: SelfConvertedClips | None,
+) -> TrainReport:
     clips = DiffusionClips(
-        store, split.training, config, augment=True, seed=settings.seed, in_memory=config.train.cache_all_data, takes=takes
+        store,
+        split.training,
+        config,
+        augment=True,
+        seed=settings.seed,
+        in_memory=config.train.cache_all_data,
+        takes=takes,
     )
     batches = crop_loader(clips, config.train.batch_size, n_workers=settings.n_loader_workers)
     board = TensorBoardLog(folder / BOARD_FOLDER, first_step=state.step + 1) if settings.tensorboard else None

@@ -1,11 +1,11 @@
 """RVC v1 and v2, from recordings to a voice.
 
-    config = Config.small()
-    cut_recordings("data/raw/me", "data/rvc/me", CutSettings(sample_rate_hz=config.data.sampling_rate))
-    prepare(config, "data/rvc/me")
-    train("data/rvc/me", TrainSettings(max_minutes=30))
-    build_voice_index("data/rvc/me")
-    load_voice("data/rvc/me").convert_file("song.wav", "data/converted", RvcConversionSettings(transpose_semitones=5))
+config = Config.small()
+cut_recordings("data/raw/me", "data/rvc/me", CutSettings(sample_rate_hz=config.data.sampling_rate))
+prepare(config, "data/rvc/me")
+train("data/rvc/me", TrainSettings(max_minutes=30))
+build_voice_index("data/rvc/me")
+load_voice("data/rvc/me").convert_file("song.wav", "data/converted", RvcConversionSettings(transpose_semitones=5))
 """
 
 from __future__ import annotations

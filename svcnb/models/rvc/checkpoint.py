@@ -44,13 +44,17 @@ class SmallModel:
     @classmethod
     def of(cls, state: Mapping[str, Tensor], config: Config, *, info: str = "Extracted model.") -> SmallModel:
         """The small model of a whole state dict, parametrised names or plain ones."""
-        return cls({name: value for name, value in to_plain_names(state).items() if UNUSED not in name}, config, info)
+        return cls(
+            {name: value for name, value in to_plain_names(state).items() if UNUSED not in name}, config, info
+        )
 
     def __str__(self) -> str:
         guidance = "with" if self.config.f0 else "without"
         n_speakers = self.weights[SPEAKERS].shape[0]
-        return (f"RVC {self.config.version}, {self.config.rate_name}, {guidance} pitch guidance, "
-                f"{n_speakers} speakers: {self.info or 'no info'}")  # fmt: skip
+        return (
+            f"RVC {self.config.version}, {self.config.rate_name}, {guidance} pitch guidance, "
+            f"{n_speakers} speakers: {self.info or 'no info'}"
+        )
 
 
 def is_small_model(stored: Mapping[str, Any]) -> bool:
@@ -69,9 +73,15 @@ def read_small_model(path: Path | str) -> SmallModel:
     """
     stored = read_checkpoint(path)
     if not is_small_model(stored):
-        hint = "this is a training's G_*.pth: extract a small model from it" if "model" in stored else "another kind of file"
-        raise SvcError(f"{path} has the keys {sorted(map(str, stored))[:8]}, expected those of an RVC small model "
-                       f"({', '.join(SMALL_KEYS)}): {hint}")  # fmt: skip
+        hint = (
+            "this is a training's G_*.pth: extract a small model from it"
+            if "model" in stored
+            else "another kind of file"
+        )
+        raise SvcError(
+            f"{path} has the keys {sorted(map(str, stored))[:8]}, expected those of an RVC small model "
+            f"({', '.join(SMALL_KEYS)}): {hint}"
+        )
     weights = {name: value for name, value in to_plain_names(stored["weight"]).items() if UNUSED not in name}
     missing = [name for name in (SPEAKERS, CONTENT) if name not in weights]
     if missing:
@@ -102,9 +112,13 @@ def write_small_model(path: Path | str, model: SmallModel) -> Path:
     listed = model.config.to_list()
     listed[N_SPEAKERS_INDEX] = weights[SPEAKERS].shape[0]
     contents = OrderedDict(
-        weight=weights, config=listed, info=model.info, sr=model.config.rate_name, f0=int(model.config.f0),
+        weight=weights,
+        config=listed,
+        info=model.info,
+        sr=model.config.rate_name,
+        f0=int(model.config.f0),
         version=model.config.version,
-    )  # fmt: skip
+    )
     return write_checkpoint(path, contents | model.extra)
 
 
@@ -134,8 +148,14 @@ def read_rvc_checkpoint(path: Path | str) -> RvcCheckpoint:
     """
     stored = read_checkpoint(path)
     if not isinstance(stored.get("model"), Mapping):
-        hint = "this is a small model, which cannot be trained on" if is_small_model(stored) else "another kind of file"
-        raise SvcError(f"{path} has the keys {sorted(map(str, stored))[:8]}, expected 'model' as in RVC's G_*.pth: {hint}")
+        hint = (
+            "this is a small model, which cannot be trained on"
+            if is_small_model(stored)
+            else "another kind of file"
+        )
+        raise SvcError(
+            f"{path} has the keys {sorted(map(str, stored))[:8]}, expected 'model' as in RVC's G_*.pth: {hint}"
+        )
     epoch, rate = int(stored.get("iteration") or 0), float(stored.get("learning_rate") or 0.0)
     return RvcCheckpoint(to_plain_names(stored["model"]), epoch, stored.get("optimizer"), rate)
 
@@ -144,13 +164,17 @@ def write_rvc_checkpoint(path: Path | str, checkpoint: RvcCheckpoint) -> Path:
     """Write a G_*.pth or D_*.pth as RVC does."""
     model = {name: value.detach().cpu() for name, value in to_plain_names(checkpoint.model).items()}
     contents = {
-        "model": model, "iteration": checkpoint.epoch, "optimizer": checkpoint.optimizer,
+        "model": model,
+        "iteration": checkpoint.epoch,
+        "optimizer": checkpoint.optimizer,
         "learning_rate": checkpoint.learning_rate,
-    }  # fmt: skip
+    }
     return write_checkpoint(path, contents)
 
 
-def extract_small_model(checkpoint: Path | str, config: Config, target: Path | str, *, info: str = "Extracted model.") -> Path:
+def extract_small_model(
+    checkpoint: Path | str, config: Config, target: Path | str, *, info: str = "Extracted model."
+) -> Path:
     """The small model of a G_*.pth; `config` is the training's.
 
     Raises:
@@ -160,8 +184,10 @@ def extract_small_model(checkpoint: Path | str, config: Config, target: Path | s
     width = state[CONTENT].shape[1] if CONTENT in state else None
     if width != config.settings().content_width:
         wanted = config.settings().content_width
-        raise SvcError(f"{checkpoint} takes {width} content values per frame, RVC {config.version} takes "
-                       f"{wanted}: give the version that it was trained as")  # fmt: skip
+        raise SvcError(
+            f"{checkpoint} takes {width} content values per frame, RVC {config.version} takes "
+            f"{wanted}: give the version that it was trained as"
+        )
     return write_small_model(target, SmallModel.of(state, config, info=info))
 
 
@@ -182,7 +208,9 @@ def merge_small_models(one: SmallModel, other: SmallModel, ratio: float, *, info
         "sample rate": (one.config.data.sampling_rate, other.config.data.sampling_rate),
         "pitch guidance": (one.config.f0, other.config.f0),
     }
-    differences = [f"{name}: {first} and {second}" for name, (first, second) in pairs.items() if first != second]
+    differences = [
+        f"{name}: {first} and {second}" for name, (first, second) in pairs.items() if first != second
+    ]
     if differences:
         raise SvcError(f"these models cannot be merged, they differ in {'; '.join(differences)}")
     n_speakers = min(model.weights[SPEAKERS].shape[0] for model in (one, other))
@@ -192,4 +220,6 @@ def merge_small_models(one: SmallModel, other: SmallModel, ratio: float, *, info
     }
     config = one.config.model_copy(deep=True)
     config.model.spk_embed_dim = n_speakers
-    return SmallModel(mix_states(states, [ratio, 1 - ratio]), config, info or f"{ratio:g} of {one.info}, rest {other.info}")
+    return SmallModel(
+        mix_states(states, [ratio, 1 - ratio]), config, info or f"{ratio:g} of {one.info}, rest {other.info}"
+    )

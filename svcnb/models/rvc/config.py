@@ -51,13 +51,19 @@ class TrainSection(Section):
     lr_decay: float = Field(0.999875, gt=0, le=1, description="of the learning rate, per epoch")
     segment_size: int = Field(12800, ge=1, description="samples the decoder sees per clip")
     init_lr_ratio: int | float = Field(1, gt=0, description="factor on the learning rate at the start")
-    warmup_epochs: int = Field(0, ge=0, description="epochs over which the learning rate rises to its full value")
+    warmup_epochs: int = Field(
+        0, ge=0, description="epochs over which the learning rate rises to its full value"
+    )
     c_mel: int | float = 45
     c_kl: int | float = 1.0
     c_stft: float = Field(0.0, description="weight of the multi-resolution STFT loss")
     c_hear: float = Field(0.0, description="weight of what the bundled content encoder hears differently")
-    c_prior: float = Field(0.0, description="weight of the spectral losses on what the prior alone decodes to")
-    c_adversarial: float = Field(1.0, description="weight of the discriminator's two losses; 0 trains without one")
+    c_prior: float = Field(
+        0.0, description="weight of the spectral losses on what the prior alone decodes to"
+    )
+    c_adversarial: float = Field(
+        1.0, description="weight of the discriminator's two losses; 0 trains without one"
+    )
     max_frames: int = Field(900, ge=20, description="longer clips are cropped to this, at random")
 
 
@@ -135,13 +141,16 @@ class Config(ConfigFile):
         return cls(
             train=TrainSection(segment_size=segment_size),
             data=DataSection(
-                sampling_rate=sample_rate_hz, filter_length=filter_length, win_length=filter_length,
-                hop_length=sample_rate_hz // FRAMES_PER_SECOND, n_mel_channels=n_mels,
+                sampling_rate=sample_rate_hz,
+                filter_length=filter_length,
+                win_length=filter_length,
+                hop_length=sample_rate_hz // FRAMES_PER_SECOND,
+                n_mel_channels=n_mels,
             ),
             model=ModelSection(upsample_rates=rates, upsample_kernel_sizes=kernels),
             version=version,
             f0=f0,
-        )  # fmt: skip
+        )
 
     @classmethod
     def small(cls) -> Config:
@@ -152,23 +161,49 @@ class Config(ConfigFile):
         """
         return cls(
             train=TrainSection(
-                learning_rate=1e-3, batch_size=6, segment_size=64 * 320, fp16_run=False, log_interval=50, c_mel=10,
-                c_kl=0.2, c_stft=2.5, c_prior=1.0, c_adversarial=0.0, lr_decay=0.998, max_frames=144,
+                learning_rate=1e-3,
+                batch_size=6,
+                segment_size=64 * 320,
+                fp16_run=False,
+                log_interval=50,
+                c_mel=10,
+                c_kl=0.2,
+                c_stft=2.5,
+                c_prior=1.0,
+                c_adversarial=0.0,
+                lr_decay=0.998,
+                max_frames=144,
             ),
             data=DataSection(
-                sampling_rate=32000, filter_length=1024, win_length=1024, hop_length=320, n_mel_channels=80,
+                sampling_rate=32000,
+                filter_length=1024,
+                win_length=1024,
+                hop_length=320,
+                n_mel_channels=80,
             ),
             model=ModelSection(
-                inter_channels=96, hidden_channels=96, filter_channels=384, n_layers=3, upsample_rates=[320],
-                upsample_kernel_sizes=[640], upsample_initial_channel=256, gin_channels=96, spk_embed_dim=1,
-                content_width=96, speech_encoder="svcnb-units", vocoder_name=FRAME_DECODER, use_depthwise_conv=True,
+                inter_channels=96,
+                hidden_channels=96,
+                filter_channels=384,
+                n_layers=3,
+                upsample_rates=[320],
+                upsample_kernel_sizes=[640],
+                upsample_initial_channel=256,
+                gin_channels=96,
+                spk_embed_dim=1,
+                content_width=96,
+                speech_encoder="svcnb-units",
+                vocoder_name=FRAME_DECODER,
+                use_depthwise_conv=True,
             ),
             version="v2",
             f0=True,
-        )  # fmt: skip
+        )
 
     @classmethod
-    def load(cls, path: str | os.PathLike, *, version: Version | None = None, f0: bool | None = None) -> Config:
+    def load(
+        cls, path: str | os.PathLike, *, version: Version | None = None, f0: bool | None = None
+    ) -> Config:
         """Read a config.json, of RVC or ours.
 
         Args:
@@ -183,12 +218,21 @@ class Config(ConfigFile):
         except FileNotFoundError:
             raise SvcError(f"no config at {path}: expected the experiment's config.json") from None
         except (ValueError, UnicodeDecodeError) as error:
-            raise SvcError(f"{path} is not a JSON config ({error}): give the experiment's config.json") from None
+            raise SvcError(
+                f"{path} is not a JSON config ({error}): give the experiment's config.json"
+            ) from None
         if not isinstance(stored, dict) or not isinstance(stored.get("model"), dict):
             raise SvcError(f"{path} has no 'model' section: expected an RVC config.json")
-        told = {"version": version, "f0": f0, "train": stored.get("train", {}), "data": stored.get("data", {})}
+        told = {
+            "version": version,
+            "f0": f0,
+            "train": stored.get("train", {}),
+            "data": stored.get("data", {}),
+        }
         try:
-            return cls.model_validate(stored | {name: value for name, value in told.items() if value is not None})
+            return cls.model_validate(
+                stored | {name: value for name, value in told.items() if value is not None}
+            )
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise SvcError(f"{path} does not fit an RVC config: {problems}") from None
@@ -214,9 +258,12 @@ class Config(ConfigFile):
         """How to train, where the user does not say otherwise."""
         train = self.train
         return Schedule(
-            log_every_steps=train.log_interval, max_epochs=train.epochs, warmup_epochs=train.warmup_epochs,
-            precision="fp16" if train.fp16_run else "fp32", precision_key="train.fp16_run",
-        )  # fmt: skip
+            log_every_steps=train.log_interval,
+            max_epochs=train.epochs,
+            warmup_epochs=train.warmup_epochs,
+            precision="fp16" if train.fp16_run else "fp32",
+            precision_key="train.fp16_run",
+        )
 
     @property
     def is_small(self) -> bool:
@@ -266,11 +313,25 @@ class Config(ConfigFile):
         """
         m = self.model
         return [
-            self.data.filter_length // 2 + 1, 32, m.inter_channels, m.hidden_channels, m.filter_channels, m.n_heads,
-            m.n_layers, m.kernel_size, m.p_dropout, m.resblock, m.resblock_kernel_sizes, m.resblock_dilation_sizes,
-            m.upsample_rates, m.upsample_initial_channel, m.upsample_kernel_sizes, m.spk_embed_dim, m.gin_channels,
+            self.data.filter_length // 2 + 1,
+            32,
+            m.inter_channels,
+            m.hidden_channels,
+            m.filter_channels,
+            m.n_heads,
+            m.n_layers,
+            m.kernel_size,
+            m.p_dropout,
+            m.resblock,
+            m.resblock_kernel_sizes,
+            m.resblock_dilation_sizes,
+            m.upsample_rates,
+            m.upsample_initial_channel,
+            m.upsample_kernel_sizes,
+            m.spk_embed_dim,
+            m.gin_channels,
             self.data.sampling_rate,
-        ]  # fmt: skip
+        ]
 
     @classmethod
     def from_list(cls, listed: Sequence, *, version: Version, f0: bool) -> Config:
@@ -292,14 +353,20 @@ class Config(ConfigFile):
         try:
             return cls(
                 train=TrainSection(segment_size=listed[1] * hop_length),
-                data=DataSection(sampling_rate=rate_hz, filter_length=filter_length, win_length=filter_length,
-                                 hop_length=hop_length),
+                data=DataSection(
+                    sampling_rate=rate_hz,
+                    filter_length=filter_length,
+                    win_length=filter_length,
+                    hop_length=hop_length,
+                ),
                 model=ModelSection(**dict(zip(names, listed[2:-1], strict=True))),
                 version=version,
                 f0=f0,
-            )  # fmt: skip
+            )
         except ValidationError as error:
-            raise SvcError(f"the small model's config list does not fit: {error.errors()[0]['msg']}") from None
+            raise SvcError(
+                f"the small model's config list does not fit: {error.errors()[0]['msg']}"
+            ) from None
 
 
 def rate_of(told: int | str) -> int:

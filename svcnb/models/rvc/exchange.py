@@ -27,7 +27,7 @@ from svcnb.models.rvc.experiment import (
 )
 from svcnb.models.rvc.index import copy_index
 from svcnb.models.rvc.network import CONTENT_WIDTHS
-from svcnb.models.rvc.prepare import CONFIG_NAME, FEATURES_FOLDER, open_features, sounding
+from svcnb.models.rvc.prepare import CONFIG_NAME, FEATURES_FOLDER, non_silent, open_features
 
 CLIPS_AT_ONCE = 64  # in one part file
 
@@ -46,7 +46,11 @@ class ExchangeReport:
 
 
 def export_experiment(
-    experiment: Path | str, tree: Path | str, *, pretrain_folder: Path = Path("pretrain"), speaker_id: int | None = None
+    experiment: Path | str,
+    tree: Path | str,
+    *,
+    pretrain_folder: Path = Path("pretrain"),
+    speaker_id: int | None = None,
 ) -> ExchangeReport:
     """Write an experiment as RVC's logs/EXPERIMENT: RVC can train on it at once, or resume its training.
 
@@ -61,15 +65,21 @@ def export_experiment(
     experiment, tree = Path(experiment), Path(tree)
     config, store = open_features(experiment)
     if config.is_small or config.content_width != CONTENT_WIDTHS[config.version]:
-        raise SvcError(f"{experiment} has our own decoder or encoder, which RVC does not support: "
-                       f"only the full size with {ENCODERS[config.version]} can be exported")  # fmt: skip
+        raise SvcError(
+            f"{experiment} has our own decoder or encoder, which RVC does not support: "
+            f"only the full size with {ENCODERS[config.version]} can be exported"
+        )
     if any(tree.glob("0_gt_wavs/*")):
         raise SvcError(f"{tree} holds clips already: export into a new folder")
     number = speaker_id if speaker_id is not None else next(iter(config.spk.values()), 0)
     clips = export_tree(tree, _contents(experiment, config, store, number))
     encoder = load_encoder(config.encoder, folder=pretrain_folder, width=config.content_width)
-    mute = write_mute(tree / "mute", config.data.sampling_rate, lambda samples: encoder.encode(samples).cpu().numpy(),
-                      with_f0=config.f0)  # fmt: skip
+    mute = write_mute(
+        tree / "mute",
+        config.data.sampling_rate,
+        lambda samples: encoder.encode(samples).cpu().numpy(),
+        with_f0=config.f0,
+    )
     write_filelist(tree, clips, mute=mute, speaker_id=number)
     config.save(tree / CONFIG_NAME)
     for path in newest_pair(experiment) or ():
@@ -78,8 +88,10 @@ def export_experiment(
     return ExchangeReport(tree, [clip.name for clip in clips], [])
 
 
-def _contents(experiment: Path, config: Config, store: FeatureStore, speaker_id: int) -> Iterator[ClipContent]:
-    for name in sounding(store):
+def _contents(
+    experiment: Path, config: Config, store: FeatureStore, speaker_id: int
+) -> Iterator[ClipContent]:
+    for name in non_silent(store):
         arrays, stem = store.read(name), Path(name).stem
         path_16k = experiment / WAV16_FOLDER / f"{stem}.wav"
         yield ClipContent(
@@ -93,7 +105,11 @@ def _contents(experiment: Path, config: Config, store: FeatureStore, speaker_id:
 
 
 def import_experiment(
-    tree: Path | str, experiment: Path | str, *, version: str | None = None, pretrain_folder: Path = Path("pretrain")
+    tree: Path | str,
+    experiment: Path | str,
+    *,
+    version: str | None = None,
+    pretrain_folder: Path = Path("pretrain"),
 ) -> ExchangeReport:
     """Import an experiment that RVC prepared: training uses its clips, features and f0 unchanged.
 
@@ -117,13 +133,21 @@ def import_experiment(
     version = next(name for name, width in CONTENT_WIDTHS.items() if width == found.feature_width)
     config = _config_of(tree, version, found.sample_rate_hz, with_f0=found.with_f0)
     config.spk = {experiment.name: min(found.clips[0].speaker_id, config.model.spk_embed_dim - 1)}
-    store = FeatureStore.create(experiment / FEATURES_FOLDER, FeatureSettings(
-        sample_rate_hz=config.data.sampling_rate, hop_samples=config.data.hop_length, encoder=ENCODERS[version],
-        pitch_method="rvc", f0_threshold=None,
-    ))  # fmt: skip
+    store = FeatureStore.create(
+        experiment / FEATURES_FOLDER,
+        FeatureSettings(
+            sample_rate_hz=config.data.sampling_rate,
+            hop_samples=config.data.hop_length,
+            encoder=ENCODERS[version],
+            pitch_method="rvc",
+            f0_threshold=None,
+        ),
+    )
     names = []
     for start in range(0, len(found.clips), CLIPS_AT_ONCE):
-        part = [_as_record(clip, experiment.name, config) for clip in found.clips[start : start + CLIPS_AT_ONCE]]
+        part = [
+            _as_record(clip, experiment.name, config) for clip in found.clips[start : start + CLIPS_AT_ONCE]
+        ]
         store.add(part)
         names += [record.name for record, _ in part]
     store.merge(names)
@@ -136,10 +160,16 @@ def import_experiment(
 
 def _config_of(tree: Path, version: str, sample_rate_hz: int, *, with_f0: bool) -> Config:
     path = tree / CONFIG_NAME
-    config = Config.load(path, version=version, f0=with_f0) if path.is_file() else Config.full(version, sample_rate_hz, f0=with_f0)
+    config = (
+        Config.load(path, version=version, f0=with_f0)
+        if path.is_file()
+        else Config.full(version, sample_rate_hz, f0=with_f0)
+    )
     if config.data.sampling_rate != sample_rate_hz:
-        raise SvcError(f"{path} is for {config.data.sampling_rate} Hz, the clips beside it are at {sample_rate_hz} Hz: "
-                       "remove this config, or cut the recordings again")  # fmt: skip
+        raise SvcError(
+            f"{path} is for {config.data.sampling_rate} Hz, the clips beside it are at {sample_rate_hz} Hz: "
+            "remove this config, or cut the recordings again"
+        )
     return config
 
 
@@ -149,11 +179,18 @@ def _as_record(clip: TreeClip, speaker: str, config: Config) -> tuple[ClipRecord
     n_frames = len(content.audio.samples) // hop
     f0_hz = np.zeros(n_frames) if content.f0_hz is None else content.f0_hz[:n_frames]
     f0_hz = np.pad(f0_hz, (0, n_frames - len(f0_hz))).astype(np.float32)
-    audio = np.clip(np.rint(content.audio.samples * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
+    audio = np.clip(np.rint(content.audio.samples * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1).astype(
+        np.int16
+    )
     arrays = {"audio": audio, "content": content.features, "f0_hz": f0_hz}
     stat = clip.wav_path.stat()
     record = ClipRecord(
-        name=f"{speaker}/{clip.name}.wav", speaker=speaker, size_bytes=stat.st_size, mtime_ns=stat.st_mtime_ns,
-        n_frames=n_frames, n_bytes=sum(array.nbytes for array in arrays.values()), fields=tuple(arrays),
-    )  # fmt: skip
+        name=f"{speaker}/{clip.name}.wav",
+        speaker=speaker,
+        size_bytes=stat.st_size,
+        mtime_ns=stat.st_mtime_ns,
+        n_frames=n_frames,
+        n_bytes=sum(array.nbytes for array in arrays.values()),
+        fields=tuple(arrays),
+    )
     return record, arrays

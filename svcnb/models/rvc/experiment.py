@@ -1,11 +1,11 @@
 """The folder logs/EXPERIMENT in RVC's layout: write it so that RVC can train on it, read what RVC wrote.
 
-    0_gt_wavs/0_3.wav                          float32 at the voice's rate
-    1_16k_wavs/0_3.wav                         float32 at 16 kHz
-    2a_f0/0_3.wav.npy                          int64 [N], coarse bins 1..255
-    2b-f0nsf/0_3.wav.npy                       float64 [N], Hz, 0 = unvoiced
-    3_feature256/0_3.npy or 3_feature768/...   float32 [N', 256 or 768], 50 per second
-    filelist.txt                               the clips to train on
+0_gt_wavs/0_3.wav                          float32 at the voice's rate
+1_16k_wavs/0_3.wav                         float32 at 16 kHz
+2a_f0/0_3.wav.npy                          int64 [N], coarse bins 1..255
+2b-f0nsf/0_3.wav.npy                       float64 [N], Hz, 0 = unvoiced
+3_feature256/0_3.npy or 3_feature768/...   float32 [N', 256 or 768], 50 per second
+filelist.txt                               the clips to train on
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class TreeClip:
         paths = [self.wav_path, self.features_path, self.coarse_path, self.f0_path]
         fields = [path.absolute().as_posix() for path in paths if path is not None]
         if bad := [text for text in fields if "|" in text or "\n" in text]:
-            raise TreeError(f"{bad[0]}: filelist.txt cannot hold a path with | or a line break: rename the folder")
+            raise TreeError(
+                f"{bad[0]}: filelist.txt cannot hold a path with | or a line break: rename the folder"
+            )
         return "|".join([*fields, str(self.speaker_id)])
 
 
@@ -107,9 +109,13 @@ def write_features(tree: Path, name: str, features: np.ndarray) -> Path:
     """Write features, float [N, D], to 3_feature256 or 3_feature768 by their width."""
     features = np.asarray(features, np.float32)
     if features.ndim != 2 or features.shape[1] not in FEATURE_FOLDERS or not len(features):
-        raise TreeError(f"{name}: features have shape {features.shape}, expected [N, 256] (v1) or [N, 768] (v2)")
+        raise TreeError(
+            f"{name}: features have shape {features.shape}, expected [N, 256] (v1) or [N, 768] (v2)"
+        )
     if not np.isfinite(features).all():
-        raise TreeError(f"{name}: the features hold NaN or infinite values: check the recording and the encoder")
+        raise TreeError(
+            f"{name}: the features hold NaN or infinite values: check the recording and the encoder"
+        )
     return write_array(Path(tree) / FEATURE_FOLDERS[features.shape[1]] / f"{name}.npy", features)
 
 
@@ -149,7 +155,9 @@ def _read_wav(path: Path) -> tuple[np.ndarray, int]:
 # ---------------------------------------------------------------- silence for training
 
 
-def write_mute(folder: Path | str, sample_rate_hz: int, extract: Extract, *, with_f0: bool = True) -> TreeClip:
+def write_mute(
+    folder: Path | str, sample_rate_hz: int, extract: Extract, *, with_f0: bool = True
+) -> TreeClip:
     """Write the files of 3 s of silence, on which a voice learns to output silence (RVC's logs/mute).
 
     Args:
@@ -177,9 +185,13 @@ def write_mute(folder: Path | str, sample_rate_hz: int, extract: Extract, *, wit
 
 
 def write_filelist(
-    tree: Path | str, clips: Iterable[TreeClip], *, mute: TreeClip | None = None, speaker_id: int | None = None,
+    tree: Path | str,
+    clips: Iterable[TreeClip],
+    *,
+    mute: TreeClip | None = None,
+    speaker_id: int | None = None,
     seed: int = 0,
-) -> Path:  # fmt: skip
+) -> Path:
     """tree/filelist.txt: one line per clip and the mute line twice, shuffled by `seed`, with absolute paths.
 
     Args:
@@ -188,10 +200,13 @@ def write_filelist(
     """
     lines = [*clips, *([mute] * N_MUTE_LINES if mute else [])]
     if speaker_id is not None:
-        lines = [TreeClip(c.name, c.wav_path, c.features_path, c.coarse_path, c.f0_path, speaker_id) for c in lines]
+        lines = [
+            TreeClip(c.name, c.wav_path, c.features_path, c.coarse_path, c.f0_path, speaker_id) for c in lines
+        ]
     if len({clip.f0_path is None for clip in lines}) > 1:
-        raise TreeError("some clips have f0 and some have none: filelist.txt needs one kind; "
-                        "make mute the same way")  # fmt: skip
+        raise TreeError(
+            "some clips have f0 and some have none: filelist.txt needs one kind; make mute the same way"
+        )
     order = np.random.default_rng(seed).permutation(len(lines))
     return write_text(Path(tree) / FILELIST, "\n".join(lines[i].line for i in order))
 
@@ -199,7 +214,9 @@ def write_filelist(
 # ---------------------------------------------------------------- whole trees
 
 
-def import_tree(tree: Path | str, *, with_f0: bool | None = None, feature_width: int | None = None) -> TreeImport:
+def import_tree(
+    tree: Path | str, *, with_f0: bool | None = None, feature_width: int | None = None
+) -> TreeImport:
     """The clips of a tree: those with all files, and the reasons why others cannot be used.
 
     Args:
@@ -218,7 +235,9 @@ def import_tree(tree: Path | str, *, with_f0: bool | None = None, feature_width:
     folders = [GT_FOLDER, FEATURE_FOLDERS[width], *([COARSE_FOLDER, F0_FOLDER] if with_f0 else [])]
     files = {folder: _files(tree / folder) for folder in folders}
     if not files[GT_FOLDER]:
-        raise TreeError(f"{tree / GT_FOLDER}: no wav files; is {tree} an experiment's folder (logs/EXPERIMENT)?")
+        raise TreeError(
+            f"{tree / GT_FOLDER}: no wav files; is {tree} an experiment's folder (logs/EXPERIMENT)?"
+        )
     clips, dropped = [], []
     for name in sorted(set().union(*files.values()), key=clip_order):
         missing = [folder for folder in folders if name not in files[folder]]
@@ -231,7 +250,11 @@ def import_tree(tree: Path | str, *, with_f0: bool | None = None, feature_width:
             clips.append(clip)
     rates = {clip.name: soundfile.info(clip.wav_path).samplerate for clip in clips}
     usual = Counter(rates.values()).most_common(1)[0][0] if rates else 0
-    dropped += [(name, f"{rate} Hz, the others {usual} Hz: cut it again") for name, rate in rates.items() if rate != usual]
+    dropped += [
+        (name, f"{rate} Hz, the others {usual} Hz: cut it again")
+        for name, rate in rates.items()
+        if rate != usual
+    ]
     return TreeImport([clip for clip in clips if rates[clip.name] == usual], dropped, width, with_f0, usual)
 
 
@@ -241,7 +264,9 @@ def export_tree(tree: Path | str, contents: Iterable[ClipContent]) -> list[TreeC
     for content in contents:
         name = content.name
         if not name or "." in name or "/" in name:
-            raise TreeError(f"clip {name!r}: the original cuts names at the first dot: rename it, such as 0_3")
+            raise TreeError(
+                f"clip {name!r}: the original cuts names at the first dot: rename it, such as 0_3"
+            )
         wav_path = write_audio(tree / GT_FOLDER / f"{name}.wav", content.audio, subtype="FLOAT")
         if content.samples_16k is not None:
             audio_16k = Audio(content.samples_16k, WAV16_RATE_HZ)
@@ -255,7 +280,11 @@ def export_tree(tree: Path | str, contents: Iterable[ClipContent]) -> list[TreeC
 def _find_width(tree: Path) -> int:
     widths = [width for width, folder in FEATURE_FOLDERS.items() if _files(tree / folder)]
     if len(widths) != 1:
-        found = "both 3_feature256 and 3_feature768: choose feature_width" if widths else "no features: run step 2b"
+        found = (
+            "both 3_feature256 and 3_feature768: choose feature_width"
+            if widths
+            else "no features: run step 2b"
+        )
         raise TreeError(f"{tree} has {found}")
     return widths[0]
 
@@ -281,7 +310,10 @@ def _find_fault(clip: TreeClip, width: int) -> str:
     """Why a clip's files are unusable; an empty string if they are usable."""
     try:
         samples, _ = _read_wav(clip.wav_path)
-        checked = [(clip.wav_path, samples, 1, "f"), (clip.features_path, read_array(clip.features_path), 2, "f")]
+        checked = [
+            (clip.wav_path, samples, 1, "f"),
+            (clip.features_path, read_array(clip.features_path), 2, "f"),
+        ]
         if clip.f0_path:
             checked.append((clip.coarse_path, read_array(clip.coarse_path), 1, "iu"))
             checked.append((clip.f0_path, read_array(clip.f0_path), 1, "f"))

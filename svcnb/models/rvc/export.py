@@ -93,7 +93,9 @@ class OnnxRvc(nn.Module):
             waveform [1, 1, N * hop].
         """
         pitch, pitchf, ds, rnd = rest if len(rest) == 4 else (None, None, *rest)
-        mask = (torch.arange(phone.shape[1], device=phone.device) < phone_lengths).float()[None, None]  # [1, 1, N]
+        mask = (torch.arange(phone.shape[1], device=phone.device) < phone_lengths).float()[
+            None, None
+        ]  # [1, 1, N]
         g = self.network.embed_speaker(ds)
         m_p, logs_p = self.network.enc_p(phone, pitch, mask)
         z = self.network.flow((m_p + rnd * logs_p.exp()) * mask, mask, g, reverse=True)

@@ -18,7 +18,9 @@ from svcnb.features.content.retrieval import FeatureIndex
 from svcnb.files.disk import copy_file
 
 ADDED, TRAINED = "added", "trained"
-INDEX_NAME = re.compile(r"^added_IVF(?P<lists>\d+)_Flat(_nprobe_\d+)?(_(?P<experiment>.+)_(?P<version>v[12]))?\.index$")
+INDEX_NAME = re.compile(
+    r"^added_IVF(?P<lists>\d+)_Flat(_nprobe_\d+)?(_(?P<experiment>.+)_(?P<version>v[12]))?\.index$"
+)
 LINKED_NAME = re.compile(r"^(?P<experiment>.+?)_(added_)?IVF\d+_Flat.*\.index$")  # as in assets/indices
 SAVED_AT = re.compile(r"_e\d+(_s\d+)?$")  # me_e20_s400.pth is a checkpoint of the voice me
 
@@ -66,7 +68,9 @@ def write_index(
     return IndexReport(path, len(frames), index.ntotal, index.nlist)
 
 
-def find_index(model: Path | str, folders: Iterable[Path | str], *, version: str | None = None) -> Path | None:
+def find_index(
+    model: Path | str, folders: Iterable[Path | str], *, version: str | None = None
+) -> Path | None:
     """The index that belongs to a voice: its whole name must match, not a part of it; the newest of several.
 
     Args:
@@ -80,7 +84,11 @@ def find_index(model: Path | str, folders: Iterable[Path | str], *, version: str
     for folder in map(Path, folders):
         for searched in (folder, folder / wanted):
             candidates = sorted(searched.glob("*.index")) if searched.is_dir() else []
-            found += [path for path in candidates if _experiment_of(path) == wanted and not _is_of_another(path, version)]
+            found += [
+                path
+                for path in candidates
+                if _experiment_of(path) == wanted and not _is_of_another(path, version)
+            ]
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
@@ -90,7 +98,10 @@ def copy_index(source: Path, target: Path, version: str) -> None:
     if path is None:
         return
     own = INDEX_NAME.match(path.name)
-    copy_file(path, target / (index_name(int(own["lists"]), target.name, version) if own else f"{target.name}.index"))
+    copy_file(
+        path,
+        target / (index_name(int(own["lists"]), target.name, version) if own else f"{target.name}.index"),
+    )
 
 
 def _is_of_another(path: Path, version: str | None) -> bool:

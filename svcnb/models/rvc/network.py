@@ -28,7 +28,9 @@ CONTENT_WIDTHS = {"v1": 256, "v2": 768}
 PERIODS = {"v1": (2, 3, 5, 7, 11, 17), "v2": (2, 3, 5, 7, 11, 17, 23, 37)}  # of the discriminators
 ATTENTION_WINDOW = 10  # frames to either side
 N_COUPLINGS, N_FLOW_LAYERS = 4, 3
-FLOW_CONTEXT_FRAMES = 24  # how far a frame of the flow looks to either side: couplings x layers x half a kernel
+FLOW_CONTEXT_FRAMES = (
+    24  # how far a frame of the flow looks to either side: couplings x layers x half a kernel
+)
 NOISE_SCALE = 0.66666
 RATE_HZ, HOP_SAMPLES = 16000, 160
 F0_MIN_HZ, F0_MAX_HZ = 50.0, 1100.0
@@ -119,7 +121,9 @@ class TextEncoder(nn.Module):
         self.encoder = RelativeEncoder(sizes, window=ATTENTION_WINDOW)
         self.proj = nn.Conv1d(settings.hidden_channels, 2 * settings.inter_channels, 1)
 
-    def forward(self, phone: Tensor, pitch: Tensor | None, mask: Tensor, *, first: int = 0) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, phone: Tensor, pitch: Tensor | None, mask: Tensor, *, first: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """phone [B, N, D], pitch long [B, N] or None, mask [B, 1, N] -> (m, logs), each [B, inter, N - first]."""
         x = self.emb_phone(phone)  # [B, N, C]
         if pitch is not None:
@@ -144,7 +148,11 @@ def _make_decoder(settings: NetworkSettings) -> nn.Module:
         raise ValueError(f"vocoder_name {settings.vocoder_name!r}: expected nsf-hifigan or svcnb-frame")
     shared = GeneratorSettings.__dataclass_fields__.keys() & NetworkSettings.__dataclass_fields__.keys()
     sizes = GeneratorSettings(**{key: getattr(settings, key) for key in shared}, plain_ends=True)
-    source = HarmonicSource(settings.sampling_rate, n_harmonics=1, accumulate="frame") if settings.with_f0 else None
+    source = (
+        HarmonicSource(settings.sampling_rate, n_harmonics=1, accumulate="frame")
+        if settings.with_f0
+        else None
+    )
     return NsfGenerator(settings.inter_channels, sizes, source=source, gin_channels=settings.gin_channels)
 
 
@@ -176,9 +184,16 @@ class RvcSynthesizer(nn.Module):
         return self.emb_g(speaker).unsqueeze(-1)
 
     def forward(
-        self, phone: Tensor, pitch: Tensor | None, f0: Tensor | None, spec: Tensor, speaker: Tensor, lengths: Tensor, *,
+        self,
+        phone: Tensor,
+        pitch: Tensor | None,
+        f0: Tensor | None,
+        spec: Tensor,
+        speaker: Tensor,
+        lengths: Tensor,
+        *,
         noise: Noise | None = None,
-    ) -> RvcPass:  # fmt: skip
+    ) -> RvcPass:
         """One training pass: whole clips through both encoders, one segment per clip through the decoder.
 
         Args:
@@ -205,9 +220,17 @@ class RvcSynthesizer(nn.Module):
 
     @torch.no_grad()
     def infer(
-        self, phone: Tensor, pitch: Tensor | None, f0: Tensor | None, speaker: Tensor, *, noise_scale: float = NOISE_SCALE,
-        noise: Noise | None = None, skip_frames: int = 0, n_frames: int | None = None,
-    ) -> RvcOutput:  # fmt: skip
+        self,
+        phone: Tensor,
+        pitch: Tensor | None,
+        f0: Tensor | None,
+        speaker: Tensor,
+        *,
+        noise_scale: float = NOISE_SCALE,
+        noise: Noise | None = None,
+        skip_frames: int = 0,
+        n_frames: int | None = None,
+    ) -> RvcOutput:
         """Sing the content.
 
         Args:

@@ -16,7 +16,7 @@ from svcnb.data.settings import PrepareSettings
 from svcnb.device import peak_memory_bytes
 from svcnb.models.rvc.config import Config
 from svcnb.models.rvc.index import IndexReport, write_index
-from svcnb.models.rvc.prepare import CONFIG_NAME, open_features, prepare, sounding
+from svcnb.models.rvc.prepare import CONFIG_NAME, non_silent, open_features, prepare
 from svcnb.models.rvc.preprocess import CutReport, CutSettings, cut_recordings
 from svcnb.models.rvc.step import train_step
 from svcnb.models.rvc.train import AUTO_BASE, EpochChoices, fresh_state, train, training_batches
@@ -87,7 +87,7 @@ def build_voice_index(experiment: Path | str, *, seed: int = 0) -> IndexReport:
     """
     experiment = Path(experiment)
     config, store = open_features(experiment)
-    content = (store.read(name)["content"] for name in sounding(store))
+    content = (store.read(name)["content"] for name in non_silent(store))
     return write_index(content, experiment, experiment.name, config.version, seed=seed)
 
 
@@ -119,8 +119,10 @@ class TimeEstimate:
 
     def __str__(self) -> str:
         memory = f", {self.memory_bytes / 1e9:.1f} GB" if self.memory_bytes else ""
-        return (f"{self.n_clips} clips, {self.batch_size} in a step: {self.steps_per_epoch} steps an epoch, "
-                f"{self.step_s:.2f} s a step{memory}")  # fmt: skip
+        return (
+            f"{self.n_clips} clips, {self.batch_size} in a step: {self.steps_per_epoch} steps an epoch, "
+            f"{self.step_s:.2f} s a step{memory}"
+        )
 
 
 def _as_text(seconds: float) -> str:
@@ -140,7 +142,9 @@ def estimate_time(
     """
     config, store = open_features(experiment)
     config.train.batch_size = batch_size or config.train.batch_size
-    settings = settle(TrainSettings(device=device, precision=precision), config.schedule, Path(experiment) / CONFIG_NAME)
+    settings = settle(
+        TrainSettings(device=device, precision=precision), config.schedule, Path(experiment) / CONFIG_NAME
+    )
     state = fresh_state(config, settings)
     batches = training_batches(store, config, load_split(store, seed=config.train.seed), n_workers=0)
     accelerator = state.accelerator
@@ -157,7 +161,13 @@ def estimate_time(
     timed = times_s[N_WARM_STEPS:]
     n_clips = len(load_split(store, seed=config.train.seed).training)
     size = min(config.train.batch_size, n_clips)
-    return TimeEstimate(n_clips, size, math.ceil(n_clips / size), sum(timed) / len(timed), peak_memory_bytes(accelerator.device))
+    return TimeEstimate(
+        n_clips,
+        size,
+        math.ceil(n_clips / size),
+        sum(timed) / len(timed),
+        peak_memory_bytes(accelerator.device),
+    )
 
 
 def _endless(batches):

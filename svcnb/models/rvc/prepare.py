@@ -56,9 +56,15 @@ def prepare(
         pitch_method=resolve_method(settings.f0_method, settings.pretrain_folder),
         f0_threshold=settings.f0_threshold,
     )
-    make = partial(make_extractor, pretrain_folder=settings.pretrain_folder.absolute(), device=choose_device(settings.device))
+    make = partial(
+        make_extractor,
+        pretrain_folder=settings.pretrain_folder.absolute(),
+        device=choose_device(settings.device),
+    )
     folder = experiment / FEATURES_FOLDER
-    report = extract(clips, folder, stored, make_extractor=make, n_jobs=settings.n_jobs, overwrite=settings.overwrite)
+    report = extract(
+        clips, folder, stored, make_extractor=make, n_jobs=settings.n_jobs, overwrite=settings.overwrite
+    )
     config = config.model_copy(deep=True)
     config.use_encoder(encoder, width)
     config.spk = {experiment.name: speaker_id}
@@ -102,10 +108,16 @@ def open_features(experiment: Path | str) -> tuple[Config, FeatureStore]:
         "hop_length": (config.data.hop_length, store.settings.hop_samples),
         "speech_encoder": (config.encoder, store.settings.encoder),
     }
-    differences = [f"{key} is {wanted!r}, the features have {found!r}" for key, (wanted, found) in pairs.items() if wanted != found]
+    differences = [
+        f"{key} is {wanted!r}, the features have {found!r}"
+        for key, (wanted, found) in pairs.items()
+        if wanted != found
+    ]
     if differences:
-        raise SvcError(f"{experiment / CONFIG_NAME} does not fit the features beside it: {'; '.join(differences)}. "
-                       "Correct it, or extract the features again (--overwrite)")  # fmt: skip
+        raise SvcError(
+            f"{experiment / CONFIG_NAME} does not fit the features beside it: {'; '.join(differences)}. "
+            "Correct it, or extract the features again (--overwrite)"
+        )
     return config, store
 
 
@@ -114,7 +126,7 @@ def speakers_of(config: Config) -> dict[str, int]:
     return {**config.spk, MUTE: next(iter(config.spk.values()), 0)}
 
 
-def sounding(store: FeatureStore) -> list[str]:
+def non_silent(store: FeatureStore) -> list[str]:
     """Names of the clips that are not silence."""
     return [name for name in store.names() if store.record(name).speaker != MUTE]
 
@@ -122,6 +134,6 @@ def sounding(store: FeatureStore) -> list[str]:
 def read_clip(experiment: Path | str, number: int = 0) -> tuple[Audio, F0Track]:
     """Sound and melody of a clip that is trained on, by its place among those that are not silence."""
     config, store = open_features(experiment)
-    arrays = store.read(sounding(store)[number])
+    arrays = store.read(non_silent(store)[number])
     audio = Audio(arrays["audio"].astype(np.float32) / INT16_SCALE, config.data.sampling_rate)
     return audio, F0Track(arrays["f0_hz"], store.settings.hop_s)

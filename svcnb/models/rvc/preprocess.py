@@ -57,15 +57,18 @@ class CutSettings:
 
     def __post_init__(self) -> None:
         problems = {
-            f"sample_rate_hz is {self.sample_rate_hz}, expected 8000 to 192000":
-                not 8000 <= self.sample_rate_hz <= 192000,
-            f"overlap_s is {self.overlap_s}, window_s {self.window_s}: expected 0 <= overlap < window":
-                not 0 <= self.overlap_s < self.window_s,
+            f"sample_rate_hz is {self.sample_rate_hz}, expected 8000 to 192000": not 8000
+            <= self.sample_rate_hz
+            <= 192000,
+            f"overlap_s is {self.overlap_s}, window_s {self.window_s}: expected 0 <= overlap < window": not 0
+            <= self.overlap_s
+            < self.window_s,
             f"level_ratio is {self.level_ratio}, expected 0 to 1": not 0 <= self.level_ratio <= 1,
             f"peak_ratio is {self.peak_ratio}, expected above 0, at most 1": not 0 < self.peak_ratio <= 1,
-            f"min_peak is {self.min_peak}, max_peak {self.max_peak}: expected 0 <= min_peak < max_peak":
-                not 0 <= self.min_peak < self.max_peak,
-        }  # fmt: skip
+            f"min_peak is {self.min_peak}, max_peak {self.max_peak}: expected 0 <= min_peak < max_peak": not 0
+            <= self.min_peak
+            < self.max_peak,
+        }
         for message, wrong in problems.items():
             if wrong:
                 raise SvcError(message)
@@ -74,9 +77,12 @@ class CutSettings:
     @property
     def slicing(self) -> SliceSettings:
         return SliceSettings(
-            threshold_db=self.threshold_db, min_length_ms=self.min_length_ms, min_interval_ms=self.min_interval_ms,
-            hop_ms=self.hop_ms, max_kept_silence_ms=self.max_kept_silence_ms,
-        )  # fmt: skip
+            threshold_db=self.threshold_db,
+            min_length_ms=self.min_length_ms,
+            min_interval_ms=self.min_interval_ms,
+            hop_ms=self.hop_ms,
+            max_kept_silence_ms=self.max_kept_silence_ms,
+        )
 
 
 @dataclass(frozen=True)
@@ -186,9 +192,13 @@ def cut_samples(samples: np.ndarray, settings: CutSettings) -> list[tuple[Slice,
 
 
 def cut_recordings(
-    folder: Path | str, experiment_folder: Path | str, settings: CutSettings | None = None, *,
-    recursive: bool = False, overwrite: bool = False,
-) -> CutReport:  # fmt: skip
+    folder: Path | str,
+    experiment_folder: Path | str,
+    settings: CutSettings | None = None,
+    *,
+    recursive: bool = False,
+    overwrite: bool = False,
+) -> CutReport:
     """Cut a folder's recordings into experiment/0_gt_wavs and, at 16 kHz, experiment/1_16k_wavs; both float32.
 
     A killed run resumes. The report is stored in experiment/clips.json too.
@@ -204,7 +214,10 @@ def cut_recordings(
     """
     folder, experiment, settings = Path(folder), Path(experiment_folder), settings or CutSettings()
     entries = _list_entries(folder, experiment, recursive=recursive)
-    origin = {"settings": asdict(settings), "recordings": {name: _fingerprint(folder / name) for name in entries}}
+    origin = {
+        "settings": asdict(settings),
+        "recordings": {name: _fingerprint(folder / name) for name in entries},
+    }
     done = {} if overwrite else _read_done(experiment, origin)
     if overwrite:
         _remove_clips(experiment)
@@ -235,8 +248,14 @@ def _list_entries(folder: Path, experiment: Path, *, recursive: bool) -> list[st
     if not folder.is_dir():
         raise SvcError(f"{folder}: no such folder; put the recordings of one voice into it")
     inside = experiment.resolve()
-    found = (path for path in (folder.rglob("*") if recursive else folder.iterdir()) if not recursive or path.is_file())
-    names = sorted(path.relative_to(folder).as_posix() for path in found if not path.resolve().is_relative_to(inside))
+    found = (
+        path
+        for path in (folder.rglob("*") if recursive else folder.iterdir())
+        if not recursive or path.is_file()
+    )
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in found if not path.resolve().is_relative_to(inside)
+    )
     if not names:
         raise SvcError(f"{folder} is empty: put the recordings of one voice into it")
     return names
@@ -279,7 +298,9 @@ def _cut_recording(folder: Path, name: str, experiment: Path, number: int, setti
 
 def _is_complete(entry: dict, experiment: Path) -> bool:
     names = [span["name"] for span in entry["pieces"] if span["name"]]
-    return all((experiment / kind / f"{name}.wav").is_file() for name in names for kind in (GT_FOLDER, WAV16_FOLDER))
+    return all(
+        (experiment / kind / f"{name}.wav").is_file() for name in names for kind in (GT_FOLDER, WAV16_FOLDER)
+    )
 
 
 def _read_done(experiment: Path, origin: dict) -> dict[str, dict]:
@@ -288,7 +309,9 @@ def _read_done(experiment: Path, origin: dict) -> dict[str, dict]:
     fix = "choose another experiment, or overwrite=True to cut again and delete what depends on the old clips"
     if not path.is_file():
         if any((experiment / GT_FOLDER).glob("*.wav")):
-            raise SvcError(f"{experiment / GT_FOLDER} holds clips of unknown origin (no {MANIFEST_NAME}): {fix}")
+            raise SvcError(
+                f"{experiment / GT_FOLDER} holds clips of unknown origin (no {MANIFEST_NAME}): {fix}"
+            )
         return {}
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -297,7 +320,9 @@ def _read_done(experiment: Path, origin: dict) -> dict[str, dict]:
     found = manifest.get("origin", {}) if manifest.get("version") == MANIFEST_VERSION else {}
     for part in ("settings", "recordings"):
         if found.get(part) != origin[part]:
-            raise SvcError(f"{experiment} was cut from other {part} ({_first_difference(found.get(part), origin[part])}): {fix}")
+            raise SvcError(
+                f"{experiment} was cut from other {part} ({_first_difference(found.get(part), origin[part])}): {fix}"
+            )
     return manifest["entries"]
 
 

@@ -80,7 +80,9 @@ def build(config: Config) -> Networks:
 def run_generator(generator: nn.Module, batch: RvcBatch, parts: StepParts) -> GeneratorPass:
     """Generator forward, and the same segment of the target as audio and as mel (from the whole clip)."""
     spec = parts.stft(batch.audio) if batch.spec is None else batch.spec
-    out = generator(batch.content, batch.coarse, batch.f0_hz, spec, batch.speaker, batch.lengths, noise=parts.noise)
+    out = generator(
+        batch.content, batch.coarse, batch.f0_hz, spec, batch.speaker, batch.lengths, noise=parts.noise
+    )
     return compared(out, batch.audio, spec, parts, parts.config.segment_frames)
 
 
@@ -117,7 +119,9 @@ def _decode_prior(state: TrainState, batch: RvcBatch, out: RvcPass, parts: StepP
     net = state.accelerator.unwrap_model(state.generator)
     with state.accelerator.autocast():
         g = net.embed_speaker(batch.speaker)
-        z = slice_segments(net.flow(out.m_p * out.mask, out.mask, g, reverse=True), out.slice_start, net.segment_frames)
+        z = slice_segments(
+            net.flow(out.m_p * out.mask, out.mask, g, reverse=True), out.slice_start, net.segment_frames
+        )
         f0_hz = batch.f0_hz
         if f0_hz is not None:
             f0_hz = slice_segments(f0_hz.unsqueeze(1), out.slice_start, net.segment_frames).squeeze(1)

@@ -22,7 +22,7 @@ from svcnb.models.rvc.checkpoint import (
     write_small_model,
 )
 from svcnb.models.rvc.config import Config
-from svcnb.models.rvc.prepare import CONFIG_NAME, MUTE, open_features, sounding, speakers_of
+from svcnb.models.rvc.prepare import CONFIG_NAME, MUTE, non_silent, open_features, speakers_of
 from svcnb.models.rvc.step import RvcBatch, StepParts, build, train_step
 from svcnb.models.settings import EpochChoices
 from svcnb.nn.layers import Noise
@@ -83,13 +83,22 @@ def train(
 
 
 def _fit(
-    state: TrainState, store: FeatureStore, split: Split, batches: VoiceLoader, settings: TrainSettings,
-    choices: EpochChoices, experiment: Path,
-) -> TrainReport:  # fmt: skip
+    state: TrainState,
+    store: FeatureStore,
+    split: Split,
+    batches: VoiceLoader,
+    settings: TrainSettings,
+    choices: EpochChoices,
+    experiment: Path,
+) -> TrainReport:
     config: Config = state.extras["parts"].config
-    board = TensorBoardLog(experiment / BOARD_FOLDER, first_step=state.step + 1) if settings.tensorboard else None
+    board = (
+        TensorBoardLog(experiment / BOARD_FOLDER, first_step=state.step + 1) if settings.tensorboard else None
+    )
     voiced = Split([name for name in split.training if not name.startswith(f"{MUTE}/")], split.validation)
-    held_out = HeldOutClips(store, voiced, ClipChoices(speakers_of(config), "twice", config.train.seed), synthesize, board=board)
+    held_out = HeldOutClips(
+        store, voiced, ClipChoices(speakers_of(config), "twice", config.train.seed), synthesize, board=board
+    )
 
     def sample(state: TrainState, folder: Path) -> None:
         held_out.write_samples(state, folder)
@@ -101,10 +110,16 @@ def _fit(
         config.save(experiment / CONFIG_NAME)
 
     hooks = FitHooks(
-        save=save_run, validate=held_out.measure, sample=sample, listen=board.add_line if board else None,
+        save=save_run,
+        validate=held_out.measure,
+        sample=sample,
+        listen=board.add_line if board else None,
         batch_size_changed=keep_batch_size,
-        facts={f"{part}_s": round(sum(map(store.duration_s, getattr(split, part))), 1) for part in ("training", "validation")},
-    )  # fmt: skip
+        facts={
+            f"{part}_s": round(sum(map(store.duration_s, getattr(split, part))), 1)
+            for part in ("training", "validation")
+        },
+    )
     try:
         report = fit(state, batches, train_step, settings, folder=experiment, hooks=hooks)
     finally:
@@ -132,7 +147,7 @@ def fresh_state(config: Config, settings: TrainSettings) -> TrainState:
 
 def _split(store: FeatureStore, config: Config) -> Split:
     """Silence is trained on and never held out: it is a speaker of two clips, which gives none."""
-    if not sounding(store):
+    if not non_silent(store):
         raise SvcError(f"{store.folder} holds only silence: cut recordings and extract again")
     return load_split(store, seed=config.train.seed)
 
@@ -140,10 +155,17 @@ def _split(store: FeatureStore, config: Config) -> Split:
 def training_batches(store: FeatureStore, config: Config, split: Split, *, n_workers: int) -> VoiceLoader:
     train = config.train
     dataset = VoiceDataset(
-        store, split.training, speakers_of(config), max_frames=train.max_frames, unit_interpolate_mode="twice",
-        seed=train.seed, in_memory=config.is_small,
-    )  # fmt: skip
-    return loader(dataset, train.batch_size, seed=train.seed, n_workers=n_workers, min_frames=config.segment_frames)
+        store,
+        split.training,
+        speakers_of(config),
+        max_frames=train.max_frames,
+        unit_interpolate_mode="twice",
+        seed=train.seed,
+        in_memory=config.is_small,
+    )
+    return loader(
+        dataset, train.batch_size, seed=train.seed, n_workers=n_workers, min_frames=config.segment_frames
+    )
 
 
 def count_steps(experiment: Path | str) -> int:
@@ -168,7 +190,11 @@ def synthesize(state: TrainState, batch: Batch, noise: Noise) -> Tensor:
 def _pairs(state: TrainState) -> list[tuple[str, nn.Module, torch.optim.Optimizer]]:
     """Letter, network and optimiser of what is trained."""
     pairs = (("G", state.generator, state.optimizer_g), ("D", state.discriminator, state.optimizer_d))
-    return [(letter, state.accelerator.unwrap_model(net), optimizer) for letter, net, optimizer in pairs if net is not None]
+    return [
+        (letter, state.accelerator.unwrap_model(net), optimizer)
+        for letter, net, optimizer in pairs
+        if net is not None
+    ]
 
 
 def save_run(state: TrainState, folder: Path) -> None:
@@ -230,7 +256,11 @@ def choose_base(
         return None
     if base == AUTO_BASE:
         pair = tuple(pretrain_folder / path for path in base_names(config))
-        return None if config.is_small or not pair[0].is_file() else (pair[0], pair[1] if pair[1].is_file() else None)
+        return (
+            None
+            if config.is_small or not pair[0].is_file()
+            else (pair[0], pair[1] if pair[1].is_file() else None)
+        )
     if isinstance(base, str):
         raise SvcError(f"base is {base!r}: give {AUTO_BASE}, {NO_BASE}, or the paths of a G and a D")
     for path in filter(None, base):

@@ -78,15 +78,27 @@ class Voice(LoadedVoice):
     WITHOUT_POSTERIOR = "a small model"
 
     def __init__(
-        self, config: Config, generator: RvcSynthesizer, encoder: ContentEncoder, info: VoiceInfo | None = None, *,
-        index: Path | None = None, about: str = "", has_posterior: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        config: Config,
+        generator: RvcSynthesizer,
+        encoder: ContentEncoder,
+        info: VoiceInfo | None = None,
+        *,
+        index: Path | None = None,
+        about: str = "",
+        has_posterior: bool = False,
+    ) -> None:
         info = info or VoiceInfo()
         super().__init__(
-            encoder, info, speakers=config.spk or {info.name: 0}, n_speakers=config.model.spk_embed_dim,
-            sample_rate_hz=config.data.sampling_rate, hop_samples=config.data.hop_length,
-            device=next(generator.parameters()).device, has_posterior=has_posterior,
-        )  # fmt: skip
+            encoder,
+            info,
+            speakers=config.spk or {info.name: 0},
+            n_speakers=config.model.spk_embed_dim,
+            sample_rate_hz=config.data.sampling_rate,
+            hop_samples=config.data.hop_length,
+            device=next(generator.parameters()).device,
+            has_posterior=has_posterior,
+        )
         self.config = config
         self.generator = fold_weight_norm(generator.eval())
         self.index_path = index
@@ -101,13 +113,17 @@ class Voice(LoadedVoice):
             SvcError: there is none, or it was made from another encoder's content.
         """
         if self.index_path is None:
-            raise SvcError(f"voice {self.name} has no index: build it (rvc.build_voice_index), name one, "
-                           "or set index_rate to 0")  # fmt: skip
+            raise SvcError(
+                f"voice {self.name} has no index: build it (rvc.build_voice_index), name one, "
+                "or set index_rate to 0"
+            )
         if self._index is None:
             index = FeatureIndex.read(self.index_path)
             if index.width(0) != self.config.content_width:
-                raise SvcError(f"{self.index_path} is for content of {index.width(0)} values per frame, this "
-                               f"voice uses {self.config.content_width}: use the voice's index")  # fmt: skip
+                raise SvcError(
+                    f"{self.index_path} is for content of {index.width(0)} values per frame, this "
+                    f"voice uses {self.config.content_width}: use the voice's index"
+                )
             self._index = index
         return self._index
 
@@ -121,13 +137,17 @@ class Voice(LoadedVoice):
         if unsupported:
             raise SvcError(f"{', '.join(unsupported)}: not for RVC voices, switch it off")
         if settings.like_original:
-            raise SvcError("like_original (--like_original) is so-vits-svc's timing: switch it off for RVC voices")
+            raise SvcError(
+                "like_original (--like_original) is so-vits-svc's timing: switch it off for RVC voices"
+            )
         self.speaker_id(settings.speaker)
         resolve_method(settings.f0_method, self.pretrain_folder)
         if settings.cluster_ratio:
             if not settings.feature_retrieval:
-                raise SvcError("feature retrieval of RVC voices needs the index: switch feature_retrieval "
-                               "(-fr) on, or set the ratio (-cr) to 0")  # fmt: skip
+                raise SvcError(
+                    "feature retrieval of RVC voices needs the index: switch feature_retrieval "
+                    "(-fr) on, or set the ratio (-cr) to 0"
+                )
             self.index  # noqa: B018 - raises now if the index is missing
         return settings
 
@@ -140,9 +160,14 @@ class Voice(LoadedVoice):
         return resample(result, rate_hz) if rate_hz >= LOWEST_RATE_HZ else result
 
     def convert_file(
-        self, path: Path | str, folder: Path | str, settings: ConversionSettings | None = None, *,
-        name: str | None = None, f0: F0Track | None = None,
-    ) -> Path:  # fmt: skip
+        self,
+        path: Path | str,
+        folder: Path | str,
+        settings: ConversionSettings | None = None,
+        *,
+        name: str | None = None,
+        f0: F0Track | None = None,
+    ) -> Path:
         """Convert a recording into `folder`; with settings.resample_hz the whole result is held in memory."""
         if getattr(settings, "resample_hz", 0) < LOWEST_RATE_HZ:
             return super().convert_file(path, folder, settings, name=name, f0=f0)
@@ -166,7 +191,9 @@ class Voice(LoadedVoice):
         """Content after a high-pass at 48 Hz: float32 [N50, D], a few frames more than the recording has."""
         samples = without_rumble(resample_samples(audio.samples, audio.sample_rate_hz, CONTENT_HZ))
         # The encoder loses frames at the end: the samples are padded, so that no frames are missing.
-        longer = np.pad(samples, (0, CONTEXT_SAMPLES), mode="reflect" if len(samples) > CONTEXT_SAMPLES else "constant")
+        longer = np.pad(
+            samples, (0, CONTEXT_SAMPLES), mode="reflect" if len(samples) > CONTEXT_SAMPLES else "constant"
+        )
         longer = longer.astype(np.float32)
         return (encoder or self.encoder.for_recording(longer)).encode(longer)
 
@@ -174,7 +201,9 @@ class Voice(LoadedVoice):
         """f0 of a chunk; without pitch guidance none is estimated, all frames are unvoiced."""
         if self.config.f0:
             return super().chunk_f0(chunk, run)
-        return F0Track(np.zeros(len(chunk.samples) // self.hop_samples), self.hop_samples / self.sample_rate_hz)
+        return F0Track(
+            np.zeros(len(chunk.samples) // self.hop_samples), self.hop_samples / self.sample_rate_hz
+        )
 
     def estimate_chunk_f0(self, chunk: Chunk, settings: ConversionSettings) -> F0Track:
         """Estimated f0 of a chunk; with a median over three frames for harvest, as in RVC."""
@@ -187,12 +216,17 @@ class Voice(LoadedVoice):
         settings = settings or RvcConversionSettings()
         ratio, index = settings.cluster_ratio, self.index if settings.cluster_ratio else None
         return guided_content(
-            content, self._f0_hz(f0), n_frames=f0.n_frames, protect=_RvcOnly.of(settings).protect,
+            content,
+            self._f0_hz(f0),
+            n_frames=f0.n_frames,
+            protect=_RvcOnly.of(settings).protect,
             blend=None if index is None else lambda frames: index.blend(frames, 0, ratio),
-        )  # fmt: skip
+        )
 
     @torch.inference_mode()
-    def synthesize(self, content: Tensor, f0: F0Track, settings: ConversionSettings | None = None) -> np.ndarray:
+    def synthesize(
+        self, content: Tensor, f0: F0Track, settings: ConversionSettings | None = None
+    ) -> np.ndarray:
         settings = settings or RvcConversionSettings()
         noise = Noise(torch.Generator().manual_seed(settings.seed))
         speaker = torch.tensor([self.speaker_id(settings.speaker)], device=self.device)
@@ -212,8 +246,15 @@ class Voice(LoadedVoice):
         noise = Noise(torch.Generator().manual_seed(ConversionSettings().seed))
         g = self.generator.embed_speaker(torch.tensor([speaker_id], device=self.device))
         latents = sample_latents(*self.generator.enc_q(spec, mask, g), mask, noise)
-        f0_hz = torch.as_tensor(self.estimate_f0(chunk.audio).f0_hz, dtype=torch.float32, device=self.device)[None]
-        return self.generator.dec(latents, f0_hz if self.config.f0 else None, g, noise=noise)[0, 0].float().cpu().numpy()
+        f0_hz = torch.as_tensor(self.estimate_f0(chunk.audio).f0_hz, dtype=torch.float32, device=self.device)[
+            None
+        ]
+        return (
+            self.generator.dec(latents, f0_hz if self.config.f0 else None, g, noise=noise)[0, 0]
+            .float()
+            .cpu()
+            .numpy()
+        )
 
     @cached_property
     def _stft(self) -> Stft:
@@ -252,10 +293,14 @@ def load_voice(
     if named is not None and not named.is_file():
         raise SvcError(f"no index at {named}: name an added_*.index, or leave it out")
     return Voice(
-        config, generator.to(device), encoder,
+        config,
+        generator.to(device),
+        encoder,
         VoiceInfo(name, path.parent, step, read_median_f0(path.parent), pretrain_folder),
-        index=named, about=model.info, has_posterior=not report.missing,
-    )  # fmt: skip
+        index=named,
+        about=model.info,
+        has_posterior=not report.missing,
+    )
 
 
 def _index_folders(path: Path) -> list[Path]:
@@ -290,8 +335,10 @@ def _checkpoint_in(folder: Path, checkpoint: str) -> Path:
         return found[-1]
     if len(small) != 1:
         names = ", ".join(path.name for path in small) or "none"
-        raise SvcError(f"{folder} has no G_*.pth and not exactly one small model ({names}): "
-                       "train a voice there, or name the file")  # fmt: skip
+        raise SvcError(
+            f"{folder} has no G_*.pth and not exactly one small model ({names}): "
+            "train a voice there, or name the file"
+        )
     return small[0]
 
 

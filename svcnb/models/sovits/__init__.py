@@ -1,11 +1,11 @@
 """so-vits-svc 4.0 and 4.1, from clips to a voice.
 
-    config = Config.small()
-    prepare(config, "data/clips", "data/features/mine")
-    train("data/features/mine", "data/models/mine", TrainSettings(max_minutes=30))
-    fit_voice_centers("data/features/mine", "data/models/mine")
-    voice = load_voice("data/models/mine")
-    voice.convert_file("song.wav", "data/converted", ConversionSettings(transpose_semitones=5))
+config = Config.small()
+prepare(config, "data/clips", "data/features/mine")
+train("data/features/mine", "data/models/mine", TrainSettings(max_minutes=30))
+fit_voice_centers("data/features/mine", "data/models/mine")
+voice = load_voice("data/models/mine")
+voice.convert_file("song.wav", "data/converted", ConversionSettings(transpose_semitones=5))
 """
 
 from __future__ import annotations

@@ -95,7 +95,9 @@ def save_sovits_checkpoint(
     contents = {
         "model": model,
         "iteration": int(iteration),
-        "optimizer": dict(optimizer_state) if optimizer_state else _fresh_optimizer_state(counted, learning_rate),
+        "optimizer": dict(optimizer_state)
+        if optimizer_state
+        else _fresh_optimizer_state(counted, learning_rate),
         "learning_rate": float(learning_rate),
     }
     if trained:
@@ -106,7 +108,9 @@ def save_sovits_checkpoint(
 def _fresh_optimizer_state(model: Mapping[str, Tensor], learning_rate: float) -> dict[str, Any]:
     unique = {memory_key(value): value for name, value in model.items() if not BUFFER.search(name)}
     parameters = [nn.Parameter(torch.empty(0)) for _ in unique]
-    return torch.optim.AdamW(parameters, lr=learning_rate, betas=SOVITS_BETAS, eps=SOVITS_EPSILON).state_dict()
+    return torch.optim.AdamW(
+        parameters, lr=learning_rate, betas=SOVITS_BETAS, eps=SOVITS_EPSILON
+    ).state_dict()
 
 
 def read_sovits_checkpoint(path: str | Path) -> SovitsCheckpoint:
@@ -114,7 +118,9 @@ def read_sovits_checkpoint(path: str | Path) -> SovitsCheckpoint:
     stored = read_checkpoint(path)
     model = stored.get("model")
     if not isinstance(model, dict) or not any(isinstance(v, Tensor) for v in model.values()):
-        raise CheckpointError(f"{path} has the keys {sorted(map(str, stored))[:8]}, expected 'model' as in a G_*.pth file.")
+        raise CheckpointError(
+            f"{path} has the keys {sorted(map(str, stored))[:8]}, expected 'model' as in a G_*.pth file."
+        )
     return SovitsCheckpoint(
         model=model,
         iteration=int(stored.get("iteration") or 0),
@@ -127,7 +133,9 @@ def read_sovits_checkpoint(path: str | Path) -> SovitsCheckpoint:
 def slim_sovits(state: Mapping[str, Tensor], *, half: bool = False) -> dict[str, Tensor]:
     """The weights that conversion needs: without the posterior encoder `enc_q`, about a third of the file."""
     kept = {name: value for name, value in to_plain_names(state).items() if "enc_q" not in name}
-    return each_once(kept, lambda value: value.half() if value.is_floating_point() else value) if half else kept
+    return (
+        each_once(kept, lambda value: value.half() if value.is_floating_point() else value) if half else kept
+    )
 
 
 def describe_sovits(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -151,7 +159,9 @@ def describe_sovits(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
     switches_of_41 = has["vol_embedding"] or has["use_depthwise_conv"] or has["use_transformer_flow"]
     return {
-        "version": "4.1" if ssl_dim != 256 or switches_of_41 or not has["use_automatic_f0_prediction"] else "4.0",
+        "version": "4.1"
+        if ssl_dim != 256 or switches_of_41 or not has["use_automatic_f0_prediction"]
+        else "4.0",
         "ssl_dim": ssl_dim,
         "speech_encoder": ENCODER_OF_WIDTH.get(ssl_dim),
         "n_speakers": state["emb_g.weight"].shape[0],
@@ -199,12 +209,17 @@ def _describe_decoder(state: Mapping[str, Tensor]) -> dict[str, Any]:
     kernels = [state[f"dec.ups.{i}.weight_v"].shape[2] for i in range(n_ups)]
     # A noise convolution's kernel is twice the product of the upsampling rates after it (1 for the last).
     products = [max(1, state[f"dec.noise_convs.{i}.weight"].shape[2] // 2) for i in range(n_ups)]
-    rates = [kernels[0] // 2, *(before // after for before, after in zip(products, products[1:], strict=False))]
+    rates = [
+        kernels[0] // 2,
+        *(before // after for before, after in zip(products, products[1:], strict=False)),
+    ]
     first = "convs1.0" if "dec.resblocks.0.convs1.0.weight_v" in state else "convs.0"
     return {
         "vocoder_name": "nsf-snake-hifigan" if _count(state, "dec.snakes.") else "nsf-hifigan",
         "resblock": "1" if first == "convs1.0" else "2",
-        "resblock_kernel_sizes": [state[f"dec.resblocks.{j}.{first}.weight_v"].shape[2] for j in range(n_kernels)],
+        "resblock_kernel_sizes": [
+            state[f"dec.resblocks.{j}.{first}.weight_v"].shape[2] for j in range(n_kernels)
+        ],
         "upsample_rates": rates,
         "upsample_kernel_sizes": kernels,
         "upsample_initial_channel": state["dec.conv_pre.weight_g"].shape[0],
@@ -236,15 +251,23 @@ def read_about(base: Path) -> dict[str, Any]:
 
 
 def _fits(config: Config, base: Config) -> bool:
-    model = config.model.model_copy(update={name: getattr(base.model, name) for name in ("n_speakers", "vol_embedding")})
+    model = config.model.model_copy(
+        update={name: getattr(base.model, name) for name in ("n_speakers", "vol_embedding")}
+    )
     lengths = ("sampling_rate", "hop_length", "filter_length", "unit_interpolate_mode")
-    return model == base.model and all(getattr(config.data, name) == getattr(base.data, name) for name in lengths)
+    return model == base.model and all(
+        getattr(config.data, name) == getattr(base.data, name) for name in lengths
+    )
 
 
 def use_fine_tuning(config: Config, base: Path | None) -> None:
     """Settings for fine-tuning the bundled base: learning rate, weight interpolation (off for others)."""
     is_bundled = base == BUNDLED_BASE
-    changes = {"learning_rate": FINE_TUNING_RATE, "base_share": FINE_TUNING_BASE_RATIO} if is_bundled else {"base_share": 0.0}
+    changes = (
+        {"learning_rate": FINE_TUNING_RATE, "base_share": FINE_TUNING_BASE_RATIO}
+        if is_bundled
+        else {"base_share": 0.0}
+    )
     config.train = config.train.model_copy(update=changes)
 
 
@@ -265,8 +288,10 @@ def kept_base(voice_folder: Path, config: Config) -> Path | None:
         return None
     path = voice_folder / KEPT_BASE
     if not path.is_file():
-        raise SvcError(f"{path} is missing, and training cannot resume without it: put the base voice that "
-                       "this voice started from back there, or train into another folder")  # fmt: skip
+        raise SvcError(
+            f"{path} is missing, and training cannot resume without it: put the base voice that "
+            "this voice started from back there, or train into another folder"
+        )
     return path
 
 
@@ -281,14 +306,18 @@ def start_from(base: Path, generator: nn.Module, discriminator: nn.Module | None
     """
     pair = newest_pair(base) if base.is_dir() else None
     if base.is_dir() and pair is None:
-        raise SvcError(f"no G_*.pth with its D_*.pth in {base}: put G_0.pth and D_0.pth of the base model there")
+        raise SvcError(
+            f"no G_*.pth with its D_*.pth in {base}: put G_0.pth and D_0.pth of the base model there"
+        )
     generator_path, discriminator_path = pair or (base, None)
     stored = _read(generator_path)
     report = load_weights(generator, stored, may_miss=MAY_MISS, may_skip=PER_SPEAKER)
     log.info("started from %s: %s", generator_path.name, report)
     if "emb_g.weight" in report.reshaped:
         with torch.no_grad():
-            generator.emb_g.weight.copy_(stored["emb_g.weight"].float().mean(0, keepdim=True).expand_as(generator.emb_g.weight))
+            generator.emb_g.weight.copy_(
+                stored["emb_g.weight"].float().mean(0, keepdim=True).expand_as(generator.emb_g.weight)
+            )
     if discriminator is not None and discriminator_path is not None:
         load_weights(discriminator, read_sovits_checkpoint(discriminator_path).model)
 
@@ -309,7 +338,9 @@ class WeightInterpolation:
     def __init__(self, generator: nn.Module, base_ratio: float) -> None:
         self.base_ratio = base_ratio
         self.start = {
-            name: value.detach().clone() for name, value in generator.named_parameters() if not name.startswith(PER_SPEAKER)
+            name: value.detach().clone()
+            for name, value in generator.named_parameters()
+            if not name.startswith(PER_SPEAKER)
         }
 
     @contextmanager
@@ -323,10 +354,10 @@ class WeightInterpolation:
                     value.lerp_(self.start[name], self.base_ratio)
             yield own
         finally:
-            give_back(generator, own)
+            set_parameters(generator, own)
 
 
-def give_back(generator: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def set_parameters(generator: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Set parameters by name."""
     parameters = dict(generator.named_parameters())
     with torch.no_grad():

@@ -117,7 +117,9 @@ def fit_voice_centers(
     return ClusterReport(path, tuple(parts))
 
 
-def build_voice_index(features_folder: Path | str, voice_folder: Path | str, *, seed: int = 0) -> ClusterReport:
+def build_voice_index(
+    features_folder: Path | str, voice_folder: Path | str, *, seed: int = 0
+) -> ClusterReport:
     """An index of every speaker's content frames: feature_and_index.pkl, by the ids of the voice's config.
 
     More than 200 000 frames of a speaker (over an hour) are reduced to 10 000 centers first, as in
@@ -140,7 +142,9 @@ def build_voice_index(features_folder: Path | str, voice_folder: Path | str, *, 
             kept = source.hidden(INDEX_PREFIX, frames, seed)
             indexes |= _kept_or_built_index(kept, frames, source.speaker_ids[speaker], seed)
             speaker_bar.finish()
-            parts.append(SpeakerPart(speaker, n_frames, len(frames), distance, time.monotonic() - started, note))
+            parts.append(
+                SpeakerPart(speaker, n_frames, len(frames), distance, time.monotonic() - started, note)
+            )
     path = FeatureIndex(indexes).write(source.voice_folder / INDEX_FILE)
     _remove_leftovers(source.voice_folder, INDEX_PREFIX, INDEX_FILE)
     return ClusterReport(path, tuple(parts))
@@ -174,26 +178,34 @@ class _Source:
         """
         store, voice_folder = FeatureStore.open(features_folder), Path(voice_folder)
         if not (voice_folder / "config.json").is_file():
-            raise SvcError(f"no config.json in {voice_folder}: give the folder of a trained voice, or train it first")
+            raise SvcError(
+                f"no config.json in {voice_folder}: give the folder of a trained voice, or train it first"
+            )
         config = Config.load(voice_folder / "config.json", strict=False)
         encoder = encoder_for_width(config.model.ssl_dim, config.model.speech_encoder)
         if store.settings.encoder != encoder:
-            raise SvcError(f"{store.folder} was made with the encoder {store.settings.encoder}, the voice in "
-                           f"{voice_folder} uses {encoder}: give the features it was trained on")  # fmt: skip
+            raise SvcError(
+                f"{store.folder} was made with the encoder {store.settings.encoder}, the voice in "
+                f"{voice_folder} uses {encoder}: give the features it was trained on"
+            )
         clips: dict[str, list[str]] = {}
         for name in load_split(store, seed=config.train.seed).training:
             clips.setdefault(store.record(name).speaker, []).append(name)
         unknown = sorted(clips.keys() - config.spk.keys())
         if unknown:
-            raise SvcError(f"the voice in {voice_folder} has no speaker {', '.join(unknown)}, only "
-                           f"{', '.join(config.spk) or 'unnamed ones'}: "
-                           "give the features it was trained on")  # fmt: skip
+            raise SvcError(
+                f"the voice in {voice_folder} has no speaker {', '.join(unknown)}, only "
+                f"{', '.join(config.spk) or 'unnamed ones'}: "
+                "give the features it was trained on"
+            )
         counts = {speaker: sum(store.record(name).n_frames for name in own) for speaker, own in clips.items()}
         return cls(store, voice_folder, clips, counts, config.spk)
 
     def frames(self, speaker: str) -> np.ndarray:
         """float32 [M, D], 50 frames per second, in the order of the clips."""
-        return np.concatenate([self.store.read(name)["content"].astype(np.float32) for name in self.clips[speaker]])
+        return np.concatenate(
+            [self.store.read(name)["content"].astype(np.float32) for name in self.clips[speaker]]
+        )
 
     def hidden(self, prefix: str, frames: np.ndarray, settings: object) -> Path:
         """Path of the intermediate results; the name is a hash of the frames and the settings."""
@@ -227,12 +239,21 @@ def _fit(kept: Path, frames: np.ndarray, settings: ClusterSettings, bar: _Speake
         bar.skip_to(start.step / n_steps)
 
     def keep(progress: FitProgress) -> None:
-        metadata = {"kind": "svcnb centres under way", "step": str(progress.step), "settings": settings.model_dump_json()}
+        metadata = {
+            "kind": "svcnb centres under way",
+            "step": str(progress.step),
+            "settings": settings.model_dump_json(),
+        }
         write_safetensors(kept, {"centres": progress.centers}, metadata)
         bar.advance_to(progress.step / n_steps)
 
     return fit_centers(
-        frames, settings.n_centers, seed=settings.seed, n_rounds=settings.n_rounds, start=start, after_step=keep
+        frames,
+        settings.n_centers,
+        seed=settings.seed,
+        n_rounds=settings.n_rounds,
+        start=start,
+        after_step=keep,
     )
 
 

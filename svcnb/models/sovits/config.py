@@ -30,7 +30,9 @@ class TrainSection(Section):
     log_interval: int = Field(200, ge=1, description="steps between logged losses")
     eval_interval: int = Field(800, ge=1, description="steps between checkpoints")
     seed: int = 1234
-    epochs: int = Field(10000, ge=1, description="stop after so many, where neither steps nor minutes are limited")
+    epochs: int = Field(
+        10000, ge=1, description="stop after so many, where neither steps nor minutes are limited"
+    )
     learning_rate: float = Field(1e-4, gt=0)
     betas: tuple[float, float] = (0.8, 0.99)
     eps: float = 1e-9
@@ -40,7 +42,9 @@ class TrainSection(Section):
     lr_decay: float = Field(0.999875, gt=0, le=1)
     segment_size: int = Field(10240, ge=1, description="samples the decoder sees per clip")
     init_lr_ratio: int | float = Field(1, gt=0, description="factor on the learning rate at the start")
-    warmup_epochs: int = Field(0, ge=0, description="epochs over which the learning rate rises to its full value")
+    warmup_epochs: int = Field(
+        0, ge=0, description="epochs over which the learning rate rises to its full value"
+    )
     c_mel: int | float = 45
     c_kl: int | float = 1.0
     use_sr: bool = unused(True, "so-vits-svc itself only stores it")
@@ -51,17 +55,29 @@ class TrainSection(Section):
     vol_aug: bool = False
     c_stft: float = Field(0.0, description="weight of the multi-resolution STFT loss")
     c_hear: float = Field(0.0, description="weight of what the bundled content encoder hears differently")
-    c_prior: float = Field(0.0, description="weight of the spectral losses on what the prior alone decodes to")
-    c_adversarial: float = Field(1.0, description="weight of the discriminator's two losses; 0 trains without one")
+    c_prior: float = Field(
+        0.0, description="weight of the spectral losses on what the prior alone decodes to"
+    )
+    c_adversarial: float = Field(
+        1.0, description="weight of the discriminator's two losses; 0 trains without one"
+    )
     adversarial_after_steps: int = Field(0, ge=0, description="step from which the discriminator takes part")
     max_frames: int = Field(800, ge=20, description="longer clips are cropped to this, at random")
-    loss_max_hz: float | None = Field(None, gt=0, description="spectral losses look below this: recordings end there")
-    base_share: float = Field(0.0, ge=0, lt=1, description="part of the base's weights in those that are saved")
+    loss_max_hz: float | None = Field(
+        None, gt=0, description="spectral losses look below this: recordings end there"
+    )
+    base_share: float = Field(
+        0.0, ge=0, lt=1, description="part of the base's weights in those that are saved"
+    )
 
 
 class DataSection(Section):
-    training_files: str = unused("filelists/train.txt", "the features hold the clips, and split.json which are held out")
-    validation_files: str = unused("filelists/val.txt", "the features hold the clips, and split.json which are held out")
+    training_files: str = unused(
+        "filelists/train.txt", "the features hold the clips, and split.json which are held out"
+    )
+    validation_files: str = unused(
+        "filelists/val.txt", "the features hold the clips, and split.json which are held out"
+    )
     max_wav_value: int | float = unused(32768.0, "audio is stored as 16-bit samples of full scale 32768")
     sampling_rate: int = 44100
     filter_length: int = 2048
@@ -96,7 +112,9 @@ class ModelSection(Section):
     n_speakers: int = 200
     vocoder_name: str = "nsf-hifigan"
     speech_encoder: str | None = "vec768l12"
-    speaker_embedding: bool = unused(False, "so-vits-svc itself only stores it; every voice has speaker vectors")
+    speaker_embedding: bool = unused(
+        False, "so-vits-svc itself only stores it; every voice has speaker vectors"
+    )
     vol_embedding: bool = False
     use_depthwise_conv: bool = False
     flow_share_parameter: bool = False
@@ -137,19 +155,45 @@ class Config(ConfigFile):
         """
         return cls(
             train=TrainSection(
-                learning_rate=1e-3, batch_size=6, segment_size=64 * 256, eval_interval=800, log_interval=50,
-                c_mel=10, c_kl=0.2, c_stft=2.5, c_hear=6.0, c_prior=1.0, c_adversarial=0.0, lr_decay=0.998, max_frames=128,
+                learning_rate=1e-3,
+                batch_size=6,
+                segment_size=64 * 256,
+                eval_interval=800,
+                log_interval=50,
+                c_mel=10,
+                c_kl=0.2,
+                c_stft=2.5,
+                c_hear=6.0,
+                c_prior=1.0,
+                c_adversarial=0.0,
+                lr_decay=0.998,
+                max_frames=128,
             ),
             data=DataSection(
-                sampling_rate=22050, filter_length=1024, hop_length=256, win_length=1024, mel_fmax=11025,
+                sampling_rate=22050,
+                filter_length=1024,
+                hop_length=256,
+                win_length=1024,
+                mel_fmax=11025,
             ),
             model=ModelSection(
-                inter_channels=96, hidden_channels=96, filter_channels=384, n_layers=3, n_flow_layer=2,
-                upsample_rates=[256], upsample_kernel_sizes=[512], upsample_initial_channel=256,
-                gin_channels=96, ssl_dim=96, n_speakers=1, vocoder_name=FRAME_DECODER,
-                speech_encoder="svcnb-units", flow_share_parameter=True, use_depthwise_conv=True,
+                inter_channels=96,
+                hidden_channels=96,
+                filter_channels=384,
+                n_layers=3,
+                n_flow_layer=2,
+                upsample_rates=[256],
+                upsample_kernel_sizes=[512],
+                upsample_initial_channel=256,
+                gin_channels=96,
+                ssl_dim=96,
+                n_speakers=1,
+                vocoder_name=FRAME_DECODER,
+                speech_encoder="svcnb-units",
+                flow_share_parameter=True,
+                use_depthwise_conv=True,
             ),
-        )  # fmt: skip
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, strict: bool = True) -> Config:
@@ -168,18 +212,25 @@ class Config(ConfigFile):
         try:
             stored = json.loads(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
-            raise SvcError(f"no config at {path}: expected the voice's config.json; give its path with -c") from None
+            raise SvcError(
+                f"no config at {path}: expected the voice's config.json; give its path with -c"
+            ) from None
         except (ValueError, UnicodeDecodeError) as error:
             raise SvcError(f"{path} is not a JSON config ({error}): give the voice's config.json") from None
         if not isinstance(stored, dict) or not isinstance(stored.get("model"), dict):
             raise SvcError(f"{path} has no 'model' section: expected a so-vits-svc 4.0 or 4.1 config.json")
         if "c_dim" in stored.get("data", {}):
-            raise SvcError(f"{path} is a so-vits-svc 4.0-v2 (VISinger2) config: only 4.0 and 4.1 are supported")
+            raise SvcError(
+                f"{path} is a so-vits-svc 4.0-v2 (VISinger2) config: only 4.0 and 4.1 are supported"
+            )
         _fill_what_older_versions_lack(stored)
         if "key_shift_semitones" in stored["train"]:
             del stored["train"]["key_shift_semitones"]
-            log.warning("%s: train.key_shift_semitones is ignored: training on transposed clips was removed because it lowered "
-                        "the similarity to the speaker", path)  # fmt: skip
+            log.warning(
+                "%s: train.key_shift_semitones is ignored: training on transposed clips was removed because it lowered "
+                "the similarity to the speaker",
+                path,
+            )
         if not strict:
             _drop_unknown(stored)
         try:
@@ -215,10 +266,14 @@ class Config(ConfigFile):
         train = self.train
         half: Precision = "bf16" if train.half_type == "bf16" else "fp16"
         return Schedule(
-            save_every_steps=train.eval_interval, log_every_steps=train.log_interval, keep_checkpoints=train.keep_ckpts,
-            max_epochs=train.epochs, warmup_epochs=train.warmup_epochs,
-            precision=half if train.fp16_run else "fp32", precision_key="train.fp16_run",
-        )  # fmt: skip
+            save_every_steps=train.eval_interval,
+            log_every_steps=train.log_interval,
+            keep_checkpoints=train.keep_ckpts,
+            max_epochs=train.epochs,
+            warmup_epochs=train.warmup_epochs,
+            precision=half if train.fp16_run else "fp32",
+            precision_key="train.fp16_run",
+        )
 
     @property
     def is_small(self) -> bool:

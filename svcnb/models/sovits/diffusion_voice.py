@@ -46,9 +46,14 @@ def load_diffusion_voice(
     load_weights(network, read_diffusion_checkpoint(model_path).model)
     encoder = load_encoder(found.data.encoder, folder=pretrain_folder, device=device)
     return Voice(
-        _as_config(found), network.to(device), encoder, VoiceInfo(folder.name, folder, pretrain_folder=pretrain_folder),
-        vocoder=vocoder_path, diffusion=DiffusionFiles(model_path, config_path), has_posterior=False,
-    )  # fmt: skip
+        _as_config(found),
+        network.to(device),
+        encoder,
+        VoiceInfo(folder.name, folder, pretrain_folder=pretrain_folder),
+        vocoder=vocoder_path,
+        diffusion=DiffusionFiles(model_path, config_path),
+        has_posterior=False,
+    )
 
 
 def _voice_folder_of(source: Path, named: DiffusionFiles) -> tuple[Path, DiffusionFiles]:

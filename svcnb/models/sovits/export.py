@@ -71,7 +71,9 @@ def export_voice(
     if graph.mixes:
         axes["sid"] = {0: "frames"}
     write_onnx(graph, example, output, axes)
-    described = write_json(output.with_suffix(".json"), describe_export(config, output.stem, mixes=graph.mixes))
+    described = write_json(
+        output.with_suffix(".json"), describe_export(config, output.stem, mixes=graph.mixes)
+    )
     return ExportReport(output, described, names, output.stat().st_size)
 
 
@@ -194,7 +196,9 @@ class ExportedGenerator(nn.Module):
         mixed = speaker.is_floating_point()
         if not self.n_mixed:
             if mixed:
-                raise SvcError("this voice was exported for one speaker at a time: export it with mixes=True to mix")
+                raise SvcError(
+                    "this voice was exported for one speaker at a time: export it with mixes=True to mix"
+                )
             return speaker[0]
         if not mixed:
             return nn.functional.one_hot(speaker[0], self.n_mixed).float().expand(n_frames, -1).contiguous()
@@ -206,7 +210,9 @@ def with_exported(voice: Voice, path: Path | str) -> Voice:
     return voice.with_generator(ExportedGenerator(path), torch.device("cpu"))
 
 
-def check_export(path: Path | str, source: Path | str, *, n_frames: tuple[int, ...] = (60, 211)) -> dict[int, float]:
+def check_export(
+    path: Path | str, source: Path | str, *, n_frames: tuple[int, ...] = (60, 211)
+) -> dict[int, float]:
     """Largest deviation of an exported voice from the PyTorch network, for several lengths.
 
     Returns:
@@ -218,8 +224,10 @@ def check_export(path: Path | str, source: Path | str, *, n_frames: tuple[int, .
     for n in n_frames:
         inputs = example_inputs(config, n, mixes=network.mixes, seed=n)
         if tuple(inputs) != exported.inputs:
-            raise SvcError(f"{path} has the inputs {', '.join(exported.inputs)}, this voice {', '.join(inputs)}: "
-                           "was it made from another voice? Export it again")  # fmt: skip
+            raise SvcError(
+                f"{path} has the inputs {', '.join(exported.inputs)}, this voice {', '.join(inputs)}: "
+                "was it made from another voice? Export it again"
+            )
         with torch.no_grad():
             deviations[n] = float((exported.run(inputs) - network(**inputs)).abs().max())
     return deviations

@@ -77,7 +77,11 @@ class _Contents:
 
 
 def find_voice(
-    source: Path, *, config: Path | None = None, checkpoint: str = "best", unpacked_folder: Path = UNPACKED_FOLDER
+    source: Path,
+    *,
+    config: Path | None = None,
+    checkpoint: str = "best",
+    unpacked_folder: Path = UNPACKED_FOLDER,
 ) -> VoiceFiles:
     """The files of the one voice in a folder or a zip file, or of a named checkpoint.
 
@@ -182,7 +186,9 @@ def _choose_weights(contents: _Contents, checkpoint: str) -> PurePosixPath:
     trained = [path for path in generators if not BASE_OR_OTHER.fullmatch(path.name)]
     candidates = trained or [*generators, *others]
     if not candidates:
-        raise SvcError(f"no voice in {contents.source}: expected a G_*.pth, or one other *.pth, and its config.json")
+        raise SvcError(
+            f"no voice in {contents.source}: expected a G_*.pth, or one other *.pth, and its config.json"
+        )
     if len({path.parent for path in candidates}) > 1 or (len(candidates) > 1 and not trained):
         raise SvcError(f"several voices in {contents.source}: name one of {_listed(candidates)}")
     record, best = candidates[0].parent / STATE_NAME, None
@@ -199,7 +205,9 @@ def _choose_config(contents: _Contents, weights: PurePosixPath) -> PurePosixPath
     if not configs:
         raise SvcError(f"no config.json for {weights} in {contents.source}: name that of its training (-c)")
     if len(configs) > 1:
-        raise SvcError(f"several configs for {weights} in {contents.source}: name one with -c, of {_listed(configs)}")
+        raise SvcError(
+            f"several configs for {weights} in {contents.source}: name one with -c, of {_listed(configs)}"
+        )
     return configs[0]
 
 
@@ -209,7 +217,9 @@ def _configs_beside(contents: _Contents, weights: PurePosixPath) -> PurePosixPat
     named = [path for path in found if path.name == CONFIG_NAME]
     named = named or [path for path in found if path.stem == weights.stem]
     if len(named or found) > 1:
-        raise SvcError(f"several configs beside {weights} in {contents.source}: name one with -c, of {_listed(found)}")
+        raise SvcError(
+            f"several configs beside {weights} in {contents.source}: name one with -c, of {_listed(found)}"
+        )
     return (named or found or [None])[0]
 
 
@@ -259,7 +269,9 @@ def _contents_of_folder(folder: Path, *, deep: bool = True) -> _Contents:
         if path.is_file() and not path.name.startswith("."):
             paths.append(PurePosixPath(path.relative_to(folder).as_posix()))
         if len(paths) > MAX_SEARCHED_FILES:
-            raise SvcError(f"{folder} holds more than {MAX_SEARCHED_FILES} files: name the voice's own folder")
+            raise SvcError(
+                f"{folder} holds more than {MAX_SEARCHED_FILES} files: name the voice's own folder"
+            )
     return _Contents(folder, sorted(paths), lambda path: _read_small(folder / path))
 
 
@@ -287,7 +299,9 @@ def _unpack_voice(path: Path, config: Path | None, checkpoint: str, unpacked_fol
         wanted[parts.diffusion_model] = PurePosixPath(DIFFUSION_FOLDER, parts.diffusion_model.name)
         wanted[parts.diffusion_config] = PurePosixPath(DIFFUSION_FOLDER, DIFFUSION_CONFIG)
     status = path.stat()
-    version = zlib.crc32(f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{sorted(map(str, wanted))}".encode())
+    version = zlib.crc32(
+        f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{sorted(map(str, wanted))}".encode()
+    )
     folder = unpacked_folder / f"{path.stem}-{version:08x}"
     if folder.is_dir():
         return folder / parts.weights.name
@@ -297,8 +311,10 @@ def _unpack_voice(path: Path, config: Path | None, checkpoint: str, unpacked_fol
     temporary.rename(folder)
     log.info(
         "%s: %.0f MB unpacked into %s, which later calls reuse; remove it to free disk space",
-        path, n_bytes / 1e6, folder,
-    )  # fmt: skip
+        path,
+        n_bytes / 1e6,
+        folder,
+    )
     return folder / parts.weights.name
 
 
@@ -321,7 +337,9 @@ def locate_voice(source: Path, config: Path | None, checkpoint: str = "best") ->
     if source.is_dir():
         candidates = list(source.glob("G_*.pth"))
         if not candidates:
-            raise SvcError(f"no G_*.pth in {source}: train a voice there first, or name the checkpoint itself")
+            raise SvcError(
+                f"no G_*.pth in {source}: train a voice there first, or name the checkpoint itself"
+            )
         source = newest_or(best_step(source) if checkpoint == "best" else None, candidates)
     if not source.is_file():
         raise SvcError(f"no checkpoint at {source}: give a voice's folder or its G_*.pth")

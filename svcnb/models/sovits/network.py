@@ -283,7 +283,13 @@ class SynthesizerTrn(nn.Module):
         return x
 
     def prior(
-        self, content: Tensor, f0: Tensor, voiced: Tensor, *, volume: Tensor | None = None, mask: Tensor | None = None
+        self,
+        content: Tensor,
+        f0: Tensor,
+        voiced: Tensor,
+        *,
+        volume: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> PriorOutput:
         """Embed the content and encode it with f0 [B, N] in Hz; mask None = all frames count."""
         if mask is None:
@@ -341,7 +347,9 @@ class SynthesizerTrn(nn.Module):
         z_p = self.flow(z, mask, g)
         slice_start = random_starts(lengths, self.segment_frames, noise)
         z_segment = slice_segments(z, slice_start, self.segment_frames)
-        f0_segment = slice_segments(self.source_f0(f0, voiced).unsqueeze(1), slice_start, self.segment_frames).squeeze(1)
+        f0_segment = slice_segments(
+            self.source_f0(f0, voiced).unsqueeze(1), slice_start, self.segment_frames
+        ).squeeze(1)
         audio = self.dec(z_segment, f0_segment, g, noise=noise)
         return TrainOutput(
             audio=audio,
@@ -395,9 +403,13 @@ class SynthesizerTrn(nn.Module):
         z = self.flow(z_p, prior.mask, g, reverse=True)
         return InferOutput(self.dec(z * prior.mask, self.source_f0(f0, voiced), g, noise=noise), f0)
 
-    def _predict_f0(self, content: Tensor, f0: Tensor, voiced: Tensor, volume: Tensor | None, g: Tensor) -> Tensor:
+    def _predict_f0(
+        self, content: Tensor, f0: Tensor, voiced: Tensor, volume: Tensor | None, g: Tensor
+    ) -> Tensor:
         if not self.settings.use_automatic_f0_prediction:
-            raise ValueError("no f0 decoder in this voice (use_automatic_f0_prediction is false): leave predict_f0 off")
+            raise ValueError(
+                "no f0 decoder in this voice (use_automatic_f0_prediction is false): leave predict_f0 off"
+            )
         mask = torch.ones_like(f0).unsqueeze(1).to(self.pre.weight.dtype)
         # Half precision would be off by up to 7 cents, and the predictor is a small part of the work.
         with full_precision(f0.device):

@@ -70,9 +70,17 @@ class Refiners:
     """
 
     def __init__(
-        self, config: Config, *, name: str, speakers: dict[str, int], folder: Path | None, pretrain_folder: Path,
-        device: torch.device, vocoder_path: Path | None = None, diffusion_files: DiffusionFiles | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        config: Config,
+        *,
+        name: str,
+        speakers: dict[str, int],
+        folder: Path | None,
+        pretrain_folder: Path,
+        device: torch.device,
+        vocoder_path: Path | None = None,
+        diffusion_files: DiffusionFiles | None = None,
+    ) -> None:
         self.config, self.name, self.speakers = config, name, speakers
         self.folder, self.pretrain_folder, self.device = folder, pretrain_folder, device
         self.vocoder_path, self.diffusion_files = vocoder_path, diffusion_files or DiffusionFiles()
@@ -127,7 +135,10 @@ class Refiners:
         key, vocoder = (self._vocoder_path(), adaptive_key), self.vocoder()
         if key not in self._enhancers:
             self._enhancers[key] = Enhancer(
-                vocoder, adaptive_key=adaptive_key, sample_rate_hz=self.grid.rate_hz, hop_samples=self.grid.hop_samples
+                vocoder,
+                adaptive_key=adaptive_key,
+                sample_rate_hz=self.grid.rate_hz,
+                hop_samples=self.grid.hop_samples,
             )
         return self._enhancers[key]
 
@@ -206,8 +217,10 @@ class Refiners:
             )
         frame_s = self.grid.hop_samples / self.grid.rate_hz
         if abs(frame_s * own[0] / own[1] - 1) > 1e-6:
-            raise SvcError(f"voice {self.name} has {1 / frame_s:.2f} frames per second, the vocoder "
-                           f"{own[0] / own[1]:.2f}: name another vocoder (--vocoder)")  # fmt: skip
+            raise SvcError(
+                f"voice {self.name} has {1 / frame_s:.2f} frames per second, the vocoder "
+                f"{own[0] / own[1]:.2f}: name another vocoder (--vocoder)"
+            )
 
 
 def mixed_ids(timeline: Timeline, *, name: str, speakers: dict[str, int], ids: list[int]) -> list[int]:
@@ -221,8 +234,10 @@ def mixed_ids(timeline: Timeline, *, name: str, speakers: dict[str, int], ids: l
         SvcError: the voice has one speaker only, or one is named twice.
     """
     if len(speakers) < 2:
-        raise SvcError(f"voice {name} has one speaker, {next(iter(speakers))}: mixing (-usm) needs a voice "
-                       "trained on two or more; `svcnb mix` merges two voices into one")  # fmt: skip
+        raise SvcError(
+            f"voice {name} has one speaker, {next(iter(speakers))}: mixing (-usm) needs a voice "
+            "trained on two or more; `svcnb mix` merges two voices into one"
+        )
     double = [speaker for speaker, number in zip(timeline, ids, strict=True) if ids.count(number) > 1]
     if double:
         raise SvcError(f"the mix names one speaker more than once: {', '.join(double)}")

@@ -17,7 +17,10 @@ from svcnb.models.sovits.config import Config
 
 
 def prepare(
-    config: Config, clips_folder: Path | str, features_folder: Path | str, settings: PrepareSettings | None = None
+    config: Config,
+    clips_folder: Path | str,
+    features_folder: Path | str,
+    settings: PrepareSettings | None = None,
 ) -> FeatureReport:
     """Extract the features of every clip and write the config that fits them beside the store.
 
@@ -35,7 +38,9 @@ def prepare(
     features_folder = Path(features_folder)
     clips = scan_clips(Path(clips_folder).absolute())
     encoder_name = resolve_encoder(settings.encoder, settings.pretrain_folder)
-    width = load_encoder(encoder_name, folder=settings.pretrain_folder).width  # refused now, not in each worker
+    width = load_encoder(
+        encoder_name, folder=settings.pretrain_folder
+    ).width  # refused now, not in each worker
     stored = FeatureSettings(
         sample_rate_hz=config.data.sampling_rate,
         hop_samples=config.data.hop_length,
@@ -44,11 +49,17 @@ def prepare(
         f0_threshold=settings.f0_threshold,
         with_volume=settings.with_volume,
     )
-    make = partial(make_extractor, pretrain_folder=settings.pretrain_folder.absolute(), device=choose_device(settings.device))
+    make = partial(
+        make_extractor,
+        pretrain_folder=settings.pretrain_folder.absolute(),
+        device=choose_device(settings.device),
+    )
     cluster = dask_jobs(settings.dask, n_workers=settings.n_jobs) if settings.dask else nullcontext()
     with cluster:
         n_jobs = -1 if settings.dask else settings.n_jobs
-        report = extract(clips, features_folder, stored, make_extractor=make, n_jobs=n_jobs, overwrite=settings.overwrite)
+        report = extract(
+            clips, features_folder, stored, make_extractor=make, n_jobs=n_jobs, overwrite=settings.overwrite
+        )
     config = config.model_copy(deep=True)
     config.use_encoder(encoder_name, width)
     config.model.vol_embedding = settings.with_volume

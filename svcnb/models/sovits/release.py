@@ -39,7 +39,9 @@ class MixReport:
     speakers: tuple[str, ...]
 
     def __str__(self) -> str:
-        parts = " + ".join(f"{weight:.3f} x {path.parent.name}/{path.name}" for path, weight in self.weights.items())
+        parts = " + ".join(
+            f"{weight:.3f} x {path.parent.name}/{path.name}" for path, weight in self.weights.items()
+        )
         return f"{self.path} = {parts}; speakers: {', '.join(self.speakers)}"
 
 
@@ -101,7 +103,9 @@ def mix_voices(
     """
     found = [find_voice(Path(source)) for source in sources]
     if len({files.weights.resolve() for files in found}) < 2:
-        raise SvcError("mixing needs two different checkpoints or more: name folders of voices, or their G_*.pth")
+        raise SvcError(
+            "mixing needs two different checkpoints or more: name folders of voices, or their G_*.pth"
+        )
     rates = [100 / len(found)] * len(found) if rates is None else list(rates)
     if len(rates) != len(found):
         raise SvcError(f"{len(rates)} rates for {len(found)} checkpoints: give one for each")
@@ -120,7 +124,9 @@ def mix_voices(
     return MixReport(target, dict(zip(configs, weights, strict=True)), tuple(config.spk))
 
 
-def compress_voice(source: Path | str, output: Path | str | None = None, *, half: bool = False) -> ReleaseReport:
+def compress_voice(
+    source: Path | str, output: Path | str | None = None, *, half: bool = False
+) -> ReleaseReport:
     """Write a release file with the weights for conversion only: a third of the size, with `half` a sixth.
 
     It converts exactly as before (with `half` up to rounding), here and in so-vits-svc; it cannot be trained.
@@ -167,8 +173,10 @@ def _refuse_unlike_configs(configs: dict[Path, Config]) -> None:
         if value != other_values[key]
     ]
     if differences:
-        raise SvcError(f"these voices cannot be mixed: {'; '.join(differences)}. "
-                       "Take voices with one configuration, content encoder and number of speakers")  # fmt: skip
+        raise SvcError(
+            f"these voices cannot be mixed: {'; '.join(differences)}. "
+            "Take voices with one configuration, content encoder and number of speakers"
+        )
 
 
 def _compared(config: Config) -> tuple[dict, dict]:
@@ -176,7 +184,9 @@ def _compared(config: Config) -> tuple[dict, dict]:
     model = config.model.model_dump()
     model["speech_encoder"] = encoder_for_width(config.model.ssl_dim, config.model.speech_encoder)
     sections = (config.data.model_dump(), model)
-    return tuple({key: value for key, value in part.items() if key not in UNIMPORTANT_KEYS} for part in sections)
+    return tuple(
+        {key: value for key, value in part.items() if key not in UNIMPORTANT_KEYS} for part in sections
+    )
 
 
 def _refuse_target(target: Path, config: Config, sources: Sequence[Path]) -> None:
@@ -185,4 +195,6 @@ def _refuse_target(target: Path, config: Config, sources: Sequence[Path]) -> Non
         raise SvcError(f"{target} is one of the files to be mixed: choose another name or folder")
     there = target.parent / "config.json"
     if there.is_file() and Config.load(there, strict=False) != config:
-        raise SvcError(f"{target.parent} holds another voice (its config.json differs): choose an empty folder")
+        raise SvcError(
+            f"{target.parent} holds another voice (its config.json differs): choose an empty folder"
+        )

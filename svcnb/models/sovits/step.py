@@ -13,9 +13,9 @@ from svcnb.data.batches import Batch, pad
 from svcnb.files.checkpoint import load_weights
 from svcnb.models.sovits.checkpoint import (
     WeightInterpolation,
-    give_back,
     read_sovits_checkpoint,
     save_sovits_checkpoint,
+    set_parameters,
     start_from,
 )
 from svcnb.models.sovits.config import Config, TrainSection
@@ -51,7 +51,9 @@ class Networks:
 class StepParts(Transforms):
     """What a training step needs beside the networks: the transforms of this config."""
 
-    def __init__(self, config: Config, *, noise: Noise | None = None, listener: PerceptualLoss | None = None) -> None:
+    def __init__(
+        self, config: Config, *, noise: Noise | None = None, listener: PerceptualLoss | None = None
+    ) -> None:
         train = config.train
         super().__init__(
             config.data,
@@ -81,7 +83,14 @@ def run_generator(generator: nn.Module, batch: Batch, parts: StepParts) -> Gener
     """Generator forward, and the same segment of the target as audio and as mel (from the whole clip)."""
     spec = parts.stft(batch.audio) if batch.spec is None else batch.spec
     out = generator(
-        batch.content, batch.f0_hz, batch.voiced, spec, batch.speaker, batch.lengths, batch.volume, noise=parts.noise
+        batch.content,
+        batch.f0_hz,
+        batch.voiced,
+        spec,
+        batch.speaker,
+        batch.lengths,
+        batch.volume,
+        noise=parts.noise,
     )
     return compared(out, batch.audio, spec, parts, parts.config.segment_frames)
 
@@ -117,7 +126,9 @@ def train_step(state: TrainState, batch: Batch) -> dict[str, Tensor]:
     return share.whole({"total": total, **terms, **told})
 
 
-def generator_terms(result: GeneratorPass, train: TrainSection, share: Share | None = None) -> dict[str, Tensor]:
+def generator_terms(
+    result: GeneratorPass, train: TrainSection, share: Share | None = None
+) -> dict[str, Tensor]:
     """The generator's losses that need no discriminator, over this process's clips."""
     out, terms = result.out, variational_terms(result, train, share)
     if out.pred_lf0 is not None:
@@ -138,7 +149,11 @@ def _decode_prior(state: TrainState, batch: Batch, out: TrainOutput, parts: Step
 
 
 def fresh_state(
-    config: Config, settings: TrainSettings, *, base: Path | str | None = None, listener: PerceptualLoss | None = None
+    config: Config,
+    settings: TrainSettings,
+    *,
+    base: Path | str | None = None,
+    listener: PerceptualLoss | None = None,
 ) -> TrainState:
     """Networks of a config with the seed's weights, or with those of a base model (see `start_from`, `WeightInterpolation`)."""
     accelerator = make_accelerator(settings)
@@ -155,14 +170,20 @@ def fresh_state(
         extras={"parts": StepParts(config, listener=listener).to(accelerator.device)},
     )
     if base is not None and config.train.base_share > 0:
-        state.extras["interpolation"] = WeightInterpolation(accelerator.unwrap_model(state.generator), config.train.base_share)
+        state.extras["interpolation"] = WeightInterpolation(
+            accelerator.unwrap_model(state.generator), config.train.base_share
+        )
     return state
 
 
 def as_saved(state: TrainState) -> AbstractContextManager[dict[str, Tensor]]:
     """Inside the block the generator has the weights that are saved; the block is given its own, where they differ."""
     interpolation: WeightInterpolation | None = state.extras.get("interpolation")
-    return interpolation.applied(state.accelerator.unwrap_model(state.generator)) if interpolation else nullcontext({})
+    return (
+        interpolation.applied(state.accelerator.unwrap_model(state.generator))
+        if interpolation
+        else nullcontext({})
+    )
 
 
 def save_run(state: TrainState, folder: Path, *, config: Config) -> None:
@@ -188,6 +209,6 @@ def load_run(state: TrainState, folder: Path, step: int) -> None:
         if network is not None:
             stored = read_sovits_checkpoint(folder / f"{letter}_{step}.pth")
             load_weights(state.accelerator.unwrap_model(network), stored.model)
-            give_back(state.accelerator.unwrap_model(network), stored.trained or {})
+            set_parameters(state.accelerator.unwrap_model(network), stored.trained or {})
             if stored.optimizer:
                 optimizer.load_state_dict(stored.optimizer)

@@ -45,28 +45,26 @@ def train(
     batch_size: int | Literal["auto"] | None = None,
     listener: PerceptualLoss | None = None,
 ) -> TrainReport:
-    """Train a voice on extracted features; the same call continues a run that was stopped.
+    """Train a voice on extracted features; the same call resumes a run that was stopped.
 
-    With settings.n_processes above 1 it starts so many processes that share every batch, and waits for them; in
-    processes that torchrun or `accelerate launch` started, they train together. A script then needs the usual
-    `if __name__ == "__main__":`; a notebook does not.
+    With settings.n_processes above 1 it starts so many processes that share every batch, and waits for them; a script
+    then needs the usual `if __name__ == "__main__":`. Processes of torchrun or `accelerate launch` train together.
 
     Args:
         features_folder: what `prepare` made, config.json included.
         voice_folder: gets config.json, G_<step>.pth, D_<step>.pth (where the config trains with a discriminator),
-            state.json, history.jsonl, samples/ (held-out clips as the voice speaks them), tensorboard/ where
-            wished, and the speakers' median f0.
-        settings: how long, how often to save, precision, device.
-        resume: False refuses a folder that already holds a run.
+            state.json, history.jsonl, samples/ (held-out clips as the voice synthesizes them), tensorboard/
+            where wished, and the speakers' median f0.
+        settings: how long, how often to save, precision, device. `resume` False refuses a folder that holds a run.
         base: folder with G_0.pth and D_0.pth to start from (or one G file); speakers may differ. "auto" takes the
-            bundled base voice where the config is the small one with the bundled encoder; "none" (or None) starts from nothing.
+            bundled base voice where the config is the small one with the bundled encoder; "none" (or None) takes none.
         batch_size: clips per step and process, instead of the config's; "auto" tries out what fits a GPU. When
-            memory runs out it is halved, and a resumed run goes on with the size it had.
-        listener: hears the voice instead of the bundled encoder, where the config's c_hear is above 0.
+            memory runs out it is halved, and a resumed run keeps the size it had.
+        listener: perceptual-loss network instead of the bundled encoder, where the config's c_hear is above 0.
 
     Raises:
-        SvcError: no features, a run of another configuration in the folder, a base that does not fit,
-            a batch size below 1, more processes than GPUs, a process that was killed.
+        SvcError: no features, a run of another configuration in the folder, a base that does not fit, a batch size
+            below 1, more processes than GPUs, a process that was killed.
     """
     features_folder, voice_folder = Path(features_folder), Path(voice_folder)
     store = FeatureStore.open(features_folder)
@@ -79,11 +77,13 @@ def train(
     _check_features(store, config)
     if earlier is not None:
         _check_same_run(voice_folder, config, earlier, resume=resume)
-    batch_size = choose_batch_size(batch_size, config, settings, features_folder=features_folder, record=record)
+    places = (features_folder, voice_folder, settings)
+    batch_size = choose_batch_size(
+        batch_size, config, settings, features_folder=features_folder, record=record
+    )
     if settings.n_processes > 1 and not is_launched():
         check_devices(settings.n_processes, settings.device)
         check_parts(len(load_split(store, seed=config.train.seed).training), settings.n_processes)
-        places = (features_folder, voice_folder, settings)
         alike = partial(train, *places, resume=resume, base=base, batch_size=batch_size, listener=listener)
         return run_in_processes(alike, settings.n_processes)
     config.train = config.train.model_copy(update={"batch_size": batch_size})
@@ -97,7 +97,9 @@ def train(
     return _fit(state, store, config, settings, voice_folder)
 
 
-def _choose_start(base: Path | str | None, voice_folder: Path, config: Config, record: RunRecord | None) -> Path | None:
+def _choose_start(
+    base: Path | str | None, voice_folder: Path, config: Config, record: RunRecord | None
+) -> Path | None:
     """The base of a new run, and with it the way it is trained; of a run that is resumed, the base that its weights are interpolated with."""
     if record is not None:
         return kept_base(voice_folder, config)
@@ -121,7 +123,11 @@ def _fit(
 ) -> TrainReport:
     split = _split_by_one(state, store, config)
     own_part = Part(state.processes.rank, state.processes.number)
-    board = TensorBoardLog(voice_folder / BOARD_FOLDER, first_step=state.step + 1) if settings.tensorboard else None
+    board = (
+        TensorBoardLog(voice_folder / BOARD_FOLDER, first_step=state.step + 1)
+        if settings.tensorboard
+        else None
+    )
     held_out = held_out_clips(store, config, split, board=board)
 
     def keep_batch_size(size: int) -> None:
@@ -153,10 +159,14 @@ def _config_of_run(store: FeatureStore, settings: TrainSettings, earlier: Config
     config = Config.load(store.folder / CONFIG_NAME)
     own = earlier.train if earlier is not None else config.train
     varied = {"vol_aug": own.vol_aug if settings.vol_aug is None else settings.vol_aug}
-    varied |= {name: getattr(own, name) for name in ("learning_rate", "base_share")}  # fine-tuning, where the run started so
+    varied |= {
+        name: getattr(own, name) for name in ("learning_rate", "base_share")
+    }  # fine-tuning, where the run started so
     if varied["vol_aug"] and not config.model.vol_embedding:
-        raise SvcError(f"vol_aug varies a loudness that the features in {store.folder} do not have: "
-                       "extract them with the loudness (--vol_embedding), or switch vol_aug off")  # fmt: skip
+        raise SvcError(
+            f"vol_aug varies a loudness that the features in {store.folder} do not have: "
+            "extract them with the loudness (--vol_embedding), or switch vol_aug off"
+        )
     config.train = config.train.model_copy(update=varied)
     return config
 
@@ -179,11 +189,16 @@ def _check_features(store: FeatureStore, config: Config) -> None:
         "speech_encoder": (config.model.speech_encoder, made.encoder),
         "vol_embedding": (config.model.vol_embedding, made.with_volume),
     }
-    differences = [f"{key} is {wanted!r}, the features have {found!r}" for key, (wanted, found) in pairs.items()
-                   if wanted != found]  # fmt: skip
+    differences = [
+        f"{key} is {wanted!r}, the features have {found!r}"
+        for key, (wanted, found) in pairs.items()
+        if wanted != found
+    ]
     if differences:
-        raise SvcError(f"{store.folder / CONFIG_NAME} does not fit the features beside it: {'; '.join(differences)}. "
-                       "Correct it, or extract the features again with this config (--overwrite)")  # fmt: skip
+        raise SvcError(
+            f"{store.folder / CONFIG_NAME} does not fit the features beside it: {'; '.join(differences)}. "
+            "Correct it, or extract the features again with this config (--overwrite)"
+        )
 
 
 def _check_same_run(voice_folder: Path, config: Config, earlier: Config, *, resume: bool) -> None:
@@ -233,7 +248,13 @@ def synthesize(state: TrainState, batch: Batch, noise: Noise) -> Tensor:
     generator = state.accelerator.unwrap_model(state.generator)
     with as_saved(state):
         return generator.infer(
-            batch.content, batch.f0_hz, batch.voiced, batch.speaker, volume=batch.volume, noise_scale=0.0, noise=noise
+            batch.content,
+            batch.f0_hz,
+            batch.voiced,
+            batch.speaker,
+            volume=batch.volume,
+            noise_scale=0.0,
+            noise=noise,
         ).audio
 
 
@@ -266,7 +287,9 @@ def choose_batch_size(
     if wish is None:
         return config.train.batch_size
     if settings.device == "cpu" or not torch.cuda.is_available():
-        log.warning("batch_size auto is for GPUs: on the CPU the config's %d is taken", config.train.batch_size)
+        log.warning(
+            "batch_size auto is for GPUs: on the CPU the config's %d is taken", config.train.batch_size
+        )
         return config.train.batch_size
     n_clips = len(FeatureStore.open(features_folder))
     make_trial = partial(GpuTrial, features_folder, config.to_dict(), settings)
@@ -314,5 +337,7 @@ class GpuTrial:
         if device.type != "cuda":
             return True
         free, total = torch.cuda.mem_get_info(device)
-        held = torch.cuda.memory_reserved(device)  # by us; what others hold is not there for the training either
+        held = torch.cuda.memory_reserved(
+            device
+        )  # by us; what others hold is not there for the training either
         return held <= HEADROOM_RATIO * (free + held) and free + held <= total

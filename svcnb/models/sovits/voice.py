@@ -19,7 +19,7 @@ from svcnb.audio.loudness import volume_envelope
 from svcnb.audio.recording import Recording
 from svcnb.audio.spectral import SincResample, Stft
 from svcnb.conversion.long_audio import Chunk
-from svcnb.conversion.retrieval import Pull, VoiceRetrieval
+from svcnb.conversion.retrieval import FeatureBlend, VoiceRetrieval
 from svcnb.conversion.settings import ConversionSettings
 from svcnb.conversion.voice import STATISTICS_SECONDS, LoadedVoice, Run, VoiceInfo, fingerprint
 from svcnb.data.extractor import read_median_f0
@@ -63,22 +63,40 @@ class Voice(LoadedVoice):
     WITHOUT_POSTERIOR = "a release file"
 
     def __init__(
-        self, config: Config, generator: SynthesizerTrn | Unit2Mel, encoder: ContentEncoder, info: VoiceInfo | None = None, *,
-        retrieval: VoiceRetrieval | None = None, vocoder: Path | None = None, diffusion: DiffusionFiles | None = None,
+        self,
+        config: Config,
+        generator: SynthesizerTrn | Unit2Mel,
+        encoder: ContentEncoder,
+        info: VoiceInfo | None = None,
+        *,
+        retrieval: VoiceRetrieval | None = None,
+        vocoder: Path | None = None,
+        diffusion: DiffusionFiles | None = None,
         has_posterior: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(
-            encoder, info or VoiceInfo(), speakers=config.spk, n_speakers=config.model.n_speakers,
-            sample_rate_hz=config.data.sampling_rate, hop_samples=config.data.hop_length,
-            device=next(generator.parameters()).device, has_posterior=has_posterior,
-        )  # fmt: skip
+            encoder,
+            info or VoiceInfo(),
+            speakers=config.spk,
+            n_speakers=config.model.n_speakers,
+            sample_rate_hz=config.data.sampling_rate,
+            hop_samples=config.data.hop_length,
+            device=next(generator.parameters()).device,
+            has_posterior=has_posterior,
+        )
         self.config = config
         self.generator = generator.eval()
         self.retrieval = retrieval or VoiceRetrieval(None, speakers=self.speakers, width=config.model.ssl_dim)
         self.refiners = Refiners(
-            config, name=self.name, speakers=self.speakers, folder=self.folder, pretrain_folder=self.pretrain_folder,
-            device=self.device, vocoder_path=vocoder, diffusion_files=diffusion,
-        )  # fmt: skip
+            config,
+            name=self.name,
+            speakers=self.speakers,
+            folder=self.folder,
+            pretrain_folder=self.pretrain_folder,
+            device=self.device,
+            vocoder_path=vocoder,
+            diffusion_files=diffusion,
+        )
 
     def with_generator(self, generator: Any, device: torch.device) -> Voice:
         """The same voice with another network that takes the same inputs (an exported one); no posterior."""
@@ -95,33 +113,42 @@ class Voice(LoadedVoice):
                 although the settings need one.
         """
         if settings.auto_predict_f0 and not self.config.model.use_automatic_f0_prediction:
-            raise SvcError(f"voice {self.name} was trained without an f0 decoder: leave auto_predict_f0 (-a) off")
+            raise SvcError(
+                f"voice {self.name} was trained without an f0 decoder: leave auto_predict_f0 (-a) off"
+            )
         if settings.speaker_mix:
             self._check_mix(settings)
         elif settings.feature_retrieval and not settings.cluster_ratio:
             warnings.warn(
-                "feature_retrieval (-fr) does nothing while cluster_ratio (-cr) is 0: raise the ratio", stacklevel=3
+                "feature_retrieval (-fr) does nothing while cluster_ratio (-cr) is 0: raise the ratio",
+                stacklevel=3,
             )
         resolve_method(settings.f0_method, self.pretrain_folder)
         self._blend(settings)
         if isinstance(self.generator, Unit2Mel) and not settings.only_diffusion:
-            raise SvcError(f"voice {self.name} was loaded with its diffusion model alone: switch only_diffusion (-od) on")
+            raise SvcError(
+                f"voice {self.name} was loaded with its diffusion model alone: switch only_diffusion (-od) on"
+            )
         self.refiners.check(settings)
         return settings
 
     def _check_mix(self, settings: ConversionSettings) -> None:
         self._mixed_ids(settings)
-        unused = {"speaker (-s)": settings.speaker is not None, "cluster_ratio (-cr)": settings.cluster_ratio > 0}
+        unused = {
+            "speaker (-s)": settings.speaker is not None,
+            "cluster_ratio (-cr)": settings.cluster_ratio > 0,
+        }
         if named := [name for name, given in unused.items() if given]:
-            warnings.warn(f"{' and '.join(named)} cannot be used while speakers are mixed (-usm): ignored",
-                          stacklevel=4)  # fmt: skip
+            warnings.warn(
+                f"{' and '.join(named)} cannot be used while speakers are mixed (-usm): ignored", stacklevel=4
+            )
 
     def _mixed_ids(self, settings: ConversionSettings) -> list[int]:
         timeline = settings.speaker_mix
         ids = [self.speaker_id(name) for name in timeline] if len(self.speakers) > 1 else []
         return mixed_ids(timeline, name=self.name, speakers=self.speakers, ids=ids)
 
-    def _blend(self, settings: ConversionSettings) -> Pull | None:
+    def _blend(self, settings: ConversionSettings) -> FeatureBlend | None:
         """Feature retrieval as a function on content; None where speakers are mixed (it is per speaker)."""
         if settings.speaker_mix:
             return None
@@ -166,9 +193,14 @@ class Voice(LoadedVoice):
 
     @torch.inference_mode()
     def synthesize(
-        self, content: Tensor, f0: F0Track, settings: ConversionSettings | None = None, *, speaker: Tensor | None = None,
+        self,
+        content: Tensor,
+        f0: F0Track,
+        settings: ConversionSettings | None = None,
+        *,
+        speaker: Tensor | None = None,
         volume: Tensor | None = None,
-    ) -> np.ndarray:  # fmt: skip
+    ) -> np.ndarray:
         """The waveform, float32 [N * hop_samples]; refined by enhancer or shallow diffusion if so set.
 
         Args:
@@ -183,9 +215,12 @@ class Voice(LoadedVoice):
             speaker = torch.tensor([[self.speaker_id(settings.speaker)]], device=self.device)
         as_row = lambda values: torch.as_tensor(values, dtype=torch.float32, device=self.device)[None]  # noqa: E731
         features = Features(
-            content.T[None].to(self.device), as_row(f0.interpolated()), as_row(f0.voiced.astype(np.float32)),
-            None if volume is None else volume[None].to(self.device), speaker,
-        )  # fmt: skip
+            content.T[None].to(self.device),
+            as_row(f0.interpolated()),
+            as_row(f0.voiced.astype(np.float32)),
+            None if volume is None else volume[None].to(self.device),
+            speaker,
+        )
         samples, features = self._generate(features, settings)
         stage = stage_after_generator(settings)
         if stage == "diffusion":
@@ -289,13 +324,21 @@ def load_voice(
     encoder = load_encoder(model.speech_encoder, folder=pretrain_folder, device=device, width=model.ssl_dim)
     info = VoiceInfo(files.name, folder, step_of(files.weights), read_median_f0(folder), pretrain_folder)
     retrieval = VoiceRetrieval(
-        files.retrieval_folder, named=Path(cluster_model) if cluster_model else None,
-        speakers=dict(loaded.spk) or {"0": 0}, width=model.ssl_dim,
-    )  # fmt: skip
+        files.retrieval_folder,
+        named=Path(cluster_model) if cluster_model else None,
+        speakers=dict(loaded.spk) or {"0": 0},
+        width=model.ssl_dim,
+    )
     return Voice(
-        loaded, generator.to(device), encoder, info, retrieval=retrieval, vocoder=Path(vocoder) if vocoder else None,
-        diffusion=diffusion or files.diffusion, has_posterior=not report.missing,
-    )  # fmt: skip
+        loaded,
+        generator.to(device),
+        encoder,
+        info,
+        retrieval=retrieval,
+        vocoder=Path(vocoder) if vocoder else None,
+        diffusion=diffusion or files.diffusion,
+        has_posterior=not report.missing,
+    )
 
 
 def read_generator(weights_path: Path, config_path: Path) -> tuple[Config, SynthesizerTrn, LoadReport]:

@@ -1,7 +1,7 @@
 """Vocoders of one's own: mel and f0 to waveform, in the files of the families' NSF-HiFiGAN.
 
-    train("data/features/mine", "data/models/mine/vocoder", TrainSettings(max_minutes=30))
-    vocoder = load_vocoder("data/models/mine/vocoder")
+train("data/features/mine", "data/models/mine/vocoder", TrainSettings(max_minutes=30))
+vocoder = load_vocoder("data/models/mine/vocoder")
 """
 
 from __future__ import annotations

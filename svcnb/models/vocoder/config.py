@@ -51,14 +51,18 @@ class Config(ConfigFile):
     sampling_rate: int = Field(44100, ge=1)
     fmin: int | float = 40
     fmax: int | float = 16000
-    fmax_for_loss: int | float | None = Field(None, description="highest frequency the mel loss hears; null = all")
+    fmax_for_loss: int | float | None = Field(
+        None, description="highest frequency the mel loss hears; null = all"
+    )
     num_workers: int = unused(16, "segments are cut while the step runs")
     vocoder_name: str = NSF_HIFIGAN
     frame_channels: int = Field(256, ge=1, description="width of the svcnb-frame network")
     frame_blocks: int = Field(6, ge=1, description="blocks of the svcnb-frame network")
     c_mel: float = Field(45.0, ge=0, description="weight of the mel loss")
     c_stft: float = Field(0.0, ge=0, description="weight of the multi-resolution STFT loss")
-    c_adversarial: float = Field(1.0, ge=0, description="weight of the discriminator's two losses; 0 trains without one")
+    c_adversarial: float = Field(
+        1.0, ge=0, description="weight of the discriminator's two losses; 0 trains without one"
+    )
 
     @classmethod
     def full(cls) -> Config:
@@ -72,10 +76,21 @@ class Config(ConfigFile):
         Its network works at frame rate, and learns from spectra at several resolutions without a discriminator.
         """
         return cls(
-            vocoder_name=FRAME_VOCODER, sampling_rate=22050, hop_size=256, n_fft=1024, win_size=1024, num_freq=513,
-            fmax=11025, segment_size=64 * 256, batch_size=8, learning_rate=1e-3, lr_decay=0.995,
-            c_mel=10.0, c_stft=2.5, c_adversarial=0.0,
-        )  # fmt: skip
+            vocoder_name=FRAME_VOCODER,
+            sampling_rate=22050,
+            hop_size=256,
+            n_fft=1024,
+            win_size=1024,
+            num_freq=513,
+            fmax=11025,
+            segment_size=64 * 256,
+            batch_size=8,
+            learning_rate=1e-3,
+            lr_decay=0.995,
+            c_mel=10.0,
+            c_stft=2.5,
+            c_adversarial=0.0,
+        )
 
     @classmethod
     def load(cls, path: Path | str) -> Config:
@@ -92,7 +107,9 @@ class Config(ConfigFile):
         except FileNotFoundError:
             raise SvcError(f"{path}: no such config; give small, full, or a vocoder's config.json") from None
         except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+            problems = "; ".join(
+                f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()
+            )
             raise SvcError(f"{path} does not fit a vocoder's config: {problems}") from None
         except ValueError as error:
             raise SvcError(f"{path} is not a JSON config ({error}): give a vocoder's config.json") from None
@@ -111,7 +128,11 @@ class Config(ConfigFile):
 
     def unused_keys(self) -> dict[str, str]:
         follows = self.num_freq == self.n_fft // 2 + 1
-        return {key: reason for key, reason in super().unused_keys().items() if not (follows and key == "num_freq")}
+        return {
+            key: reason
+            for key, reason in super().unused_keys().items()
+            if not (follows and key == "num_freq")
+        }
 
     @property
     def schedule(self) -> Schedule:

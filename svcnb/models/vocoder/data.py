@@ -40,17 +40,21 @@ def open_clips(source: Path, folder: Path, config: Config, *, device: str = "cpu
     store = FeatureStore.open(source)
     found = store.settings.sample_rate_hz, store.settings.hop_samples
     if found != (config.sampling_rate, config.hop_size):
-        raise SvcError(f"the features in {source} are of {found[0]} Hz and hop {found[1]}, the vocoder of "
-                       f"{config.sampling_rate} Hz and hop {config.hop_size}: choose --config "
-                       f"{'small' if found == (22050, 256) else 'full'}, or give the folder of clips instead")  # fmt: skip
+        raise SvcError(
+            f"the features in {source} are of {found[0]} Hz and hop {found[1]}, the vocoder of "
+            f"{config.sampling_rate} Hz and hop {config.hop_size}: choose --config "
+            f"{'small' if found == (22050, 256) else 'full'}, or give the folder of clips instead"
+        )
     return store
 
 
 def _extract(source: Path, folder: Path, config: Config, *, device: str) -> FeatureStore:
     settings = FeatureSettings(
-        sample_rate_hz=config.sampling_rate, hop_samples=config.hop_size, encoder=NO_ENCODER,
+        sample_rate_hz=config.sampling_rate,
+        hop_samples=config.hop_size,
+        encoder=NO_ENCODER,
         pitch_method=resolve_method("auto"),
-    )  # fmt: skip
+    )
     extract(scan_clips(source), folder, settings, make_extractor=partial(SoundAndPitch, device=device))
     return FeatureStore.open(folder)
 
@@ -61,9 +65,12 @@ class SoundAndPitch:
     def __init__(self, settings: FeatureSettings, *, device: str = "cpu") -> None:
         self.settings = settings
         self.pitch = PitchEstimator(
-            settings.pitch_method, sample_rate_hz=settings.sample_rate_hz, hop_samples=settings.hop_samples,
-            settings=PitchSettings(f0_min_hz=settings.f0_min_hz, f0_max_hz=settings.f0_max_hz), device=device,
-        )  # fmt: skip
+            settings.pitch_method,
+            sample_rate_hz=settings.sample_rate_hz,
+            hop_samples=settings.hop_samples,
+            settings=PitchSettings(f0_min_hz=settings.f0_min_hz, f0_max_hz=settings.f0_max_hz),
+            device=device,
+        )
 
     def __call__(self, clip: Clip) -> Arrays:
         samples = read_audio(clip.path, sample_rate_hz=self.settings.sample_rate_hz).samples
@@ -79,26 +86,26 @@ class Segment:
     """A clip or a part of one: N frames, N * hop samples.
 
     Attributes:
-        heard: [T], audio of the input mel: the recording, or a self-converted clip.
+        input_audio: [T], audio of the input mel: the recording, or a self-converted clip.
         audio: [T], the target: the recording.
         f0_hz: [N], gaps interpolated.
     """
 
-    heard: Tensor
+    input_audio: Tensor
     audio: Tensor
     f0_hz: Tensor
 
 
 @dataclass
 class SegmentBatch:
-    """Segments of one length: heard and audio [B, 1, T], f0_hz [B, N]."""
+    """Segments of one length: input_audio and audio [B, 1, T], f0_hz [B, N]."""
 
-    heard: Tensor
+    input_audio: Tensor
     audio: Tensor
     f0_hz: Tensor
 
     def to(self, device: torch.device | str) -> SegmentBatch:
-        return SegmentBatch(self.heard.to(device), self.audio.to(device), self.f0_hz.to(device))
+        return SegmentBatch(self.input_audio.to(device), self.audio.to(device), self.f0_hz.to(device))
 
 
 @dataclass
@@ -113,7 +120,9 @@ class VocoderClips:
     store: FeatureStore
     takes: SelfConvertedClips | None = None
     in_memory: bool = False
-    _kept: dict[str, tuple[np.ndarray, list[np.ndarray], np.ndarray]] = field(default_factory=dict, repr=False)
+    _kept: dict[str, tuple[np.ndarray, list[np.ndarray], np.ndarray]] = field(
+        default_factory=dict, repr=False
+    )
 
     def whole(self, name: str, *, take: int | None = None, max_frames: int | None = None) -> Segment:
         """A clip from its start."""
@@ -125,8 +134,8 @@ class VocoderClips:
         samples, takes, f0_hz = self._read(name)
         hop = self.store.settings.hop_samples
         audio = _cut(samples, start * hop, n_frames * hop)
-        heard = audio if take is None else _cut(takes[take], start * hop, n_frames * hop)
-        return Segment(heard, audio, _cut(f0_hz, start, n_frames))
+        input_audio = audio if take is None else _cut(takes[take], start * hop, n_frames * hop)
+        return Segment(input_audio, audio, _cut(f0_hz, start, n_frames))
 
     def _read(self, name: str) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
         """Recording [T], self-converted clips [T] (none without a voice), f0 [N] with interpolated gaps."""
@@ -160,7 +169,9 @@ class SegmentBatches:
         self.clips, self.segment_frames, self.seed = clips, segment_frames, seed
         n_frames = {name: clips.store.record(name).n_frames for name in names}
         self.segments = [name for name in names for _ in range(max(1, n_frames[name] // segment_frames))]
-        self.batches = BucketBatches([segment_frames] * len(self.segments), min(batch_size, len(self.segments)), seed=seed)
+        self.batches = BucketBatches(
+            [segment_frames] * len(self.segments), min(batch_size, len(self.segments)), seed=seed
+        )
 
     @property
     def batch_size(self) -> int:
@@ -190,7 +201,7 @@ class SegmentBatches:
 def collate(segments: Sequence[Segment]) -> SegmentBatch:
     """Segments of one length as a batch."""
     return SegmentBatch(
-        heard=torch.stack([segment.heard for segment in segments])[:, None],
+        input_audio=torch.stack([segment.input_audio for segment in segments])[:, None],
         audio=torch.stack([segment.audio for segment in segments])[:, None],
         f0_hz=torch.stack([segment.f0_hz for segment in segments]),
     )

@@ -27,7 +27,9 @@ class Enhancer:
     Source: so-vits-svc 4.1, modules/enhancer.
     """
 
-    def __init__(self, vocoder: Vocoder, *, sample_rate_hz: int, hop_samples: int, adaptive_key: int = 0) -> None:
+    def __init__(
+        self, vocoder: Vocoder, *, sample_rate_hz: int, hop_samples: int, adaptive_key: int = 0
+    ) -> None:
         self.vocoder = vocoder
         self.sample_rate_hz = sample_rate_hz
         self.hop_s = hop_samples / sample_rate_hz
@@ -35,7 +37,9 @@ class Enhancer:
         self.shifted_hz = 100 * round(rate_hz * 2 ** (adaptive_key / 12) / 100) if adaptive_key else rate_hz
         device = next(vocoder.parameters()).device
         pairs = (rate_hz, self.shifted_hz), (self.shifted_hz, rate_hz)
-        self.stretch, self.shrink = (SincResample(*pair, lowpass_filter_width=FILTER_WIDTH).to(device) for pair in pairs)
+        self.stretch, self.shrink = (
+            SincResample(*pair, lowpass_filter_width=FILTER_WIDTH).to(device) for pair in pairs
+        )
 
     @torch.inference_mode()
     def __call__(self, samples: np.ndarray, f0_hz: np.ndarray, *, noise: Noise | None = None) -> np.ndarray:

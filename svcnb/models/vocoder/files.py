@@ -27,7 +27,10 @@ MAX_UNPACKED_BYTES = 2_000_000_000  # the published vocoder has 57 MB
 
 
 def find_vocoder(
-    named: Path | str | None = None, *, voice_folder: Path | None = None, pretrain_folder: Path | str = Path("pretrain")
+    named: Path | str | None = None,
+    *,
+    voice_folder: Path | None = None,
+    pretrain_folder: Path | str = Path("pretrain"),
 ) -> Path:
     """Path of the vocoder that a voice uses: the first of
 
@@ -41,7 +44,9 @@ def find_vocoder(
     """
     if named is not None:
         if not Path(named).exists():
-            raise VocoderError(f"{named}: no such vocoder; expected a folder with model and config.json, or a released zip")
+            raise VocoderError(
+                f"{named}: no such vocoder; expected a folder with model and config.json, or a released zip"
+            )
         return Path(named)
     pretrain = Path(pretrain_folder)
     folders = [pretrain / PRETRAIN_SUBFOLDER]
@@ -83,7 +88,9 @@ def _read_weights(model_path: Path, named: Path | str) -> dict[str, Tensor]:
     stored = read_checkpoint(model_path)
     if not isinstance(stored.get("generator"), dict):
         keys = sorted(map(str, stored))[:8]
-        raise VocoderError(f"{named} has the keys {keys}, expected 'generator' as in the model of an NSF-HiFiGAN")
+        raise VocoderError(
+            f"{named} has the keys {keys}, expected 'generator' as in the model of an NSF-HiFiGAN"
+        )
     return stored["generator"]
 
 
@@ -91,7 +98,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise VocoderError(f"{path} is not a JSON config ({error}): use the config.json of the vocoder's download") from None
+        raise VocoderError(
+            f"{path} is not a JSON config ({error}): use the config.json of the vocoder's download"
+        ) from None
     if not isinstance(config, dict):
         raise VocoderError(f"{path} holds a {type(config).__name__}, expected the vocoder's settings by name")
     return config
@@ -108,8 +117,13 @@ def _folder_of(path: Path) -> Iterator[tuple[Path, Path]]:
                 raise type(error)(str(error).replace(folder, str(path))) from error
         return
     folder = path.parent if path.is_file() else path
-    models = [path] if path.is_file() else [folder / name for name in MODEL_NAMES if (folder / name).is_file()]
-    missing = [*([] if models else [MODEL_NAMES[0]]), *([] if (folder / CONFIG_NAME).is_file() else [CONFIG_NAME])]
+    models = (
+        [path] if path.is_file() else [folder / name for name in MODEL_NAMES if (folder / name).is_file()]
+    )
+    missing = [
+        *([] if models else [MODEL_NAMES[0]]),
+        *([] if (folder / CONFIG_NAME).is_file() else [CONFIG_NAME]),
+    ]
     if missing:
         absent = " and ".join(str(folder / name) for name in missing)
         raise VocoderError(f"{absent}: no such file. The vocoder's folder holds 'model' and 'config.json'.")
@@ -125,8 +139,10 @@ def _copy_from_zip(path: Path, folder: Path) -> tuple[Path, Path]:
         if member.name in MODEL_NAMES and config is not None:
             found.append((name, config))
     if len(found) != 1:
-        raise VocoderError(f"{path} holds {len(found)} vocoders (model with config.json beside it), expected one: "
-                           "unpack the one you want and name its folder")  # fmt: skip
+        raise VocoderError(
+            f"{path} holds {len(found)} vocoders (model with config.json beside it), expected one: "
+            "unpack the one you want and name its folder"
+        )
     targets = folder / MODEL_NAMES[0], folder / CONFIG_NAME
     unpack(path, dict(zip(found[0], targets, strict=True)), max_bytes=MAX_UNPACKED_BYTES)
     return targets

@@ -54,15 +54,21 @@ class VocoderSettings:
         """Pick the known keys; a missing one is named in a VocoderError."""
         name = config.get("vocoder_name", NSF_HIFIGAN)
         if name not in (NSF_HIFIGAN, FRAME_VOCODER):
-            raise VocoderError(f"vocoder_name {name!r} in the vocoder's config: expected {NSF_HIFIGAN} or {FRAME_VOCODER}")
+            raise VocoderError(
+                f"vocoder_name {name!r} in the vocoder's config: expected {NSF_HIFIGAN} or {FRAME_VOCODER}"
+            )
         if config.get("mini_nsf"):
-            raise VocoderError("this vocoder has a reduced harmonic source (mini_nsf), another network: "
-                               "take nsf_hifigan_20221211.zip, or another release without mini_nsf")  # fmt: skip
+            raise VocoderError(
+                "this vocoder has a reduced harmonic source (mini_nsf), another network: "
+                "take nsf_hifigan_20221211.zip, or another release without mini_nsf"
+            )
         own = ["sampling_rate", "num_mels", "n_fft", "win_size", "hop_size", "fmin", "fmax"]
         shape = [key for key in GeneratorSettings.__dataclass_fields__ if key not in ("snake", "plain_ends")]
         shape = shape if name == NSF_HIFIGAN else ["frame_channels", "frame_blocks"]
         if missing := [key for key in own + shape if key not in config]:
-            raise VocoderError(f"the vocoder's config lacks {', '.join(missing)}: use the config.json of its download")
+            raise VocoderError(
+                f"the vocoder's config lacks {', '.join(missing)}: use the config.json of its download"
+            )
         values = {key: config[key] for key in own} | {"vocoder_name": name}
         sizes = {key: config[key] for key in shape}
         if name == FRAME_VOCODER:

@@ -73,7 +73,7 @@ def train_step(state: TrainState, batch: SegmentBatch) -> dict[str, Tensor]:
     """
     parts: StepParts = state.extras["parts"]
     config = parts.config
-    fake = state.generator(parts.mel(batch.heard), batch.f0_hz, noise=parts.noise).float()
+    fake = state.generator(parts.mel(batch.input_audio), batch.f0_hz, noise=parts.noise).float()
     told: dict[str, Tensor] = {}
     if state.discriminator is not None:
         told["disc"] = losses.losses_of_discriminator(state.discriminator, batch.audio, fake)
@@ -83,7 +83,12 @@ def train_step(state: TrainState, batch: SegmentBatch) -> dict[str, Tensor]:
         terms["stft"] = losses.stft_loss(fake, batch.audio)
     if state.discriminator is not None:
         terms |= losses.losses_against_discriminator(state.discriminator, batch.audio, fake)
-    weights = {"mel": config.c_mel, "stft": config.c_stft, "fm": config.c_adversarial, "gen": config.c_adversarial}
+    weights = {
+        "mel": config.c_mel,
+        "stft": config.c_stft,
+        "fm": config.c_adversarial,
+        "gen": config.c_adversarial,
+    }
     total = torch.stack([weights[name] * loss for name, loss in terms.items()]).sum()
     state.descend(state.optimizer_g, total)
     return {"total": total, **terms, **told}

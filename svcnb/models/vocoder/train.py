@@ -48,7 +48,7 @@ def train(
         settings: how long, how often to save, precision, device.
         config: None takes the small one, or that of the run in the folder.
         base: a vocoder to start from: its folder, its `model` or a released zip.
-        voice: half of the segments are heard as this voice speaks them and shall come out as they were recorded:
+        voice: half of the segments are input_audio as this voice speaks them and shall come out as they were recorded:
             makes an enhancer of the vocoder, for this voice. Spoken clips lie in folder/spoken.
 
     Raises:
@@ -76,10 +76,17 @@ def train(
     clips = VocoderClips(store, takes, in_memory=config.is_small)
     held_out = HeldOut(clips, split.validation, split.training)
     batches = SegmentBatches(
-        clips, split.training, segment_frames=config.segment_frames, batch_size=config.batch_size, seed=config.seed
+        clips,
+        split.training,
+        segment_frames=config.segment_frames,
+        batch_size=config.batch_size,
+        seed=config.seed,
     )
     hooks = FitHooks(
-        save=save_run, validate=held_out.measure, measure=held_out.deciding, sample=partial(publish, held_out=held_out)
+        save=save_run,
+        validate=held_out.measure,
+        measure=held_out.deciding,
+        sample=partial(publish, held_out=held_out),
     )
     return fit(state, batches, train_step, settings, folder=folder, hooks=hooks)
 
@@ -89,7 +96,9 @@ def _config_of_run(folder: Path, wished: Config | None, record: RunRecord | None
         return wished or Config.small()
     earlier = Config.load(folder / CONFIG_NAME)
     if wished is not None and wished.sizes() != earlier.sizes():
-        raise SvcError(f"{folder} holds the training of a vocoder of other sizes: give the same config, or another folder")
+        raise SvcError(
+            f"{folder} holds the training of a vocoder of other sizes: give the same config, or another folder"
+        )
     return earlier
 
 
@@ -177,7 +186,9 @@ class HeldOut:
         for clip, name in enumerate(self.sampled, start=1):
             segment = self.clips.whole(name, take=0 if self.with_voice else None, max_frames=self.max_frames)
             write_reference(folder, clip, Audio(segment.audio.numpy(), rate_hz))
-            write_sample(folder, state.step, clip, Audio(self._resynthesize(state, segment)[0].cpu().numpy(), rate_hz))
+            write_sample(
+                folder, state.step, clip, Audio(self._resynthesize(state, segment)[0].cpu().numpy(), rate_hz)
+            )
 
     @torch.no_grad()
     def _resynthesize(self, state: TrainState, segment: Segment) -> Tensor:
@@ -186,4 +197,4 @@ class HeldOut:
         batch = collate([segment]).to(state.accelerator.device)
         generator = state.accelerator.unwrap_model(state.generator).eval()
         noise = Noise(torch.Generator().manual_seed(NOISE_SEED))
-        return generator(parts.mel(batch.heard), batch.f0_hz, noise=noise)[:, 0].float()
+        return generator(parts.mel(batch.input_audio), batch.f0_hz, noise=noise)[:, 0].float()

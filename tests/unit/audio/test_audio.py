@@ -61,7 +61,9 @@ def test_audio_refuses_two_channels_and_impossible_rates():
 # -------------------------------------------------------------------------------------------- round trips
 
 
-@pytest.mark.parametrize(("suffix", "tolerance"), [(".wav", 2e-5), (".flac", 2e-5), (".ogg", 0.05), (".mp3", 0.05)])
+@pytest.mark.parametrize(
+    ("suffix", "tolerance"), [(".wav", 2e-5), (".flac", 2e-5), (".ogg", 0.05), (".mp3", 0.05)]
+)
 def test_a_minute_of_audio_round_trips_through_every_format(tmp_path, suffix, tolerance):
     audio = tone(60.0)
     back = read_audio(write_audio(tmp_path / f"minute{suffix}", audio))
@@ -78,7 +80,9 @@ def test_writing_what_was_read_changes_nothing(tmp_path, subtype):
     once = read_audio(write_audio(tmp_path / "once.flac", noise, subtype=subtype))
     twice = read_audio(write_audio(tmp_path / "twice.flac", once, subtype=subtype))
     np.testing.assert_array_equal(once.samples, twice.samples)
-    assert np.abs(once.samples - noise.samples).max() <= (1.01 / 32768 if subtype == "PCM_16" else 1.3 / 2**23)
+    assert np.abs(once.samples - noise.samples).max() <= (
+        1.01 / 32768 if subtype == "PCM_16" else 1.3 / 2**23
+    )
 
 
 def test_samples_beyond_full_scale_are_clipped_not_wrapped(tmp_path):
@@ -112,10 +116,22 @@ def test_a_video_soundtrack_is_decoded_by_ffmpeg(tmp_path):
     assert audio.slice_s(0.2, 0.8).peak == pytest.approx(0.5, abs=0.05)  # AAC rings where a tone breaks off
 
 
-@pytest.mark.parametrize("name", [
-    "two words.flac", "it's \"quoted\".flac", "歌声.flac", "🎤🎶.flac", "#$()&;%.flac", "-rf.flac", "שיר.flac",
-    "cafe\u0301.flac", "voice2.flac", "x" * 250 + ".flac", "声" * 83 + ".flac",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "two words.flac",
+        'it\'s "quoted".flac',
+        "歌声.flac",
+        "🎤🎶.flac",
+        "#$()&;%.flac",
+        "-rf.flac",
+        "שיר.flac",
+        "cafe\u0301.flac",
+        "voice2.flac",
+        "x" * 250 + ".flac",
+        "声" * 83 + ".flac",
+    ],
+)
 def test_any_file_name_works(tmp_path, name):
     path = write_audio(tmp_path / name, tone(0.1))
     assert read_audio(path).n_samples == 4410
@@ -204,8 +220,17 @@ def test_player_bytes_are_a_small_playable_file(format):
 
 
 def test_audio_files_come_in_natural_order_without_hidden_ones(tmp_path):
-    for name in ("b/take10.wav", "b/take2.wav", "a.MP3", ".hidden.wav", ".ipynb_checkpoints/x.wav", "__MACOSX/y.wav",
-                 "Thumbs.db", "notes.txt", "c/film.mkv"):  # fmt: skip
+    for name in (
+        "b/take10.wav",
+        "b/take2.wav",
+        "a.MP3",
+        ".hidden.wav",
+        ".ipynb_checkpoints/x.wav",
+        "__MACOSX/y.wav",
+        "Thumbs.db",
+        "notes.txt",
+        "c/film.mkv",
+    ):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
@@ -220,9 +245,13 @@ def test_audio_files_come_in_natural_order_without_hidden_ones(tmp_path):
 
 
 @pytest.mark.parametrize("n_samples", [1, 7, 1000, 44100, 44101, 99999])
-@pytest.mark.parametrize(("from_hz", "to_hz"), [(44100, 16000), (16000, 44100), (48000, 44100), (22050, 44100)])
+@pytest.mark.parametrize(
+    ("from_hz", "to_hz"), [(44100, 16000), (16000, 44100), (48000, 44100), (22050, 44100)]
+)
 def test_resampled_length_is_exact(n_samples, from_hz, to_hz):
-    assert len(resample_samples(np.ones(n_samples, np.float32), from_hz, to_hz)) == round(n_samples * to_hz / from_hz)
+    assert len(resample_samples(np.ones(n_samples, np.float32), from_hz, to_hz)) == round(
+        n_samples * to_hz / from_hz
+    )
 
 
 def test_resampling_keeps_the_tone_and_its_timing():

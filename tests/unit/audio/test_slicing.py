@@ -33,7 +33,9 @@ SETTINGS = CutSettings(sample_rate_hz=RATE_HZ)
 def bursts(*parts: tuple[float, float], rate_hz: int = RATE_HZ, seed: int = 0) -> np.ndarray:
     """Noise of (level, seconds) one after the other, float32."""
     noise = np.random.default_rng(seed)
-    return np.concatenate([noise.standard_normal(round(rate_hz * s)) * level for level, s in parts]).astype(np.float32)
+    return np.concatenate([noise.standard_normal(round(rate_hz * s)) * level for level, s in parts]).astype(
+        np.float32
+    )
 
 
 def record(path: Path, *parts: tuple[float, float], rate_hz: int = RATE_HZ, seed: int = 0) -> Path:
@@ -50,24 +52,36 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 def test_slices_of_the_known_signal_are_at_the_known_samples():
     noise = np.random.RandomState(0)
     rate_hz = 44100
-    samples = np.concatenate([
-        noise.randn(6 * rate_hz) * 0.1, np.zeros(rate_hz), noise.randn(6 * rate_hz) * 0.1,
-        np.zeros(12 * rate_hz), noise.randn(3 * rate_hz) * 0.1,
-    ])  # fmt: skip
+    samples = np.concatenate(
+        [
+            noise.randn(6 * rate_hz) * 0.1,
+            np.zeros(rate_hz),
+            noise.randn(6 * rate_hz) * 0.1,
+            np.zeros(12 * rate_hz),
+            noise.randn(3 * rate_hz) * 0.1,
+        ]
+    )
     found = [(part.start, part.end, part.silent) for part in find_slices(samples, rate_hz)]
     assert found == [
-        (0, 266364, False), (266364, 575064, False), (575064, 881118, True), (881118, 1234800, False),
-    ]  # fmt: skip
+        (0, 266364, False),
+        (266364, 575064, False),
+        (575064, 881118, True),
+        (881118, 1234800, False),
+    ]
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_slices_cover_everything_once(seed):
     choose = np.random.default_rng(seed)
-    parts = [(float(choose.choice([0.2, 0.05, 1e-5, 0.0])), float(choose.uniform(0.01, 9.0))) for _ in range(8)]
+    parts = [
+        (float(choose.choice([0.2, 0.05, 1e-5, 0.0])), float(choose.uniform(0.01, 9.0))) for _ in range(8)
+    ]
     rate_hz = int(choose.choice([8000, 11025, 16000]))
     samples = bursts(*parts, rate_hz=rate_hz, seed=seed)
-    settings = SliceSettings(min_length_ms=float(choose.choice([500, 2000, 5000])),
-                             max_kept_silence_ms=float(choose.choice([200, 1000, 5000])))  # fmt: skip
+    settings = SliceSettings(
+        min_length_ms=float(choose.choice([500, 2000, 5000])),
+        max_kept_silence_ms=float(choose.choice([200, 1000, 5000])),
+    )
     slices = find_slices(samples, rate_hz, settings)
     assert (slices[0].start, slices[-1].end) == (0, len(samples))
     assert all(a.end == b.start for a, b in zip(slices, slices[1:], strict=False))
@@ -148,10 +162,15 @@ def test_clips_keep_a_little_silence_at_their_ends():
     assert 5.19 <= clip.end / RATE_HZ <= 5.23
 
 
-@pytest.mark.parametrize(("setting", "message"), [
-    ({"max_clip_s": 1.5}, "at least twice min_clip_s"), ({"level": "loud"}, r"level \(--level\) is .loud.: expected .off., .peak. or .lufs."),
-    ({"threshold_db": 3.0}, "expected from -100 to -1"), ({"sample_rate_hz": 100}, "8000 to 192000"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"max_clip_s": 1.5}, "at least twice min_clip_s"),
+        ({"level": "loud"}, r"level \(--level\) is .loud.: expected .off., .peak. or .lufs."),
+        ({"threshold_db": 3.0}, "expected from -100 to -1"),
+        ({"sample_rate_hz": 100}, "8000 to 192000"),
+    ],
+)
 def test_impossible_cut_settings_are_named(setting, message):
     with pytest.raises(SettingsError, match=message):
         CutSettings(**setting)
@@ -167,8 +186,11 @@ def test_a_folder_of_speakers_becomes_clips_and_a_report(tmp_path):
     assert set(report.kept_s) == {"ada", "bruno"}
     assert report.kept_s["ada"] == pytest.approx(19.4, abs=0.1)
     assert [path.relative_to(tmp_path).as_posix() for path in report.clips] == [
-        "clips/ada/one_001.flac", "clips/ada/one_002.flac", "clips/ada/one_003.flac", "clips/bruno/two_001.flac",
-    ]  # fmt: skip
+        "clips/ada/one_001.flac",
+        "clips/ada/one_002.flac",
+        "clips/ada/one_003.flac",
+        "clips/bruno/two_001.flac",
+    ]
     assert all(read_audio(path).sample_rate_hz == RATE_HZ for path in report.clips)
     for start_s, end_s, path in report.files[0].clips:
         assert read_audio(path).duration_s == pytest.approx(end_s - start_s, abs=1e-4)
@@ -187,7 +209,9 @@ def test_clips_are_the_samples_of_the_recording(tmp_path):
     source = record(tmp_path / "raw/ada/one.wav", (0.0, 1.0), (0.2, 3.0), (0.0, 1.0))
     report = cut_folder(tmp_path / "raw", tmp_path / "clips", SETTINGS)
     ((start_s, end_s, path),) = report.files[0].clips
-    np.testing.assert_array_equal(read_audio(path).samples, read_audio(source).slice_s(start_s, end_s).samples)
+    np.testing.assert_array_equal(
+        read_audio(path).samples, read_audio(source).slice_s(start_s, end_s).samples
+    )
 
 
 def test_two_runs_write_the_same_and_the_second_reuses(tmp_path):
@@ -214,7 +238,9 @@ def test_other_settings_a_changed_or_a_removed_recording_leave_no_stale_clip(tmp
     record(tmp_path / "raw/ada/a.wav", (0.2, 3.0))
     (tmp_path / "raw/ada/b.wav").unlink()
     report = cut_folder(tmp_path / "raw", tmp_path / "clips", SETTINGS)
-    assert sorted((tmp_path / "clips/ada").glob("*.flac")) == report.clips == [tmp_path / "clips/ada/a_001.flac"]
+    assert (
+        sorted((tmp_path / "clips/ada").glob("*.flac")) == report.clips == [tmp_path / "clips/ada/a_001.flac"]
+    )
     assert report.kept_s["ada"] == pytest.approx(3.0, abs=0.05)
 
 
@@ -285,7 +311,9 @@ def test_nothing_usable_is_an_error_that_names_the_fix(tmp_path):
     with pytest.raises(SlicingError, match=r"no audio files; put wav, flac, mp3"):
         cut_folder(tmp_path / "raw", tmp_path / "clips")
     (tmp_path / "raw/ada/bad.wav").write_text("no")
-    with pytest.raises(SlicingError, match=r"none of 1 audio files gave a clip; first: bad.wav: not readable"):
+    with pytest.raises(
+        SlicingError, match=r"none of 1 audio files gave a clip; first: bad.wav: not readable"
+    ):
         cut_folder(tmp_path / "raw", tmp_path / "clips")
     with pytest.raises(SlicingError, match="choose another folder"):
         cut_folder(tmp_path / "raw", tmp_path / "raw" / "clips")
@@ -309,7 +337,7 @@ def test_equal_stems_do_not_overwrite_each_other(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["two words", "it's \"quoted\" [1]", "歌声", "🎤🎶", "#$()&;%", "x" * 200, "声" * 83, "voice2"]
+    "name", ["two words", 'it\'s "quoted" [1]', "歌声", "🎤🎶", "#$()&;%", "x" * 200, "声" * 83, "voice2"]
 )
 def test_any_file_and_speaker_name_works(tmp_path, name):
     record(tmp_path / "raw" / name[:60] / f"{name}.wav", (0.2, 2.0))
@@ -322,7 +350,9 @@ def test_any_file_and_speaker_name_works(tmp_path, name):
 def test_clipping_and_noise_are_measured(tmp_path):
     write_audio(tmp_path / "raw/ada/hot.wav", Audio(np.clip(10 * bursts((0.2, 3.0)), -1, 1), RATE_HZ))
     record(tmp_path / "raw/ada/clean.wav", (1e-3, 1.0), (0.1, 3.0), (1e-3, 1.0))
-    files = {cuts.source.stem: cuts for cuts in cut_folder(tmp_path / "raw", tmp_path / "clips", SETTINGS).files}
+    files = {
+        cuts.source.stem: cuts for cuts in cut_folder(tmp_path / "raw", tmp_path / "clips", SETTINGS).files
+    }
     assert files["hot"].clipped_ratio > 0.5 and files["clean"].clipped_ratio == 0
     assert files["clean"].noise_floor_db == pytest.approx(-60, abs=2)
     assert files["clean"].snr_db == pytest.approx(40, abs=3)

@@ -27,7 +27,9 @@ def mel80() -> MelSpectrogram:
 
 @pytest.fixture(scope="module")
 def mel128() -> VocoderMel:
-    return VocoderMel(sample_rate_hz=RATE_HZ, n_fft=2048, hop_samples=512, n_mels=128, fmin_hz=40, fmax_hz=16000)
+    return VocoderMel(
+        sample_rate_hz=RATE_HZ, n_fft=2048, hop_samples=512, n_mels=128, fmin_hz=40, fmax_hz=16000
+    )
 
 
 # ---------------------------------------------------------------------------------------- known values
@@ -164,7 +166,9 @@ def test_frame_rms_is_librosas():
     noise = np.random.default_rng(0).standard_normal(50000).astype(np.float32)
     for window, hop in ((3528, 882), (1764, 441), (RATE_HZ, 22050)):
         reference = librosa.feature.rms(y=noise, frame_length=window, hop_length=hop, pad_mode="constant")[0]
-        np.testing.assert_allclose(frame_rms(noise, window_samples=window, hop_samples=hop), reference, rtol=1e-6)
+        np.testing.assert_allclose(
+            frame_rms(noise, window_samples=window, hop_samples=hop), reference, rtol=1e-6
+        )
 
 
 def test_a_ratio_of_one_keeps_the_loudness(tone):

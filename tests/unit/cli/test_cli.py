@@ -37,7 +37,9 @@ def told(capsys: pytest.CaptureFixture, *arguments: object, code: int = cli.EXIT
         assert cli.main([str(argument) for argument in arguments]) == code
     except SystemExit as stopped:  # the parser's own
         assert stopped.code == code
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error:", "Traceback"))]
+    lines = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith(("error:", "Traceback"))
+    ]
     assert len(lines) == 1 and lines[0].startswith("error: "), lines
     return lines[0]
 
@@ -129,16 +131,22 @@ def test_features_tells_the_predictors_there_are(tmp_path: Path, capsys) -> None
 
 def test_features_tells_a_config_that_is_none(tmp_path: Path, capsys) -> None:
     write_tone(tmp_path / "clips" / "me" / "a.flac")
-    assert "config.json" in told(capsys, "features", tmp_path / "clips", tmp_path / "f", "--config", tmp_path / "no.json")
+    assert "config.json" in told(
+        capsys, "features", tmp_path / "clips", tmp_path / "f", "--config", tmp_path / "no.json"
+    )
     (tmp_path / "list.json").write_text("[1, 2]")
-    assert "list.json" in told(capsys, "features", tmp_path / "clips", tmp_path / "f", "--config", tmp_path / "list.json")
+    assert "list.json" in told(
+        capsys, "features", tmp_path / "clips", tmp_path / "f", "--config", tmp_path / "list.json"
+    )
 
 
 def test_train_tells_missing_features_and_wrong_values(tmp_path: Path, capsys) -> None:
     assert "nowhere" in told(capsys, "train", tmp_path / "nowhere", tmp_path / "voice", "--max_steps", 1)
     line = told(capsys, "train", tmp_path / "nowhere", tmp_path / "voice", "--precision", "int8")
     assert "precision" in line and "fp16" in line
-    assert "validate_every_steps" in told(capsys, "train", tmp_path, tmp_path / "voice", "--validate_every_steps", 0)
+    assert "validate_every_steps" in told(
+        capsys, "train", tmp_path, tmp_path / "voice", "--validate_every_steps", 0
+    )
     assert not files_below(tmp_path / "voice")
 
 
@@ -169,7 +177,9 @@ def song(tmp_path: Path) -> Path:
     return write_tone(tmp_path / "a song (1) & more.wav")
 
 
-def test_convert_writes_a_result_as_long_as_the_source(voice: Path, song: Path, tmp_path: Path, capsys) -> None:
+def test_convert_writes_a_result_as_long_as_the_source(
+    voice: Path, song: Path, tmp_path: Path, capsys
+) -> None:
     arguments = ["convert", voice, song, "-t", "0", "-f0p", "dio", "-o", tmp_path / "out", "-wf", "wav"]
     assert cli.main([str(argument) for argument in arguments]) == 0
     (result,) = files_below(tmp_path / "out")
@@ -180,8 +190,36 @@ def test_convert_writes_a_result_as_long_as_the_source(voice: Path, song: Path, 
 
 
 def test_convert_takes_so_vits_flags(voice: Path, song: Path, tmp_path: Path) -> None:
-    arguments = ["convert", "-m", voice / "G_0.pth", "-c", voice / "config.json", "-n", song, "-s", "ada", "-t", "3"]
-    arguments += ["-f0p", "dio", "-sd", "-50", "-ns", "0.2", "-p", "0.1", "-cl", "1", "-lg", "0.1", "-lgr", "0.5", "-fmp"]
+    arguments = [
+        "convert",
+        "-m",
+        voice / "G_0.pth",
+        "-c",
+        voice / "config.json",
+        "-n",
+        song,
+        "-s",
+        "ada",
+        "-t",
+        "3",
+    ]
+    arguments += [
+        "-f0p",
+        "dio",
+        "-sd",
+        "-50",
+        "-ns",
+        "0.2",
+        "-p",
+        "0.1",
+        "-cl",
+        "1",
+        "-lg",
+        "0.1",
+        "-lgr",
+        "0.5",
+        "-fmp",
+    ]
     assert cli.main([str(argument) for argument in [*arguments, "-o", tmp_path / "out"]]) == 0
     assert len(files_below(tmp_path / "out")) == 1
 
@@ -206,8 +244,12 @@ def test_convert_tells_the_predictors_there_are(voice: Path, song: Path, tmp_pat
     assert all(name in line for name in ("swipe", "fcpe", "rmvpe", "crepe", "dio", "harvest", "pm"))
 
 
-@pytest.mark.parametrize(("flag", "value"), [("-ft", 3), ("-lgr", 0), ("-wf", "aac"), ("-sd", 20), ("-ns", -1)])
-def test_convert_tells_values_out_of_range_with_their_flag(flag, value, voice: Path, song: Path, capsys) -> None:
+@pytest.mark.parametrize(
+    ("flag", "value"), [("-ft", 3), ("-lgr", 0), ("-wf", "aac"), ("-sd", 20), ("-ns", -1)]
+)
+def test_convert_tells_values_out_of_range_with_their_flag(
+    flag, value, voice: Path, song: Path, capsys
+) -> None:
     line = told(capsys, "convert", voice, song, flag, value)
     assert flag in line and str(value) in line
 
@@ -231,7 +273,17 @@ def test_convert_tells_a_config_that_does_not_fit(voice: Path, song: Path, tmp_p
     stored = json.loads((voice / "config.json").read_text())
     stored["model"]["hidden_channels"] = 64
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    line = told(capsys, "convert", "-m", voice / "G_0.pth", "-c", tmp_path / "config.json", song, "-o", tmp_path / "out")
+    line = told(
+        capsys,
+        "convert",
+        "-m",
+        voice / "G_0.pth",
+        "-c",
+        tmp_path / "config.json",
+        song,
+        "-o",
+        tmp_path / "out",
+    )
     assert "hidden_channels" in line and "64" in line
     assert not files_below(tmp_path / "out")
 
@@ -246,7 +298,9 @@ class Evil:
         return os.system, (f"touch '{self.trace}'",)
 
 
-def test_convert_refuses_a_checkpoint_that_would_run_code(voice: Path, song: Path, tmp_path: Path, capsys) -> None:
+def test_convert_refuses_a_checkpoint_that_would_run_code(
+    voice: Path, song: Path, tmp_path: Path, capsys
+) -> None:
     trace, folder = tmp_path / "trace", tmp_path / "evil"
     folder.mkdir()
     (folder / "config.json").write_bytes((voice / "config.json").read_bytes())
@@ -278,22 +332,47 @@ def pulled(tmp_path: Path) -> tuple[Path, Path]:
     return write_features(tmp_path / "features"), write_voice(tmp_path / "voice")
 
 
-def test_cluster_and_index_make_what_convert_then_uses(pulled: tuple[Path, Path], song: Path, tmp_path: Path, capsys) -> None:
+def test_cluster_and_index_make_what_convert_then_uses(
+    pulled: tuple[Path, Path], song: Path, tmp_path: Path, capsys
+) -> None:
     features, voice = pulled
     assert cli.main(["cluster", str(features), str(voice), "--n_centers", "30", "--seed", "2"]) == 0
     assert "ada: 30 vectors of 240 frames, mean squared distance" in capsys.readouterr().out
     assert cli.main(["index", str(features), str(voice)]) == 0
     assert "bob: 240 vectors of 240 frames" in capsys.readouterr().out
-    convert = ["convert", str(voice), str(song), "-f0p", "dio", "-o", str(tmp_path / "out"), "-wf", "wav", "-s", "bob"]
-    for options in ([], ["-cr", "1"], ["-cr", "0.5", "-fr"], ["-cr", "1", "-fr", "-cm", str(voice / "feature_and_index.pkl")]):
+    convert = [
+        "convert",
+        str(voice),
+        str(song),
+        "-f0p",
+        "dio",
+        "-o",
+        str(tmp_path / "out"),
+        "-wf",
+        "wav",
+        "-s",
+        "bob",
+    ]
+    for options in (
+        [],
+        ["-cr", "1"],
+        ["-cr", "0.5", "-fr"],
+        ["-cr", "1", "-fr", "-cm", str(voice / "feature_and_index.pkl")],
+    ):
         assert cli.main([*convert, *options]) == 0
     names = [path.name.removeprefix(song.name) for path in files_below(tmp_path / "out")]
-    assert names == ["_0key_bob_0.5_sovits_dio.wav", "_0key_bob_1.0_sovits_dio.wav", "_0key_bob_sovits_dio.wav"]
+    assert names == [
+        "_0key_bob_0.5_sovits_dio.wav",
+        "_0key_bob_1.0_sovits_dio.wav",
+        "_0key_bob_sovits_dio.wav",
+    ]
     sounds = [soundfile.read(path)[0] for path in files_below(tmp_path / "out")]
     assert not any(np.array_equal(a, b) for a, b in itertools.combinations(sounds, 2))
 
 
-def test_convert_tells_missing_centres_before_it_reads_a_recording(pulled: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+def test_convert_tells_missing_centres_before_it_reads_a_recording(
+    pulled: tuple[Path, Path], tmp_path: Path, capsys
+) -> None:
     voice, broken = pulled[1], make_unusable("text", tmp_path / "broken.wav")
     line = told(capsys, "convert", voice, broken, broken, "-cr", 0.5, "-f0p", "dio", "-o", tmp_path / "out")
     assert "kmeans*.pt" in line and "svcnb cluster FEATURES" in line and "broken" not in line
@@ -317,7 +396,9 @@ def test_convert_takes_the_checkpoint_that_is_asked_for(song: Path, tmp_path: Pa
     (voice / "G_9.pth").write_bytes(b"cut off")
     saved = [SavedCheckpoint(step=9, files=["G_9.pth"])]
     best = BestCheckpoint(step=5, measure="mel", value=1.0)
-    RunRecord(step=9, epoch=1, batch=0, seconds=1, checkpoints=saved, best=best, schedules={}, scaler=None, rng={}).save(voice)
+    RunRecord(
+        step=9, epoch=1, batch=0, seconds=1, checkpoints=saved, best=best, schedules={}, scaler=None, rng={}
+    ).save(voice)
     convert = ["convert", str(voice), str(song), "-f0p", "dio", "-o", str(tmp_path / "out")]
     assert cli.main(convert) == 0
     assert "G_9.pth" in told(capsys, *convert, "--checkpoint", "newest")
@@ -362,7 +443,9 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(["demo"])
 
 
-def test_one_bad_recording_does_not_keep_the_others_from_being_converted(voice: Path, song: Path, tmp_path: Path, capsys) -> None:
+def test_one_bad_recording_does_not_keep_the_others_from_being_converted(
+    voice: Path, song: Path, tmp_path: Path, capsys
+) -> None:
     bad = tmp_path / "bad.wav"
     bad.write_text("not audio")
     message = told(capsys, "convert", voice, bad, song, "-f0p", "dio", "-o", tmp_path / "out")
@@ -375,5 +458,7 @@ def test_recordings_of_the_same_name_do_not_overwrite_each_other(voice: Path, tm
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         songs.append(write_tone(tmp_path / folder / "x.wav"))
-    assert cli.main(["convert", str(voice), *map(str, songs), "-f0p", "dio", "-o", str(tmp_path / "out")]) == 0
+    assert (
+        cli.main(["convert", str(voice), *map(str, songs), "-f0p", "dio", "-o", str(tmp_path / "out")]) == 0
+    )
     assert len(files_below(tmp_path / "out")) == 2

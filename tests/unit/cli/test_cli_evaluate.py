@@ -33,24 +33,41 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, *more: object) -> int:
-    given = ["evaluate", folder / "voice", "--target", folder / "ada", "--sources", folder / "bruno", "-d", "cpu", *more]
+    given = [
+        "evaluate",
+        folder / "voice",
+        "--target",
+        folder / "ada",
+        "--sources",
+        folder / "bruno",
+        "-d",
+        "cpu",
+        *more,
+    ]
     return cli.main([str(argument) for argument in given])
 
 
-@pytest.mark.parametrize(("wrong", "told"), [
-    (("--target", "nowhere"), "nowhere"),
-    (("--sources", "nowhere"), "nowhere"),
-    (("-s", "eve"), "eve"),
-    (("--transposition", "up"), "transposition"),
-    (("-cr", "0.5"), "cluster"),
-    (("--checkpoint", "worst"), "worst"),
-])  # fmt: skip
-def test_a_wrong_input_is_told_in_one_line_and_leaves_nothing(wrong: tuple, told: str, folder: Path, tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (("--target", "nowhere"), "nowhere"),
+        (("--sources", "nowhere"), "nowhere"),
+        (("-s", "eve"), "eve"),
+        (("--transposition", "up"), "transposition"),
+        (("-cr", "0.5"), "cluster"),
+        (("--checkpoint", "worst"), "worst"),
+    ],
+)
+def test_a_wrong_input_is_told_in_one_line_and_leaves_nothing(
+    wrong: tuple, told: str, folder: Path, tmp_path: Path, capsys
+) -> None:
     try:
         assert run(folder, *wrong, "-o", tmp_path / "out") == cli.EXIT_USER_ERROR
     except SystemExit as stopped:  # the parser's own
         assert stopped.code == cli.EXIT_USER_ERROR
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error:", "Traceback"))]
+    lines = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith(("error:", "Traceback"))
+    ]
     assert len(lines) == 1 and lines[0].startswith("error: ") and told in lines[0]
     assert not (tmp_path / "out").exists()
 
@@ -65,7 +82,10 @@ def test_figures_advice_and_page_come_out(folder: Path, tmp_path: Path, capsys) 
     assert printed.splitlines()[-1] == str(out / "evaluation.html")
     stored = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     assert stored["sources"][0]["words_source"]["n_words"] == 7 and stored["target"]["n_recordings"] == 2
-    assert 0 < stored["sources"][0]["similarity_source"] < 0.9 and stored["copies"][0]["copy"]["distance"]["mean_db"] > 6
+    assert (
+        0 < stored["sources"][0]["similarity_source"] < 0.9
+        and stored["copies"][0]["copy"]["distance"]["mean_db"] > 6
+    )
     shutil.rmtree(out / "converted")
     assert run(folder, "-o", out, "--n_copies", 1) == 0  # the missing sound is made again
     assert (out / stored["sources"][0]["file"]).is_file()

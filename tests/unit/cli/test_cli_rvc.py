@@ -32,7 +32,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_recordings(folder / "raw", seconds=(2.0, 3.0, 2.5))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rvc.Config, "small", classmethod(lambda cls: TINY))
-        train = ["rvc", "train", str(folder / "raw"), str(folder / "me"), "--max_steps", "3", "--f0_method", "dio", "-d", "cpu"]
+        train = [
+            "rvc",
+            "train",
+            str(folder / "raw"),
+            str(folder / "me"),
+            "--max_steps",
+            "3",
+            "--f0_method",
+            "dio",
+            "-d",
+            "cpu",
+        ]
         assert cli.main(train) == 0
     write_audio(folder / "song.wav", sung(1.5, f0_hz=300))
     return folder
@@ -45,11 +56,24 @@ def small_model(folder: Path, name: str, *, seed: int = 0) -> Path:
     return write_small_model(folder / f"{name}.pth", SmallModel.of(state, config, info=f"{name}'s"))
 
 
-def test_train_tells_what_it_left_out_and_leaves_a_voice(trained: Path, capsys: pytest.CaptureFixture) -> None:
+def test_train_tells_what_it_left_out_and_leaves_a_voice(
+    trained: Path, capsys: pytest.CaptureFixture
+) -> None:
     (trained / "raw" / "notes.txt").write_text("no sound")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rvc.Config, "small", classmethod(lambda cls: TINY))
-        command = ["rvc", "train", str(trained / "raw"), str(trained / "me"), "--max_steps", "3", "--f0_method", "dio", "-d", "cpu"]
+        command = [
+            "rvc",
+            "train",
+            str(trained / "raw"),
+            str(trained / "me"),
+            "--max_steps",
+            "3",
+            "--f0_method",
+            "dio",
+            "-d",
+            "cpu",
+        ]
         assert cli.main(command) == 2  # other recordings than those it was cut from
         assert "overwrite" in capsys.readouterr().err
         assert cli.main([*command, "--overwrite"]) == 0
@@ -60,7 +84,18 @@ def test_train_tells_what_it_left_out_and_leaves_a_voice(trained: Path, capsys: 
 
 def test_convert_writes_a_song_as_long_as_it_was(trained: Path, capsys: pytest.CaptureFixture) -> None:
     out = trained / "out"
-    command = ["rvc", "convert", str(trained / "me"), str(trained / "song.wav"), "-t", "3", "--f0_method", "dio", "-o", str(out)]
+    command = [
+        "rvc",
+        "convert",
+        str(trained / "me"),
+        str(trained / "song.wav"),
+        "-t",
+        "3",
+        "--f0_method",
+        "dio",
+        "-o",
+        str(out),
+    ]
     assert cli.main([*command, "--wav_format", "wav"]) == 0
     path = out / "song.wav_3key_me_0.75_rvc_dio.wav"
     assert capsys.readouterr().out.strip() == str(path)
@@ -70,7 +105,18 @@ def test_convert_writes_a_song_as_long_as_it_was(trained: Path, capsys: pytest.C
 
 
 def test_the_general_commands_take_rvc_voices_too(trained: Path) -> None:
-    command = ["convert", str(trained / "me"), str(trained / "song.wav"), "-f0p", "dio", "-cr", "0.5", "-fr", "-o", str(trained / "o2")]
+    command = [
+        "convert",
+        str(trained / "me"),
+        str(trained / "song.wav"),
+        "-f0p",
+        "dio",
+        "-cr",
+        "0.5",
+        "-fr",
+        "-o",
+        str(trained / "o2"),
+    ]
     assert cli.main(command) == 0
     assert (trained / "o2" / "song.wav_0key_me_0.5_rvc_dio.flac").is_file()
     assert cli.main([*command, "-eh"]) == 2
@@ -94,17 +140,30 @@ def test_small_models_are_told_changed_and_merged(tmp_path: Path, capsys: pytest
 def test_a_small_model_is_extracted(tmp_path: Path) -> None:
     config = tiny_rvc_config("v2")
     config.save(tmp_path / "config.json")
-    write_rvc_checkpoint(tmp_path / "G_10.pth", RvcCheckpoint(rvc.build(config).generator.state_dict(), 1, None, 1e-4))
-    assert cli.main(["rvc", "extract", str(tmp_path / "G_10.pth"), str(tmp_path / "me.pth"), "--info", "ten steps"]) == 0
+    write_rvc_checkpoint(
+        tmp_path / "G_10.pth", RvcCheckpoint(rvc.build(config).generator.state_dict(), 1, None, 1e-4)
+    )
+    assert (
+        cli.main(
+            ["rvc", "extract", str(tmp_path / "G_10.pth"), str(tmp_path / "me.pth"), "--info", "ten steps"]
+        )
+        == 0
+    )
     assert read_small_model(tmp_path / "me.pth").info == "ten steps"
 
 
-def test_an_exported_graph_has_rvcs_inputs_and_sings_the_same(trained: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_exported_graph_has_rvcs_inputs_and_sings_the_same(
+    trained: Path, capsys: pytest.CaptureFixture
+) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
     path = trained / "me.onnx"
     assert cli.main(["rvc", "onnx", str(trained / "me"), str(path), "--check"]) == 0
-    deviations = [float(line.split(" by ")[1].split()[0]) for line in capsys.readouterr().out.splitlines() if " by " in line]
+    deviations = [
+        float(line.split(" by ")[1].split()[0])
+        for line in capsys.readouterr().out.splitlines()
+        if " by " in line
+    ]
     assert len(deviations) == 2 and max(deviations) < 1e-4
     inputs = [node.name for node in onnxruntime.InferenceSession(str(path)).get_inputs()]
     assert inputs == ["phone", "phone_lengths", "pitch", "pitchf", "ds", "rnd"]

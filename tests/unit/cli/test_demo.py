@@ -37,13 +37,23 @@ def conversion(tone: Audio, tmp_path: Path, *, correlation: float) -> Conversion
     track = F0Track(np.full(86, 200.0), 0.0116)
     pitch = PitchComparison(correlation, 0.0, 5.0, 0.0, 0.01, 80)
     return Conversion(
-        name="a", settings=ConversionSettings(), source=tone, result=tone, melodies=F0Pair(track, track), sung=False,
-        path=tmp_path / "a.flac", figures=ConversionReport(0.8, 0.5, pitch),
-    )  # fmt: skip
+        name="a",
+        settings=ConversionSettings(),
+        source=tone,
+        result=tone,
+        melodies=F0Pair(track, track),
+        sung=False,
+        path=tmp_path / "a.flac",
+        figures=ConversionReport(0.8, 0.5, pitch),
+    )
 
 
-@pytest.mark.parametrize("suggested, sung, moved", [(12, False, 12), (7, False, 7), (7, True, 12), (2, True, 0), (None, False, 0)])
-def test_songs_move_by_octaves_and_speech_by_semitones(suggested: int | None, sung: bool, moved: float) -> None:
+@pytest.mark.parametrize(
+    "suggested, sung, moved", [(12, False, 12), (7, False, 7), (7, True, 12), (2, True, 0), (None, False, 0)]
+)
+def test_songs_move_by_octaves_and_speech_by_semitones(
+    suggested: int | None, sung: bool, moved: float
+) -> None:
     assert choose_transposition(suggested, sung=sung) == moved
 
 
@@ -56,11 +66,15 @@ def test_report_keys_are_the_agreed_ones_and_valid_json(tone: Audio, tmp_path: P
     json.dumps(report, allow_nan=False)
 
 
-def test_figures_without_the_base_stand_beside_those_with_it_and_nowhere_else(tone: Audio, tmp_path: Path) -> None:
+def test_figures_without_the_base_stand_beside_those_with_it_and_nowhere_else(
+    tone: Audio, tmp_path: Path
+) -> None:
     done = [conversion(tone, tmp_path, correlation=0.9)]
     with_base = DemoSettings(demo_folder=tmp_path)
     assert _rows_without_base(done, with_base) == []
-    stored = _figures(done, Training(600, 5.0, tmp_path / "history.jsonl"), 61.0) | {"command": "svcnb demo --base none"}
+    stored = _figures(done, Training(600, 5.0, tmp_path / "history.jsonl"), 61.0) | {
+        "command": "svcnb demo --base none"
+    }
     (tmp_path / "without_base.json").write_text(json.dumps(stored))
     ((_, figure, meaning),) = _rows_without_base(done, with_base)
     assert figure == "0.80" and "600 steps" in meaning and "svcnb demo --base none" in meaning
@@ -92,7 +106,9 @@ def test_a_page_is_one_file_that_loads_nothing_from_elsewhere(tone: Audio, tmp_p
     text = page.write(tmp_path / "new" / "report.html").read_text(encoding="utf-8")
     assert "Voices &lt;&amp;&gt;" in text and "<b>high" not in text
     links = re.findall(r'(?:src|href)="([^"]{0,30})', text)
-    assert len(links) == 2 and all(link.startswith(("data:audio/mpeg;base64,", "data:image/png;base64,")) for link in links)
+    assert len(links) == 2 and all(
+        link.startswith(("data:audio/mpeg;base64,", "data:image/png;base64,")) for link in links
+    )
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.html"]
 
 

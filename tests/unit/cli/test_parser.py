@@ -49,8 +49,15 @@ def test_every_option_has_help_with_its_unit_and_choices_where_there_are(name: s
         action = parser._option_string_actions[flag]
         assert action.dest == option.name and action.help != argparse.SUPPRESS or flag in option.aliases
         if option.choices and not option.is_open:
-            assert set(action.choices) == set(option.choices) and set(action.metavar[1:-1].split(",")) == set(option.choices)
-        assert not option.default_text or option.kind is bool or flag in option.aliases or option.default_text.replace("`", "") in action.help
+            assert set(action.choices) == set(option.choices) and set(action.metavar[1:-1].split(",")) == set(
+                option.choices
+            )
+        assert (
+            not option.default_text
+            or option.kind is bool
+            or flag in option.aliases
+            or option.default_text.replace("`", "") in action.help
+        )
 
 
 @pytest.mark.parametrize("name", commands())
@@ -65,16 +72,31 @@ def test_every_command_has_two_examples_that_parse(name: str) -> None:
 def test_help_stands_in_groups_and_is_never_wider_than_its_options(capsys: pytest.CaptureFixture) -> None:
     text = commands()["convert"].format_help()
     groups = re.findall(r"^(\w[\w ()]*):$", text, re.M)
-    assert groups == ["positional arguments", "options", "main", "melody (f0)", "voice", "quality", "files and machine", "examples"]
-    assert "-f0p, --f0_predictor {auto,fcpe,rmvpe,crepe,dio,harvest,pm}" in text and "--noise_scale" not in text
+    assert groups == [
+        "positional arguments",
+        "options",
+        "main",
+        "melody (f0)",
+        "voice",
+        "quality",
+        "files and machine",
+        "examples",
+    ]
+    assert (
+        "-f0p, --f0_predictor {auto,fcpe,rmvpe,crepe,dio,harvest,pm}" in text and "--noise_scale" not in text
+    )
 
 
 def test_without_flags_the_settings_are_the_defaults_and_hidden_flags_work() -> None:
     parser = cli.build_parser()
     plain = parser.parse_args(["evaluate", "voice", "--target", "x"])
     assert read_settings(plain, ConversionSettings) == ConversionSettings()
-    given = parser.parse_args(["evaluate", "voice", "--target", "x", "--speaker", "ada", "--noise_scale", "0.3", "-ks", "50"])
-    assert read_settings(given, ConversionSettings) == ConversionSettings(speaker="ada", noise_scale=0.3, k_step=50)
+    given = parser.parse_args(
+        ["evaluate", "voice", "--target", "x", "--speaker", "ada", "--noise_scale", "0.3", "-ks", "50"]
+    )
+    assert read_settings(given, ConversionSettings) == ConversionSettings(
+        speaker="ada", noise_scale=0.3, k_step=50
+    )
 
 
 def test_every_setting_of_a_conversion_has_its_flags() -> None:
@@ -84,7 +106,9 @@ def test_every_setting_of_a_conversion_has_its_flags() -> None:
             assert actions[flag].dest == option.name
 
 
-def test_the_removed_key_shift_flag_is_refused_with_its_reason_and_not_in_the_help(capsys: pytest.CaptureFixture) -> None:
+def test_the_removed_key_shift_flag_is_refused_with_its_reason_and_not_in_the_help(
+    capsys: pytest.CaptureFixture,
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(["train", "features", "voice", "--key_shift_semitones", "3"])
     assert stopped.value.code == cli.EXIT_USER_ERROR
@@ -104,11 +128,18 @@ def test_unknown_flags_are_refused_and_not_read_as_others(flag: str, capsys: pyt
     assert line.startswith("error: ") and flag in line
 
 
-@pytest.mark.parametrize(("words", "named"), [
-    (["convert", "v", "s.wav", "-f0p", "yin"], "-f0p/--f0_predictor"), (["train", "f", "v", "--max_steps", "1.5"], "--max_steps"),
-    (["convert", "v", "s.wav", "-t", "up"], "-t/--trans"), (["mix", "a", "b", "--mode", "round"], "--mode"),
-])  # fmt: skip
-def test_a_value_of_the_wrong_kind_is_one_line_with_its_flag(words: list[str], named: str, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["convert", "v", "s.wav", "-f0p", "yin"], "-f0p/--f0_predictor"),
+        (["train", "f", "v", "--max_steps", "1.5"], "--max_steps"),
+        (["convert", "v", "s.wav", "-t", "up"], "-t/--trans"),
+        (["mix", "a", "b", "--mode", "round"], "--mode"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_one_line_with_its_flag(
+    words: list[str], named: str, capsys: pytest.CaptureFixture
+) -> None:
     with pytest.raises(SystemExit):
         cli.main(words)
     (line,) = capsys.readouterr().err.splitlines()
@@ -118,7 +149,9 @@ def test_a_value_of_the_wrong_kind_is_one_line_with_its_flag(words: list[str], n
 def in_a_new_process(code: str) -> set[str]:
     """Modules loaded after the code."""
     probe = f"import sys\nfrom svcnb.cli.main import build_parser, find_command\n{code}\nprint(*sys.modules)"
-    finished = subprocess.run([sys.executable, "-c", probe], cwd=PROJECT, capture_output=True, text=True, check=True)
+    finished = subprocess.run(
+        [sys.executable, "-c", probe], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
     return set(finished.stdout.splitlines()[-1].split())
 
 

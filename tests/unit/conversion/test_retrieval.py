@@ -47,8 +47,12 @@ def voice(made: Path) -> sovits.Voice:
 def source() -> Audio:
     """Half a second, 43 whole frames, of an amplitude-modulated tone with some noise."""
     time = np.arange(43 * 256) / 22050
-    buzz = sum(np.sin(2 * np.pi * 140 * k * time) / k for k in range(1, 9)) * (1 + np.sin(2 * np.pi * 4 * time))
-    return Audio((0.1 * buzz + 0.01 * np.random.default_rng(0).standard_normal(len(time))).astype(np.float32), 22050)
+    buzz = sum(np.sin(2 * np.pi * 140 * k * time) / k for k in range(1, 9)) * (
+        1 + np.sin(2 * np.pi * 4 * time)
+    )
+    return Audio(
+        (0.1 * buzz + 0.01 * np.random.default_rng(0).standard_normal(len(time))).astype(np.float32), 22050
+    )
 
 
 def inputs_of(voice: sovits.Voice, source: Audio, **settings: object) -> torch.Tensor:
@@ -76,7 +80,9 @@ def test_centers_are_written_for_every_speaker_and_fit_their_training_clips(made
     names = load_split(store).training
     assert report.path.name == "kmeans_24.pt" and centers.speakers == list(SPEAKERS)
     for part in report.speakers:
-        frames = np.concatenate([store.read(name)["content"] for name in names if name.startswith(part.speaker)])
+        frames = np.concatenate(
+            [store.read(name)["content"] for name in names if name.startswith(part.speaker)]
+        )
         own = centers.centers[part.speaker].numpy()
         gaps = np.square(frames[:, None] - own[None]).sum(axis=2).min(axis=1)
         assert part.n_frames == len(frames) and part.n_vectors == len(own) == len(frames) // 10
@@ -100,7 +106,9 @@ def test_the_index_holds_every_training_frame_under_the_voices_speaker_ids(made:
     index = FeatureIndex.read(made / "voice" / "feature_and_index.pkl")
     assert sorted(index.speaker_ids) == [0, 1]
     for number, speaker in enumerate(SPEAKERS):
-        frames = np.concatenate([store.read(name)["content"] for name in store.names() if name.startswith(speaker)])
+        frames = np.concatenate(
+            [store.read(name)["content"] for name in store.names() if name.startswith(speaker)]
+        )
         np.testing.assert_array_equal(index.indexes[number].reconstruct_n(0, len(frames)), frames)
 
 
@@ -171,7 +179,11 @@ def test_retrieval_conditions_on_the_mean_of_neighbors(voice: sovits.Voice, sour
 def test_files_are_read_once_for_many_recordings_and_again_after_a_change(
     made: Path, tmp_path: Path, source: Audio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    voice, read, times = sovits.load_voice(shutil.copytree(made / "voice", tmp_path / "v")), SpeakerCenters.read, []
+    voice, read, times = (
+        sovits.load_voice(shutil.copytree(made / "voice", tmp_path / "v")),
+        SpeakerCenters.read,
+        [],
+    )
     monkeypatch.setattr(SpeakerCenters, "read", lambda path: times.append(path) or read(path))
     for _ in range(3):
         voice.convert(source, ConversionSettings(**DIO, cluster_ratio=0.5))
@@ -187,10 +199,13 @@ def test_the_newest_centers_are_used(made: Path, tmp_path: Path) -> None:
     assert len(sovits.load_voice(folder).retrieval.centers(1).centers["bob"]) == 24
 
 
-@pytest.mark.parametrize(("fr", "message"), [
-    (False, r"kmeans\*\.pt.*svcnb cluster FEATURES .*bare.*04_cluster.*-cm"),
-    (True, r"feature_and_index\.pkl.*svcnb index FEATURES .*bare.*04_cluster.*-cm"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fr", "message"),
+    [
+        (False, r"kmeans\*\.pt.*svcnb cluster FEATURES .*bare.*04_cluster.*-cm"),
+        (True, r"feature_and_index\.pkl.*svcnb index FEATURES .*bare.*04_cluster.*-cm"),
+    ],
+)
 def test_missing_files_are_reported_first(fr: bool, message: str, made: Path, tmp_path: Path) -> None:
     bare = sovits.load_voice(made / "bare")
     with pytest.raises(SvcError, match=message):
@@ -220,11 +235,18 @@ def test_files_without_the_speaker_or_of_another_width_are_reported(made: Path, 
     other_width = SpeakerCenters({"bob": torch.ones(3, 256)}).write(tmp_path / "other_width.pt")
     index = FeatureIndex.read(made / "voice" / "feature_and_index.pkl")
     FeatureIndex({0: index.indexes[0]}).write(tmp_path / "one.pkl")
-    centers, retrieval = ConversionSettings(speaker="bob", cluster_ratio=1), {"cluster_ratio": 1, "feature_retrieval": True}
+    centers, retrieval = (
+        ConversionSettings(speaker="bob", cluster_ratio=1),
+        {"cluster_ratio": 1, "feature_retrieval": True},
+    )
     for path, settings, message in (
         (tmp_path / "kmeans_3.pt", centers, "nothing for speaker 'bob', only for ada, eve"),
         (other_width, centers, f"256 values per frame, this voice expects {WIDTH}"),
-        (tmp_path / "one.pkl", ConversionSettings(speaker="bob", **retrieval), "nothing for speaker 'bob', only for ada"),
+        (
+            tmp_path / "one.pkl",
+            ConversionSettings(speaker="bob", **retrieval),
+            "nothing for speaker 'bob', only for ada",
+        ),
     ):
         with pytest.raises(SvcError, match=message):
             sovits.load_voice(made / "bare", cluster_model=path).check(settings)

@@ -39,7 +39,9 @@ class CenterOfFrames:
 
 @pytest.mark.parametrize("ratio", [0.8, 1.0, 1.2])
 def test_perturbed_content_is_aligned_to_the_recordings_frames(ratio: float) -> None:
-    ramp = (np.sin(0.5 * np.arange(3 * RATE_HZ + 100)) * np.linspace(0, 1, 3 * RATE_HZ + 100)).astype(np.float32)
+    ramp = (np.sin(0.5 * np.arange(3 * RATE_HZ + 100)) * np.linspace(0, 1, 3 * RATE_HZ + 100)).astype(
+        np.float32
+    )
     plain = CenterOfFrames().encode(ramp)
     perturbed = PerturbedEncoder(CenterOfFrames(), ratio).for_recording(ramp).encode(ramp)
     assert perturbed.shape == plain.shape
@@ -53,8 +55,13 @@ def test_a_short_sound_has_one_frame() -> None:
 def test_a_perturbation_changes_content_less_than_another_sound_does(samples: np.ndarray) -> None:
     encoder = load_encoder("svcnb-units")
     plain = encoder.for_recording(samples).encode(samples)
-    apart = [(PerturbedEncoder(encoder, ratio).for_recording(samples).encode(samples) - plain).square().mean().item()
-             for ratio in (1.0, 1.1, 1 / 1.1, LARGEST_RATIO)]  # fmt: skip
+    apart = [
+        (PerturbedEncoder(encoder, ratio).for_recording(samples).encode(samples) - plain)
+        .square()
+        .mean()
+        .item()
+        for ratio in (1.0, 1.1, 1 / 1.1, LARGEST_RATIO)
+    ]
     another = (plain.roll(len(plain) // 2, 0) - plain).square().mean().item()
     assert apart[0] == pytest.approx(0, abs=1e-6)
     assert 0.01 < min(apart[1:3]) and max(apart[1:3]) < apart[3] < 0.8 * another, (apart, another)
@@ -71,4 +78,6 @@ def test_with_encoder_changes_a_copy_of_the_voice_only(tmp_path: Path) -> None:
 def test_ratios_are_log_uniform_around_one() -> None:
     rng = np.random.default_rng(1)
     logs = np.log([draw_ratio(rng) for _ in range(2000)]) / np.log(LARGEST_RATIO)
-    assert abs(logs.mean()) < 0.05 and logs.min() > -1 and logs.max() < 1 and 0.45 < np.abs(logs).mean() < 0.55
+    assert (
+        abs(logs.mean()) < 0.05 and logs.min() > -1 and logs.max() < 1 and 0.45 < np.abs(logs).mean() < 0.55
+    )

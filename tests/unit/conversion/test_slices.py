@@ -29,7 +29,13 @@ def noise(seconds: float, rate_hz: int = RATE_HZ, *, level: float = 0.1) -> np.n
 
 def song(rate_hz: int = RATE_HZ) -> Audio:
     """Sound, a short pause, sound, a pause long enough to be a silent slice, sound."""
-    parts = [noise(6, rate_hz), np.zeros(rate_hz), noise(6.3, rate_hz), np.zeros(12 * rate_hz), noise(3, rate_hz)]
+    parts = [
+        noise(6, rate_hz),
+        np.zeros(rate_hz),
+        noise(6.3, rate_hz),
+        np.zeros(12 * rate_hz),
+        noise(3, rate_hz),
+    ]
     return Audio(np.concatenate(parts).astype(np.float32), rate_hz)
 
 
@@ -44,7 +50,9 @@ GRID = list(itertools.product((0.0, 0.7, 1.5), (0.0, 0.25), (0.0, 0.5), (-60.0, 
 
 @pytest.mark.filterwarnings("ignore:nothing in this recording")
 @pytest.mark.parametrize("clip_s, crossfade_s, pad_s, slice_db", GRID)
-def test_every_pair_of_options_gives_the_exact_length_and_the_same_sound(clip_s, crossfade_s, pad_s, slice_db) -> None:
+def test_every_pair_of_options_gives_the_exact_length_and_the_same_sound(
+    clip_s, crossfade_s, pad_s, slice_db
+) -> None:
     audio = song()
     result = convert(
         audio, clip_seconds=clip_s, crossfade_seconds=crossfade_s, pad_seconds=pad_s, slice_db=slice_db
@@ -72,7 +80,12 @@ def test_the_shortest_inputs_work(n_samples: int, pad_s: float) -> None:
 
 
 def test_a_cross_fade_in_seconds_is_equally_long_at_every_rate() -> None:
-    settings = {"clip_seconds": 2.0, "crossfade_seconds": 0.5, "crossfade_keep_ratio": 1.0, "pad_seconds": 0.0}
+    settings = {
+        "clip_seconds": 2.0,
+        "crossfade_seconds": 0.5,
+        "crossfade_keep_ratio": 1.0,
+        "pad_seconds": 0.0,
+    }
     lengths = []
     for rate_hz in (8000, 16000):
         counter = itertools.count()
@@ -88,7 +101,9 @@ def test_a_cross_fade_in_seconds_is_equally_long_at_every_rate() -> None:
 def test_blocks_can_be_streamed_into_a_file(tmp_path: Path) -> None:
     audio = song()
     with AudioWriter(tmp_path / "result.wav", RATE_HZ, subtype="FLOAT") as writer:
-        for block in converted_blocks(audio, same, ConversionSettings(max_chunk_s=2), output_hz=RATE_HZ, hop_samples=HOP):
+        for block in converted_blocks(
+            audio, same, ConversionSettings(max_chunk_s=2), output_hz=RATE_HZ, hop_samples=HOP
+        ):
             assert len(block) <= 12 * RATE_HZ
             writer.append(block)
     assert np.abs(read_audio(tmp_path / "result.wav").samples - audio.samples).max() <= 1e-6
@@ -106,9 +121,13 @@ def test_chunks_are_within_the_limit_and_have_whole_frames(clip_s: float, crossf
         return chunk.samples
 
     convert(
-        Audio(noise(21), RATE_HZ), record, clip_seconds=clip_s, crossfade_seconds=crossfade_s, max_chunk_s=4,
+        Audio(noise(21), RATE_HZ),
+        record,
+        clip_seconds=clip_s,
+        crossfade_seconds=crossfade_s,
+        max_chunk_s=4,
         pad_seconds=0.5,
-    )  # fmt: skip
+    )
     assert len(seen) > 4
     for chunk in seen:
         assert len(chunk.samples) <= (4 + 2 * 0.5) * RATE_HZ + HOP
@@ -145,7 +164,9 @@ def test_joins_of_a_voice_with_its_own_phase_do_not_click() -> None:
     assert np.abs(np.diff(result.samples)).max() < 0.01
 
 
-@pytest.mark.parametrize("n_samples, length, overlap, even", [(100, 30, 7, True), (100, 30, 7, False), (5, 30, 7, True)])
+@pytest.mark.parametrize(
+    "n_samples, length, overlap, even", [(100, 30, 7, True), (100, 30, 7, False), (5, 30, 7, True)]
+)
 def test_forced_cuts_cover_everything_with_the_wanted_overlap(n_samples, length, overlap, even) -> None:
     spans = cut_evenly(n_samples, length, overlap, even=even)
     assert spans[0][0] == 0 and spans[-1][1] == n_samples
@@ -204,7 +225,9 @@ def test_like_original_rounds_to_16_bits_clips_and_drops_the_last_part_of_a_fram
     missing = (3001 + 1000) % HOP
     left = missing // 2  # a short result is centered between zeros, so it is late by half of what is missing
     assert not result.samples[:left].any()
-    assert result.samples[left] == pytest.approx(0.3, abs=1 / 32768) and result.samples[left] != np.float32(0.3)
+    assert result.samples[left] == pytest.approx(0.3, abs=1 / 32768) and result.samples[left] != np.float32(
+        0.3
+    )
     assert result.samples.max() <= 1.0
 
 
@@ -232,7 +255,10 @@ def test_centered_padding_puts_the_odd_zero_right(length: int, left: int, right:
         ({"slice_db": "quiet"}, r"\(-sd\) is 'quiet': expected a valid number"),
         ({"noise_scale": float("nan")}, r"\(-ns\) is nan: expected a finite number"),
         ({"audio_format": "aiff"}, r"\(-wf\) is 'aiff'.*'flac'"),
-        ({"clip_seconds": 1.0, "crossfade_seconds": 0.8}, r"\(-lg\) is 0.8: at most half of clip_seconds \(-cl\) 1"),
+        (
+            {"clip_seconds": 1.0, "crossfade_seconds": 0.8},
+            r"\(-lg\) is 0.8: at most half of clip_seconds \(-cl\) 1",
+        ),
         ({"clip_seconds": 0.01}, r"\(-cl\) is 0.01: 0 \(off\) or at least 0.1"),
         ({"crossfade_seconds": 20.0}, r"at most half of max_piece_s"),
         ({"transpose": 3}, "transpose is none of ConversionSettings: known are speaker, transpose_semitones"),
@@ -275,7 +301,12 @@ def test_a_name_never_leaves_the_folder() -> None:
 
 
 def test_two_sources_with_one_name_do_not_overwrite_each_other() -> None:
-    assert distinct_names(["x.flac", "y.flac", "X.flac", "x.flac"]) == ["x.flac", "y.flac", "X_2.flac", "x_3.flac"]
+    assert distinct_names(["x.flac", "y.flac", "X.flac", "x.flac"]) == [
+        "x.flac",
+        "y.flac",
+        "X_2.flac",
+        "x_3.flac",
+    ]
     assert distinct_names(["x.flac", "x.flac", "x_2.flac"]) == ["x.flac", "x_3.flac", "x_2.flac"]
 
 
@@ -301,13 +332,22 @@ def test_held_notes_with_vibrato_look_sung_and_slides_do_not() -> None:
 
 def test_real_singing_looks_sung_and_real_speech_does_not(voices_folder: Path, project: Path) -> None:
     pytest.importorskip("pyworld")
-    sung = [path for path in (voices_folder / "singing/vocadito_10.flac", project / "data/demo/song/melody.flac")
-            if path.is_file()]  # fmt: skip
-    spoken = [path for folder in ("ljspeech", "raw/ada", "raw/bruno") for path in sorted((voices_folder / folder).glob("*1.flac"))]
+    sung = [
+        path
+        for path in (voices_folder / "singing/vocadito_10.flac", project / "data/demo/song/melody.flac")
+        if path.is_file()
+    ]
+    spoken = [
+        path
+        for folder in ("ljspeech", "raw/ada", "raw/bruno")
+        for path in sorted((voices_folder / folder).glob("*1.flac"))
+    ]
     estimate = PitchEstimator("dio", sample_rate_hz=16000, hop_samples=186)
     for path in sung + spoken[:4]:
         audio = read_audio(path)
-        track = estimate(resample_samples(audio.samples[: 8 * audio.sample_rate_hz], audio.sample_rate_hz, 16000))
+        track = estimate(
+            resample_samples(audio.samples[: 8 * audio.sample_rate_hz], audio.sample_rate_hz, 16000)
+        )
         assert looks_sung(track) == (path in sung), f"{path.name}: {sung_score(track):.2f}"
 
 

@@ -29,7 +29,9 @@ FADE = {"ada": [(0.0, 0.5, 1.0, 0.0), (0.5, 1.0, 0.0, 0.0)], "bob": [(0.0, 1.0, 
 def test_a_text_a_mapping_and_every_file_give_the_same_timeline(tmp_path: Path) -> None:
     for name in ("mix.json", "mix.csv"):
         write_mix(tmp_path / name, FADE)
-    (tmp_path / "spkmix.py").write_text("# comment\nother = 3\nmix = {0: [[0., 0.5, 1, 0], [0.5, 1, 0, 0]], 1: [[0, 1, 0, 1]]}\n")
+    (tmp_path / "spkmix.py").write_text(
+        "# comment\nother = 3\nmix = {0: [[0., 0.5, 1, 0], [0.5, 1, 0, 0]], 1: [[0, 1, 0, 1]]}\n"
+    )
     texts = ("ada=1 > 0@0.5 > 0, bob=0>1", "bob = 0 > 1;\n ada = 1@0 > 0@0.5 > 0@1")
     for source in (FADE, *texts, tmp_path / "mix.json", str(tmp_path / "mix.csv")):
         assert read_mix(source) == FADE, source
@@ -43,36 +45,42 @@ def test_a_constant_mix_and_a_sudden_change_can_be_written() -> None:
     assert read_mix("ada=1>3>2, bob=1")["ada"] == [(0, 0.5, 1, 3), (0.5, 1, 3, 2)]
 
 
-@pytest.mark.parametrize(("wrong", "message"), [
-    ("ada=1", "two speakers or more, found ada"),
-    ("ada, bob=1", "'ada' is not a speaker with a weight"),
-    ("ada=1, ada=2", "named twice"),
-    ("ada=1>soon, bob=1", "'soon' is not a weight"),
-    ("ada=1@0.6>0@0.2, bob=1", "must rise from 0 to 1"),
-    ({"ada": [[0, 0.5, 1, 0]], "bob": 1}, "'ada' ends at 0.5, expected 1"),
-    ({"ada": [[0, 0.5, 1, 0], [0.6, 1, 0, 0]], "bob": 1}, r"ramp 2 .* starts at 0.6, expected 0.5"),
-    ({"ada": [[0, 0.5, 1, 0], [0.4, 1, 0, 0]], "bob": 1}, "starts at 0.4, expected 0.5"),
-    ({"ada": [[0, 0, 1, 1], [0, 1, 1, 1]], "bob": 1}, "ends at 0, not after its start"),
-    ({"ada": [[0, 1, 1]], "bob": 1}, "expected four numbers"),
-    ({"ada": -1, "bob": 1}, "cannot be negative"),
-    ({"ada": float("nan"), "bob": 1}, "expected four numbers"),
-    ({"ada": [], "bob": 1}, "no ramp"),
-    ({"ada": "much", "bob": 1}, "neither a weight"),
-    ("nowhere.json", "nowhere.json cannot be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("ada=1", "two speakers or more, found ada"),
+        ("ada, bob=1", "'ada' is not a speaker with a weight"),
+        ("ada=1, ada=2", "named twice"),
+        ("ada=1>soon, bob=1", "'soon' is not a weight"),
+        ("ada=1@0.6>0@0.2, bob=1", "must rise from 0 to 1"),
+        ({"ada": [[0, 0.5, 1, 0]], "bob": 1}, "'ada' ends at 0.5, expected 1"),
+        ({"ada": [[0, 0.5, 1, 0], [0.6, 1, 0, 0]], "bob": 1}, r"ramp 2 .* starts at 0.6, expected 0.5"),
+        ({"ada": [[0, 0.5, 1, 0], [0.4, 1, 0, 0]], "bob": 1}, "starts at 0.4, expected 0.5"),
+        ({"ada": [[0, 0, 1, 1], [0, 1, 1, 1]], "bob": 1}, "ends at 0, not after its start"),
+        ({"ada": [[0, 1, 1]], "bob": 1}, "expected four numbers"),
+        ({"ada": -1, "bob": 1}, "cannot be negative"),
+        ({"ada": float("nan"), "bob": 1}, "expected four numbers"),
+        ({"ada": [], "bob": 1}, "no ramp"),
+        ({"ada": "much", "bob": 1}, "neither a weight"),
+        ("nowhere.json", "nowhere.json cannot be read"),
+    ],
+)
 def test_a_wrong_mix_is_reported_with_its_speaker_and_position(wrong: object, message: str) -> None:
     with pytest.raises(MixError, match=message):
         read_mix(wrong)
 
 
-@pytest.mark.parametrize(("name", "text"), [
-    ("mix.json", "[1, 2]"),
-    ("mix.json", "{"),
-    ("mix.csv", "speaker,start\nada,0\n"),
-    ("mix.csv", "speaker,start,end,weight_at_start,weight_at_end\nada,zero,1,1,1\n"),
-    ("mix.py", "import os\n"),
-    ("mix.py", "mix = {0: open('x')}"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("mix.json", "[1, 2]"),
+        ("mix.json", "{"),
+        ("mix.csv", "speaker,start\nada,0\n"),
+        ("mix.csv", "speaker,start,end,weight_at_start,weight_at_end\nada,zero,1,1,1\n"),
+        ("mix.py", "import os\n"),
+        ("mix.py", "mix = {0: open('x')}"),
+    ],
+)
 def test_a_file_without_a_mix_is_refused_and_never_executed(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(MixError, match=f"{name} contains no speaker mix"):
@@ -125,7 +133,12 @@ def test_weights_follow_the_time_in_the_song_however_it_is_cut(voice: sovits.Voi
         samples = np.zeros(2 * n_pad + 22016, np.float32)
         chunk = Chunk(samples, rate_hz, n_pad, start_s, 22016 / rate_hz)
         weights = mixed_weights(
-            read_mix(FADE), [0, 1], chunk, len(samples) // voice.hop_samples, hop_samples=voice.hop_samples, duration_s=duration_s
+            read_mix(FADE),
+            [0, 1],
+            chunk,
+            len(samples) // voice.hop_samples,
+            hop_samples=voice.hop_samples,
+            duration_s=duration_s,
         )
         times_s = start_s - n_pad / rate_hz + np.arange(len(weights)) * voice.hop_samples / rate_hz
         np.testing.assert_allclose(weights.numpy(), weights_at(FADE, times_s / duration_s), atol=1e-6)
@@ -137,7 +150,11 @@ def test_a_song_in_chunks_is_mixed_as_a_whole(voice: sovits.Voice, monkeypatch: 
     def record(timeline, ids: list[int], chunk: Chunk, n_frames: int, **grid) -> torch.Tensor:
         weights = mixed_weights(timeline, ids, chunk, n_frames, **grid)
         first = chunk.n_pad_samples // voice.hop_samples
-        seen.append(weights.numpy()[first : first + round(chunk.duration_s * voice.sample_rate_hz / voice.hop_samples)])
+        seen.append(
+            weights.numpy()[
+                first : first + round(chunk.duration_s * voice.sample_rate_hz / voice.hop_samples)
+            ]
+        )
         return weights
 
     monkeypatch.setattr("svcnb.models.sovits.voice.mixed_weights", record)

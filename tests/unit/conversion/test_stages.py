@@ -49,7 +49,9 @@ def test_ratio_0_follows_the_source_as_closely_as_a_window_of_a_second_can() -> 
 
 def test_ratio_half_takes_half_of_the_decibels() -> None:
     song = swelling_song()
-    whole, half = (20 * np.log10(loudness(adjusted(song, ratio)) / loudness(adjusted(song, 1.0))) for ratio in (0.0, 0.5))
+    whole, half = (
+        20 * np.log10(loudness(adjusted(song, ratio)) / loudness(adjusted(song, 1.0))) for ratio in (0.0, 0.5)
+    )
     np.testing.assert_allclose(half, whole / 2, atol=0.05)
 
 
@@ -75,7 +77,9 @@ def test_a_pause_of_the_source_is_silent_and_a_silent_voice_stays_silent() -> No
 def test_like_original_gives_the_originals_values() -> None:
     """0.1 for a second, then 0.5, against a steady output: the known values of its half-second grid."""
     source = Audio(np.repeat(np.float32([0.1, 0.5]), 44100), 44100)
-    settings = ConversionSettings(loudness_envelope_ratio=0.0, like_original=True, pad_seconds=0.0, slice_db=-60)
+    settings = ConversionSettings(
+        loudness_envelope_ratio=0.0, like_original=True, pad_seconds=0.0, slice_db=-60
+    )
     result = convert_by(
         source, lambda chunk: np.full(88000, 0.2, np.float32), settings, output_hz=44100, hop_samples=512
     ).samples

@@ -40,7 +40,12 @@ def test_a_cluster_extracts_the_same_features_of_recordings(
         clip = tmp_path / "clips" / ("ada", "bob")[number % 2] / f"{number}.wav"
         clip.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(clip, samples, rate_hz)
-    ways = {"one": {}, "two": {"n_jobs": 2}, "local": {"n_jobs": 2, "dask": "local"}, "address": {"dask": scheduler}}
+    ways = {
+        "one": {},
+        "two": {"n_jobs": 2},
+        "local": {"n_jobs": 2, "dask": "local"},
+        "address": {"dask": scheduler},
+    }
     for way, options in ways.items():
         settings = sovits.PrepareSettings(encoder="svcnb-units", f0_method="dio", with_volume=True, **options)
         report = sovits.prepare(sovits.Config.small(), tmp_path / "clips", tmp_path / way, settings)
@@ -64,7 +69,10 @@ def test_joblibs_dask_backend_chosen_around_the_call_is_kept(tmp_path: Path, sch
 
 def test_a_scheduler_that_does_not_answer_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dask_jobs, "CONNECT_SECONDS", 0.2)
-    with pytest.raises(SvcError, match="no dask scheduler answers at tcp://127.0.0.1:9"), dask_jobs.dask_jobs("tcp://127.0.0.1:9"):
+    with (
+        pytest.raises(SvcError, match="no dask scheduler answers at tcp://127.0.0.1:9"),
+        dask_jobs.dask_jobs("tcp://127.0.0.1:9"),
+    ):
         pass
 
 

@@ -98,7 +98,9 @@ def test_clips_are_split_over_shards_of_bounded_size(tmp_path, clips, monkeypatc
 def test_other_settings_are_refused_by_name_unless_overwritten(tmp_path, clips):
     extract(clips, tmp_path / "store", SETTINGS, make_extractor=make_toy)
     other = SETTINGS.model_copy(update={"encoder": "units", "f0_max_hz": 800.0})
-    with pytest.raises(SvcError, match=r"encoder is 'toy', wanted 'units', f0_max_hz is 1100.0.*overwrite=True"):
+    with pytest.raises(
+        SvcError, match=r"encoder is 'toy', wanted 'units', f0_max_hz is 1100.0.*overwrite=True"
+    ):
         extract(clips, tmp_path / "store", other, make_extractor=make_toy)
     assert len(extract(clips, tmp_path / "store", other, make_extractor=make_toy, overwrite=True).done) == 12
     assert FeatureStore.open(tmp_path / "store", other).settings.encoder == "units"
@@ -125,7 +127,13 @@ def test_when_every_clip_is_bad_the_error_lists_the_reasons(tmp_path):
 def test_two_jobs_make_the_same_bytes_as_one_with_one_extractor_per_worker(tmp_path, clips):
     extract(clips, tmp_path / "one", SETTINGS, make_extractor=make_toy)
     diary = tmp_path / "diary"
-    extract(clips, tmp_path / "two", SETTINGS, make_extractor=partial(make_toy, diary=diary, pause_s=0.02), n_jobs=2)
+    extract(
+        clips,
+        tmp_path / "two",
+        SETTINGS,
+        make_extractor=partial(make_toy, diary=diary, pause_s=0.02),
+        n_jobs=2,
+    )
     assert bytes_of(tmp_path / "two") == bytes_of(tmp_path / "one")
     lines = diary.read_text().splitlines()
     assert 1 <= sum("built" in line for line in lines) <= 2
@@ -255,8 +263,12 @@ def dataset_of(store: FeatureStore, **options):
 
 def test_an_item_is_on_one_frame_grid_with_f0_gaps_filled(store):
     item = dataset_of(store)[0]
-    assert item.content.shape == (3, 25) and item.f0_hz.shape == item.voiced.shape == item.volume.shape == (25,)
-    assert item.audio.shape == (25 * HOP,) and item.audio.abs().max() <= 1 and item.audio.dtype == torch.float32
+    assert item.content.shape == (3, 25) and item.f0_hz.shape == item.voiced.shape == item.volume.shape == (
+        25,
+    )
+    assert (
+        item.audio.shape == (25 * HOP,) and item.audio.abs().max() <= 1 and item.audio.dtype == torch.float32
+    )
     assert item.voiced.tolist()[2:7] == [1, 0, 0, 0, 1] and torch.all(item.f0_hz == 100)
 
 
@@ -267,8 +279,15 @@ def test_items_of_unequal_length_are_padded_and_lengths_are_returned(store):
     items = [dataset[0], dataset[1]]
     batch = collate(items)
     n = max(item.n_frames for item in items)
-    assert batch.lengths.tolist() == [items[0].n_frames, items[1].n_frames] and len(set(batch.lengths.tolist())) == 2
-    assert batch.content.shape == (2, 3, n) and batch.audio.shape == (2, 1, n * HOP) and batch.speaker.shape == (2, 1)
+    assert (
+        batch.lengths.tolist() == [items[0].n_frames, items[1].n_frames]
+        and len(set(batch.lengths.tolist())) == 2
+    )
+    assert (
+        batch.content.shape == (2, 3, n)
+        and batch.audio.shape == (2, 1, n * HOP)
+        and batch.speaker.shape == (2, 1)
+    )
     short = int(torch.argmin(batch.lengths))
     end = items[short].n_frames
     assert not batch.content[short, :, end:].any() and not batch.audio[short, :, end * HOP :].any()
@@ -307,7 +326,9 @@ def test_batches_are_reshuffled_each_epoch_and_contain_every_clip_once():
         epochs.append([tuple(index for _, index in batch) for batch in batches])
     assert epochs[0] == epochs[2] and epochs[0] != epochs[1]
     assert {frozenset(b) for b in epochs[0]} != {frozenset(b) for b in epochs[1]}
-    assert all(sorted(sum(epoch, ())) == list(range(23)) and len(epoch) == len(batches) == 6 for epoch in epochs)
+    assert all(
+        sorted(sum(epoch, ())) == list(range(23)) and len(epoch) == len(batches) == 6 for epoch in epochs
+    )
 
 
 def test_parts_of_the_batches_are_together_those_of_one_process_with_the_whole_batch_size():
@@ -319,7 +340,9 @@ def test_parts_of_the_batches_are_together_those_of_one_process_with_the_whole_b
     for epoch in (1, 2):
         for batches in (whole, *parts):
             batches.set_position(epoch, batch=1)
-        assert [sorted(sum(shares, [])) for shares in zip(*parts, strict=True)] == [sorted(batch) for batch in whole]
+        assert [sorted(sum(shares, [])) for shares in zip(*parts, strict=True)] == [
+            sorted(batch) for batch in whole
+        ]
         assert all(len(batch) in (2, 3) for batches in parts for batch in batches), "8 or 7 clips among 3"
 
 
@@ -343,7 +366,9 @@ def test_more_parts_than_clips_are_refused(store):
     with pytest.raises(SvcError, match="13 processes cannot share 12 clips"):
         loader(dataset_of(store), 1, part=Part(0, 13))
     shared = loader(dataset_of(store), 4, part=Part(1, 5))
-    assert shared.batch_size == 3 and [len(batch) for batch in shared] == [3], "20 clips are not there: 12 among 5"
+    assert shared.batch_size == 3 and [len(batch) for batch in shared] == [3], (
+        "20 clips are not there: 12 among 5"
+    )
 
 
 def test_batches_group_clips_of_similar_length():
@@ -376,7 +401,9 @@ def test_workers_and_in_memory_data_give_the_same_batches(store):
     memory = loader(dataset_of(store, in_memory=True), 2)
     for batches in zip(plain, processes, memory, strict=True):
         assert batches[0].names == batches[1].names == batches[2].names
-        assert torch.equal(batches[0].audio, batches[1].audio) and torch.equal(batches[0].audio, batches[2].audio)
+        assert torch.equal(batches[0].audio, batches[1].audio) and torch.equal(
+            batches[0].audio, batches[2].audio
+        )
     assert len(list(memory)) == 6
 
 
@@ -404,7 +431,9 @@ def test_importing_touches_no_file_no_thread_count_and_no_heavy_library(tmp_path
         "print(json.dumps([name for name in ('joblib', 'accelerate', 'librosa', 'transformers') if name in sys.modules]))"
     )
     env = os.environ | {"PYTHONPATH": str(PROJECT)}
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
     assert json.loads(done.stdout) == [] and list(tmp_path.iterdir()) == []
 
 

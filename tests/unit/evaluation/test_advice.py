@@ -37,27 +37,49 @@ OWN = (0.94, 0.95, 0.96)
 
 
 def source(**changes) -> SourceResult:
-    metrics = {"key": "k", "name": "x.flac", "group": "others", "recording": "others/x.flac",
-               "file": "converted/x.flac", "seconds": 4.0, "sung": False, "transpose_semitones": 3.0,
-               "similarity_source": 0.55,
-               "similarity_result": 0.91, "pitch": GOOD_PITCH, "words_source": WordErrors(10, 50),
-               "words_result": WordErrors(12, 50)}  # fmt: skip
+    metrics = {
+        "key": "k",
+        "name": "x.flac",
+        "group": "others",
+        "recording": "others/x.flac",
+        "file": "converted/x.flac",
+        "seconds": 4.0,
+        "sung": False,
+        "transpose_semitones": 3.0,
+        "similarity_source": 0.55,
+        "similarity_result": 0.91,
+        "pitch": GOOD_PITCH,
+        "words_source": WordErrors(10, 50),
+        "words_result": WordErrors(12, 50),
+    }
     return SourceResult(**metrics | changes)
 
 
 def reconstruction(name: str, db: float, wrong: int = 10, **changes) -> Reconstruction:
-    metrics = {"file": f"copies/{name}.flac", "similarity": 0.92, "pitch": GOOD_PITCH,
-               "distance": SpectralDistance(db, 300, 13, False), "words": WordErrors(wrong, 50)}  # fmt: skip
+    metrics = {
+        "file": f"copies/{name}.flac",
+        "similarity": 0.92,
+        "pitch": GOOD_PITCH,
+        "distance": SpectralDistance(db, 300, 13, False),
+        "words": WordErrors(wrong, 50),
+    }
     return Reconstruction(**metrics | changes)
 
 
-def copy(copy_db: float = 3.0, conversion_db: float = 3.8, copy_wrong: int = 10, conversion_wrong: int = 12) -> CopyResult:
-    reconstructions = reconstruction("conversion", conversion_db, conversion_wrong), reconstruction("copy", copy_db, copy_wrong)
+def copy(
+    copy_db: float = 3.0, conversion_db: float = 3.8, copy_wrong: int = 10, conversion_wrong: int = 12
+) -> CopyResult:
+    reconstructions = (
+        reconstruction("conversion", conversion_db, conversion_wrong),
+        reconstruction("copy", copy_db, copy_wrong),
+    )
     return CopyResult("c", "own.flac", "target/own.flac", 0.95, *reconstructions, WordErrors(10, 50))
 
 
 def evaluation(sources=(source(),), copies=(copy(),), own=OWN) -> VoiceEvaluation:
-    return VoiceEvaluation("mine", "ada", Target(max(1, len(own)), own, 210.0), 100, tuple(copies), tuple(sources))
+    return VoiceEvaluation(
+        "mine", "ada", Target(max(1, len(own)), own, 210.0), 100, tuple(copies), tuple(sources)
+    )
 
 
 def rules(found: VoiceEvaluation) -> set[str]:
@@ -132,7 +154,9 @@ def test_undefined_metrics_give_no_advice() -> None:
 
 
 def test_the_table_has_a_row_per_folder_and_per_reconstruction() -> None:
-    headings, rows = evaluation([source(), source(group="songs", words_source=None, words_result=None)]).table()
+    headings, rows = evaluation(
+        [source(), source(group="songs", words_source=None, words_result=None)]
+    ).table()
     assert all(len(row) == len(headings) for row in rows)
     own = ["target's own, copy synthesis", "target's own, converted"]
     assert [row[0] for row in rows] == ["others", "songs", "all", *own]
@@ -143,7 +167,9 @@ def test_the_table_has_a_row_per_folder_and_per_reconstruction() -> None:
 def test_undefined_numbers_are_null_in_json_and_empty_in_csv(tmp_path: Path) -> None:
     found = evaluation([source(pitch=replace(GOOD_PITCH, correlation=math.nan))])
     found.save(tmp_path)
-    stored = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    stored = json.loads(
+        (tmp_path / "evaluation.json").read_text(encoding="utf-8"), parse_constant=pytest.fail
+    )
     assert stored["sources"][0]["pitch"]["correlation"] is None
     loaded = VoiceEvaluation.load(tmp_path)
     assert math.isnan(loaded.sources[0].pitch.correlation) and loaded.copies == found.copies
@@ -170,7 +196,9 @@ def noise(seconds: float = 1.0, seed: int = 0) -> Audio:
 def test_similarities_are_drawn_for_one_and_for_many(n_sources: int) -> None:
     figure = plot_similarity(evaluation([source(name=f"{i}.flac") for i in range(n_sources)]))
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert labels == (["others"] if n_sources == 40 else [f"others/{i}.flac" for i in range(n_sources)]) + ["own: own.flac"]
+    assert labels == (["others"] if n_sources == 40 else [f"others/{i}.flac" for i in range(n_sources)]) + [
+        "own: own.flac"
+    ]
     assert png_bytes(figure).startswith(b"\x89PNG")
 
 
@@ -206,11 +234,17 @@ def test_examples_are_the_most_and_the_least_similar_and_one_between() -> None:
 
 def test_the_page_has_advice_players_plots_and_skipped_recordings(tmp_path: Path) -> None:
     own = copy()
-    found = evaluation([source(recording=str(tmp_path / "x.flac"))], [replace(own, recording=str(tmp_path / "own.flac"))])
+    found = evaluation(
+        [source(recording=str(tmp_path / "x.flac"))], [replace(own, recording=str(tmp_path / "own.flac"))]
+    )
     for name in ("x.flac", "own.flac", "converted/x.flac", own.copy.file, own.conversion.file):
         write_audio(tmp_path / name, noise(0.5))
-    found = replace(found, skipped=(Skipped("bad & broken.flac", "no samples"),), notes=("words were not counted",))
-    page = write_page(found, tmp_path, estimate_f0=lambda audio: moving(audio.duration_s)).read_text(encoding="utf-8")
+    found = replace(
+        found, skipped=(Skipped("bad & broken.flac", "no samples"),), notes=("words were not counted",)
+    )
+    page = write_page(found, tmp_path, estimate_f0=lambda audio: moving(audio.duration_s)).read_text(
+        encoding="utf-8"
+    )
     assert page.count("<audio") == 5 and page.count("<img") == 4
     assert "bad &amp; broken.flac: no samples" in page and "Words were not counted." in page
     assert "relative similarity is 90%" in page and "own.flac" in page

@@ -69,7 +69,9 @@ def test_level_and_sample_rate_are_ignored() -> None:
 def test_f0_alone_counts_little_with_13_coefficients_and_much_with_24() -> None:
     low, high = spoken(0.4, f0_hz=120), spoken(0.4, f0_hz=240)
     few, many = (mel_cepstral_distance(low, high, n_coefficients=n).mean_db for n in (13, 24))
-    other_vowels = mel_cepstral_distance(Audio(vowel(VOWELS[0], 1), RATE_HZ), Audio(vowel(VOWELS[1], 1), RATE_HZ)).mean_db
+    other_vowels = mel_cepstral_distance(
+        Audio(vowel(VOWELS[0], 1), RATE_HZ), Audio(vowel(VOWELS[1], 1), RATE_HZ)
+    ).mean_db
     assert few < 0.75 * many and few < other_vowels
 
 
@@ -82,7 +84,9 @@ def test_silence_is_ignored() -> None:
     assert mel_cepstral_distance(audio, paused).mean_db < 0.5
     assert mel_cepstral_distance(paused, noisy, align=False).mean_db < 1
     times_s, distance_db = distance_over_time(paused, noisy)
-    assert np.isnan(distance_db[: round(0.9 / HOP_S)]).all() and np.isfinite(distance_db[times_s.searchsorted(1.1)])
+    assert np.isnan(distance_db[: round(0.9 / HOP_S)]).all() and np.isfinite(
+        distance_db[times_s.searchsorted(1.1)]
+    )
 
 
 def test_lost_sound_counts() -> None:

@@ -98,8 +98,10 @@ def similarity() -> SpeakerSimilarity:
 
 
 def test_a_speaker_is_most_similar_to_itself(similarity: SpeakerSimilarity, voices_folder: Path) -> None:
-    folders = [(voices_folder / "ljspeech", voices_folder / "librispeech" / "1688"),
-               (voices_folder / "raw" / "ada", voices_folder / "raw" / "bruno")]  # fmt: skip
+    folders = [
+        (voices_folder / "ljspeech", voices_folder / "librispeech" / "1688"),
+        (voices_folder / "raw" / "ada", voices_folder / "raw" / "bruno"),
+    ]
     own_folder, other_folder = next(pair for pair in folders if pair[0].is_dir())
     own, other = (sorted(folder.glob("*.flac")) for folder in (own_folder, other_folder))
     same = similarity.compare([own[0]], own[1:4])

@@ -132,8 +132,12 @@ def test_sources_are_transposed_to_the_targets_f0_and_compared_with_it(target: P
     assert found.target.median_f0_hz == pytest.approx(TARGET_HZ, rel=0.1)
 
 
-@pytest.mark.parametrize(("transposition", "base", "moved"), [("none", 0, 0), ("none", 3, 3), ("octaves", -2, 10)])
-def test_the_transposition_can_be_chosen(transposition: str, base: float, moved: float, target: Path, sources: Path) -> None:
+@pytest.mark.parametrize(
+    ("transposition", "base", "moved"), [("none", 0, 0), ("none", 3, 3), ("octaves", -2, 10)]
+)
+def test_the_transposition_can_be_chosen(
+    transposition: str, base: float, moved: float, target: Path, sources: Path
+) -> None:
     voice = ToyVoice()
     conversion = ConversionSettings(transpose_semitones=base)
     run(voice, target, sources, transposition=transposition, conversion=conversion, n_copies=0, most=1)
@@ -151,7 +155,11 @@ def test_songs_are_transposed_by_octaves_without_counting_words(target: Path, tm
 
 def test_words_are_counted_where_there_is_a_transcript(target: Path, sources: Path) -> None:
     found = run(ToyVoice(), target, sources, n_copies=0)
-    assert [source.words_result and source.words_result.rate for source in found.sources] == [0.25, None, None]
+    assert [source.words_result and source.words_result.rate for source in found.sources] == [
+        0.25,
+        None,
+        None,
+    ]
     assert find_transcript(sources / "s0.flac") == "four words are here"
 
 
@@ -208,13 +216,18 @@ def test_failures_are_listed_and_the_others_are_measured(target: Path, sources: 
     found = run(ToyVoice(fails_at_s=1.2), target, sources, n_copies=0)
     assert [source.name for source in found.sources] == ["s0.flac", "s2.flac"]
     assert [skipped.name for skipped in found.skipped] == ["t9.flac", "others/s1.flac", "others/s3.flac"]
-    assert [reason in skipped.reason for reason, skipped in zip(("silent", "cannot", "s3"), found.skipped, strict=True)] == [True] * 3
+    assert [
+        reason in skipped.reason
+        for reason, skipped in zip(("silent", "cannot", "s3"), found.skipped, strict=True)
+    ] == [True] * 3
     assert found.target.n_recordings == 4
     repaired = run(ToyVoice(), target, sources, n_copies=0)
     assert len(repaired.sources) == 3 and len(repaired.skipped) == 2
 
 
-def test_a_full_disk_ends_the_evaluation(target: Path, sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_evaluation(
+    target: Path, sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_arguments):
         raise WriteError("the disk is full")
 
@@ -229,7 +242,9 @@ def test_a_release_file_has_no_copy_synthesis_and_a_note_about_it(target: Path, 
     assert any("release file" in note for note in found.notes)
 
 
-def test_one_recording_of_the_target_gives_no_ceiling_and_null_in_the_file(target: Path, sources: Path) -> None:
+def test_one_recording_of_the_target_gives_no_ceiling_and_null_in_the_file(
+    target: Path, sources: Path
+) -> None:
     found = evaluate_voice(ToyVoice(), [target / "t0.flac"], [sources], target.parent / "out")
     assert math.isnan(found.target.ceiling) and math.isnan(found.copies[0].similarity)
     stored = json.loads((target.parent / "out" / "evaluation.json").read_text(encoding="utf-8"))
@@ -240,7 +255,9 @@ def test_one_recording_of_the_target_gives_no_ceiling_and_null_in_the_file(targe
 
 def test_readings_of_the_same_words_are_compared_when_asked_for(target: Path, tmp_path: Path) -> None:
     write_audio(tmp_path / "others" / "t1.flac", tone(SOURCE_HZ, 1.5))
-    asked, not_asked = (run(ToyVoice(), target, tmp_path / "others", n_copies=0, parallel=on) for on in (True, False))
+    asked, not_asked = (
+        run(ToyVoice(), target, tmp_path / "others", n_copies=0, parallel=on) for on in (True, False)
+    )
     assert asked.sources[0].distance_result.aligned and asked.sources[0].distance_source.mean_db > 0
     assert not_asked.sources[0].distance_result is None
 
@@ -252,7 +269,9 @@ def test_an_empty_target_or_no_source_is_refused(target: Path, tmp_path: Path) -
     with pytest.raises(SvcError, match="nothing to measure"):
         evaluate_voice(ToyVoice(), target, [], tmp_path / "out", EvaluationSettings(n_copies=0))
     write_audio(tmp_path / "silent" / "a.flac", Audio(np.zeros(RATE_HZ), RATE_HZ))
-    with pytest.raises(SvcError, match=r"none of the target's 1 recordings.*a\.flac: the recording is silent"):
+    with pytest.raises(
+        SvcError, match=r"none of the target's 1 recordings.*a\.flac: the recording is silent"
+    ):
         run(ToyVoice(), tmp_path / "silent", target)
 
 
@@ -274,18 +293,29 @@ def test_equal_names_in_two_folders_do_not_overwrite_each_other(target: Path, tm
     for folder in ("a", "b/a"):
         write_audio(tmp_path / folder / "x.flac", tone(SOURCE_HZ))
     out = tmp_path / "out"
-    found = evaluate_voice(ToyVoice(), target, [tmp_path / "a", tmp_path / "b" / "a"], out, EvaluationSettings(n_copies=0))
+    found = evaluate_voice(
+        ToyVoice(), target, [tmp_path / "a", tmp_path / "b" / "a"], out, EvaluationSettings(n_copies=0)
+    )
     assert len({source.file for source in found.sources}) == 2 == len(list((out / "converted").iterdir()))
     assert len({source.key for source in found.sources}) == 2
 
 
 def test_relative_similarity_is_between_source_and_ceiling() -> None:
     assert relative_similarity(0.5, 0.8, 0.9) == pytest.approx(0.75)
-    assert math.isnan(relative_similarity(0.85, 0.9, 0.9)) and math.isnan(relative_similarity(0.5, 0.8, math.nan))
+    assert math.isnan(relative_similarity(0.85, 0.9, 0.9)) and math.isnan(
+        relative_similarity(0.5, 0.8, math.nan)
+    )
 
 
-@pytest.mark.parametrize("content", ["{", '{"version": 1}', '{"voice": "x", "speaker": "y", "version": 99, "target":'
-                                     ' {"n_recordings": 1, "similarities": [], "middle_pitch_hz": 0}}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        '{"version": 1}',
+        '{"voice": "x", "speaker": "y", "version": 99, "target":'
+        ' {"n_recordings": 1, "similarities": [], "middle_pitch_hz": 0}}',
+    ],
+)
 def test_another_version_is_an_error_or_is_overwritten(content: str, target: Path, sources: Path) -> None:
     out = target.parent / "out"
     out.mkdir()
@@ -301,7 +331,11 @@ def test_held_out_clips_become_the_target(tmp_path: Path) -> None:
     settings = FeatureSettings(sample_rate_hz=RATE_HZ, hop_samples=160, encoder="x", pitch_method="x")
     store = FeatureStore.create(tmp_path / "features", settings)
     samples = (tone(TARGET_HZ, 1.0).samples * 32767).astype(np.int16)
-    records = [ClipRecord(f"{who}/{i}.flac", who, 1, 1, 100, 1, ("audio",)) for who in ("ada", "bob") for i in range(10)]
+    records = [
+        ClipRecord(f"{who}/{i}.flac", who, 1, 1, 100, 1, ("audio",))
+        for who in ("ada", "bob")
+        for i in range(10)
+    ]
     store.add([(record, {"audio": samples}) for record in records])
     store.merge([record.name for record in records])
     paths = held_out_clips(tmp_path / "features", tmp_path / "own", speaker="ada")

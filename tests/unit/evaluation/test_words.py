@@ -22,14 +22,17 @@ from svcnb.evaluation.words import (
 from tests.places import DEMO_VOICES
 
 
-@pytest.mark.parametrize(("transcript", "recognized", "n_errors"), [
-    ("The cat sat.", "the cat sat", 0),
-    ("the cat sat", "the hat sat", 1),
-    ("the cat sat", "the sat", 1),
-    ("the cat sat", "the old cat sat down", 2),
-    ("the cat sat", "", 3),
-    ("It's 42 o\u2019clock!", "it's forty two o'clock", 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("transcript", "recognized", "n_errors"),
+    [
+        ("The cat sat.", "the cat sat", 0),
+        ("the cat sat", "the hat sat", 1),
+        ("the cat sat", "the sat", 1),
+        ("the cat sat", "the old cat sat down", 2),
+        ("the cat sat", "", 3),
+        ("It's 42 o\u2019clock!", "it's forty two o'clock", 0),
+    ],
+)
 def test_every_kind_of_word_error_is_counted(transcript: str, recognized: str, n_errors: int) -> None:
     pytest.importorskip("jiwer")
     assert word_errors(transcript, recognized).n_errors == n_errors
@@ -46,11 +49,19 @@ def test_long_recordings_weigh_more_in_the_total() -> None:
     assert total_errors([None]) is None and total_errors([]) is None
 
 
-@pytest.mark.parametrize(("number", "words"), [
-    (0, "zero"), (13, "thirteen"), (40, "forty"), (99, "ninety nine"), (100, "one hundred"),
-    (1905, "one thousand nine hundred five"), (250_017, "two hundred fifty thousand seventeen"),
-    (1_000_000, "one zero zero zero zero zero zero"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (0, "zero"),
+        (13, "thirteen"),
+        (40, "forty"),
+        (99, "ninety nine"),
+        (100, "one hundred"),
+        (1905, "one thousand nine hundred five"),
+        (250_017, "two hundred fifty thousand seventeen"),
+        (1_000_000, "one zero zero zero zero zero zero"),
+    ],
+)
 def test_numbers_are_spelled_as_english_words(number: int, words: str) -> None:
     assert spell_number(number) == words
 
@@ -82,12 +93,15 @@ def test_a_text_file_beside_the_recording_comes_first(folder: Path) -> None:
     assert find_transcript(recording) == "beside it"
 
 
-@pytest.mark.parametrize(("name", "text"), [
-    ("transcripts.csv", "file|text\nx.flac|one, \"two\"\n"),
-    ("metadata.csv", "x|1, 2|one, \"two\"\n"),
-    ("metadata.csv", 'file,text\nx.flac,"one, ""two"""\n'),
-    ("1-2.trans.txt", "y other words\nx one, \"two\"\n"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("transcripts.csv", 'file|text\nx.flac|one, "two"\n'),
+        ("metadata.csv", 'x|1, 2|one, "two"\n'),
+        ("metadata.csv", 'file,text\nx.flac,"one, ""two"""\n'),
+        ("1-2.trans.txt", 'y other words\nx one, "two"\n'),
+    ],
+)
 def test_tables_of_common_corpora_are_read(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     assert find_transcript(tmp_path / "x.flac") == 'one, "two"'

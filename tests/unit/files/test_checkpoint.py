@@ -51,8 +51,12 @@ class RunsWhenRead:
 
 def in_torchs_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Weight norm as torch.nn.utils.parametrizations names it."""
-    return {re.sub(r"weight_([gv])$", lambda part: f"parametrizations.weight.original{'gv'.index(part[1])}", name): value
-            for name, value in state.items()}  # fmt: skip
+    return {
+        re.sub(
+            r"weight_([gv])$", lambda part: f"parametrizations.weight.original{'gv'.index(part[1])}", name
+        ): value
+        for name, value in state.items()
+    }
 
 
 class TwoConvs(nn.Module):
@@ -70,12 +74,22 @@ def sovits_shapes() -> dict[str, tuple[int, ...]]:
 # reading
 
 
-@pytest.mark.parametrize("save_options", [{}, OLD_FORMAT, {"pickle_protocol": 4}], ids=["zip", "old stream", "protocol 4"])
-@pytest.mark.parametrize("function", [os.system, builtins.eval, builtins.exec, os.remove], ids=lambda f: f.__name__)
-def test_a_file_that_would_run_code_is_refused_by_name_and_does_not_run(tmp_path: Path, function, save_options: dict) -> None:
+@pytest.mark.parametrize(
+    "save_options", [{}, OLD_FORMAT, {"pickle_protocol": 4}], ids=["zip", "old stream", "protocol 4"]
+)
+@pytest.mark.parametrize(
+    "function", [os.system, builtins.eval, builtins.exec, os.remove], ids=lambda f: f.__name__
+)
+def test_a_file_that_would_run_code_is_refused_by_name_and_does_not_run(
+    tmp_path: Path, function, save_options: dict
+) -> None:
     path, trace = tmp_path / "G_1.pth", tmp_path / "trace"
     trace.touch()
-    code = {"eval": f"__import__('os').remove({str(trace)!r})", "remove": str(trace), "system": f"rm '{trace}'"}
+    code = {
+        "eval": f"__import__('os').remove({str(trace)!r})",
+        "remove": str(trace),
+        "system": f"rm '{trace}'",
+    }
     call = RunsWhenRead(function, code.get(function.__name__, code["eval"]))
     torch.save({"model": {"weight": torch.ones(2), "deep": [{"inside": call}]}}, path, **save_options)
     with pytest.raises(UnsafePickle, match=function.__name__):
@@ -97,7 +111,9 @@ def test_a_torch_function_that_would_load_another_pickle_is_refused(tmp_path: Pa
         read_checkpoint(path)
 
 
-def test_a_class_of_another_program_is_never_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_of_another_program_is_never_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "fairseq.pt"
     _save_with_foreign_classes(path, monkeypatch)
     monkeypatch.setitem(sys.modules, "fairseq", None)  # importing it now would raise
@@ -111,7 +127,11 @@ def test_a_class_of_another_program_is_never_imported(tmp_path: Path, monkeypatc
 def _save_with_foreign_classes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file as fairseq writes it: its Dictionary, an argparse Namespace and an omegaconf tree with parents."""
     made = {}
-    for full_name in ("fairseq.data.dictionary.Dictionary", "omegaconf.dictconfig.DictConfig", "omegaconf.nodes.AnyNode"):
+    for full_name in (
+        "fairseq.data.dictionary.Dictionary",
+        "omegaconf.dictconfig.DictConfig",
+        "omegaconf.nodes.AnyNode",
+    ):
         module_name, name = full_name.rsplit(".", 1)
         module = types.ModuleType(module_name)
         made[name] = type(name, (), {"__module__": module_name})
@@ -119,7 +139,12 @@ def _save_with_foreign_classes(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         for parent in ("fairseq", "fairseq.data", "omegaconf"):
             monkeypatch.setitem(sys.modules, parent, types.ModuleType(parent))
         monkeypatch.setitem(sys.modules, module_name, module)
-    dictionary, tree, branch, leaf = made["Dictionary"](), made["DictConfig"](), made["DictConfig"](), made["AnyNode"]()
+    dictionary, tree, branch, leaf = (
+        made["Dictionary"](),
+        made["DictConfig"](),
+        made["DictConfig"](),
+        made["AnyNode"](),
+    )
     dictionary.__dict__.update(symbols=["<s>", "a"], count=[1, 2])
     leaf.__dict__.update(_val=64, _parent=branch)
     branch.__dict__.update(_content={"width": leaf}, _parent=tree)
@@ -139,7 +164,11 @@ def _save_with_foreign_classes(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_centres_stored_as_numpy_arrays_are_read(tmp_path: Path, save_options: dict) -> None:
     path = tmp_path / "kmeans_10000.pt"
     centers = np.arange(6, dtype=np.float32).reshape(2, 3)
-    torch.save({"singer": {"n_features_in_": 3, "cluster_centers_": centers, "spread": np.float64(2)}}, path, **save_options)
+    torch.save(
+        {"singer": {"n_features_in_": 3, "cluster_centers_": centers, "spread": np.float64(2)}},
+        path,
+        **save_options,
+    )
     stored = read_checkpoint(path)["singer"]
     np.testing.assert_array_equal(stored["cluster_centers_"], centers)
     assert (stored["n_features_in_"], stored["spread"]) == (3, 2.0)
@@ -197,13 +226,22 @@ def test_every_difference_is_reported_in_one_error_and_nothing_is_copied() -> No
         load_weights(module, state)
     message = str(caught.value)
     assert "4 differences" in message
-    for part in ("missing pre.bias (3,)", "missing enc_q.weight (2, 2)", "unexpected extra (1,)", "emb_g.weight is (9, 3), expected (4, 3)"):
+    for part in (
+        "missing pre.bias (3,)",
+        "missing enc_q.weight (2, 2)",
+        "unexpected extra (1,)",
+        "emb_g.weight is (9, 3), expected (4, 3)",
+    ):
         assert part in message
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
 def test_declared_differences_pass_and_are_reported() -> None:
-    state = {n: v for n, v in to_plain_names(TwoConvs(n_speakers=9).state_dict()).items() if not n.startswith("enc_q.")}
+    state = {
+        n: v
+        for n, v in to_plain_names(TwoConvs(n_speakers=9).state_dict()).items()
+        if not n.startswith("enc_q.")
+    }
     state["mask_emb"] = torch.ones(1)
     report = load_weights(TwoConvs(), state, may_miss=("enc_q.",), may_skip=("emb_g.", "mask_emb"))
     assert report.missing == ("enc_q.weight", "enc_q.bias")
@@ -225,7 +263,15 @@ def test_both_spellings_of_weight_norm_load(rename) -> None:
 
 def test_renaming_keeps_the_order_and_whatever_is_not_weight_norm() -> None:
     plain = to_plain_names(TwoConvs().state_dict() | {"conv.weight_u": 0})
-    assert list(plain) == ["emb_g.weight", "pre.bias", "pre.weight_g", "pre.weight_v", "enc_q.weight", "enc_q.bias", "conv.weight_u"]
+    assert list(plain) == [
+        "emb_g.weight",
+        "pre.bias",
+        "pre.weight_g",
+        "pre.weight_v",
+        "enc_q.weight",
+        "enc_q.bias",
+        "conv.weight_u",
+    ]
 
 
 # so-vits-svc's files
@@ -243,14 +289,23 @@ def test_a_generator_file_goes_round_with_equal_names_order_and_values(tmp_path:
     group = raw["optimizer"]["param_groups"][0]
     assert raw["optimizer"]["state"] == {}
     assert len(group["params"]) == len(state)
-    assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (1e-4, (0.8, 0.99), 1e-9, 0.01)
+    assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (
+        1e-4,
+        (0.8, 0.99),
+        1e-9,
+        0.01,
+    )
     read = read_sovits_checkpoint(path)
     assert (read.iteration, read.learning_rate, list(read.model)) == (3, 1e-4, list(state))
 
 
 def test_a_shared_layer_is_counted_once_by_the_fresh_optimizer(tmp_path: Path) -> None:
     shared = torch.ones(2, 2)
-    state = {"flow.wn.w": shared, "flow.flows.0.enc.w": shared, "dec.snakes.0.upsample.filter": torch.ones(1, 1, 12)}
+    state = {
+        "flow.wn.w": shared,
+        "flow.flows.0.enc.w": shared,
+        "dec.snakes.0.upsample.filter": torch.ones(1, 1, 12),
+    }
     path = save_sovits_checkpoint(tmp_path / "G_1.pth", model_state=state, iteration=1, learning_rate=1e-4)
     assert read_sovits_checkpoint(path).optimizer["param_groups"][0]["params"] == [0]
 
@@ -270,10 +325,14 @@ def test_a_trained_optimizer_comes_back(tmp_path: Path) -> None:
     again = torch.optim.AdamW(module.parameters(), lr=1.0)
     again.load_state_dict(read_sovits_checkpoint(path).optimizer)
     assert again.param_groups[0]["lr"] == 2e-4
-    assert torch.equal(again.state_dict()["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])
+    assert torch.equal(
+        again.state_dict()["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"]
+    )
 
 
-def test_an_interrupted_save_leaves_the_old_file_and_no_partial_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_save_leaves_the_old_file_and_no_partial_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "G_1.pth"
     save = {"model_state": {"a": torch.ones(1)}, "iteration": 1, "learning_rate": 1e-4}
     save_sovits_checkpoint(path, **save)
@@ -325,8 +384,16 @@ def test_a_generator_tells_its_config() -> None:
     reference = ReferenceSet(BUNDLED_REFERENCE / "svc41_small")
     told = describe_sovits(in_torchs_names(_empty(reference.keys)))
     section = reference.config["model"]
-    assert {key: told[key] for key in told if key in section} == {key: section[key] for key in told if key in section}
-    assert told.keys() >= {"ssl_dim", "n_layers", "filter_channels", "upsample_initial_channel", "n_flow_layer"}
+    assert {key: told[key] for key in told if key in section} == {
+        key: section[key] for key in told if key in section
+    }
+    assert told.keys() >= {
+        "ssl_dim",
+        "n_layers",
+        "filter_channels",
+        "upsample_initial_channel",
+        "n_flow_layer",
+    }
     assert (told["version"], told["has_posterior"]) == ("4.1", True)
 
 
@@ -372,7 +439,9 @@ def test_other_families_are_named_when_refused(tensor: str, expected: str) -> No
 
 def test_safetensors_go_round_with_metadata(tmp_path: Path) -> None:
     shared = torch.arange(4.0)
-    path = write_safetensors(tmp_path / "new" / "a.safetensors", {"x": shared, "y": shared[:2]}, {"about": "é"})
+    path = write_safetensors(
+        tmp_path / "new" / "a.safetensors", {"x": shared, "y": shared[:2]}, {"about": "é"}
+    )
     tensors, metadata = read_safetensors(path)
     assert metadata == {"about": "é"}
     assert torch.equal(tensors["x"], shared)

@@ -52,7 +52,9 @@ class Host(SimpleHTTPRequestHandler):
             self.server.starts.append(start)
         self.send_response(206 if start else 200)
         self.send_header("ETag", f'"{self.server.etag or hashlib.sha256(content).hexdigest()[:8]}"')
-        self.send_header("Content-Type", "text/html" if path.suffix == ".html" else "application/octet-stream")
+        self.send_header(
+            "Content-Type", "text/html" if path.suffix == ".html" else "application/octet-stream"
+        )
         self.send_header("Content-Length", str(len(content) - start))
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
@@ -64,11 +66,21 @@ class Host(SimpleHTTPRequestHandler):
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     """A server on this machine: `folder` and `address`; `starts` collects the first byte of every answer."""
-    monkeypatch.setattr(file_download, "time", types.SimpleNamespace(sleep=lambda _: None))  # between two tries: 1 s
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1 << 16)  # what is kept is a multiple of it; else 10 MB
+    monkeypatch.setattr(
+        file_download, "time", types.SimpleNamespace(sleep=lambda _: None)
+    )  # between two tries: 1 s
+    monkeypatch.setattr(
+        constants, "DOWNLOAD_CHUNK_SIZE", 1 << 16
+    )  # what is kept is a multiple of it; else 10 MB
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Host, directory=str(tmp_path / "served")))
     server.folder, server.address = tmp_path / "served", f"http://127.0.0.1:{server.server_port}"
-    server.gives_parts, server.break_after_bytes, server.starts, server.etag, server.moved = True, 1 << 30, [], "", {}
+    server.gives_parts, server.break_after_bytes, server.starts, server.etag, server.moved = (
+        True,
+        1 << 30,
+        [],
+        "",
+        {},
+    )
     server.folder.mkdir()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -79,7 +91,14 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingH
 
 
 def add_row(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
-    row = {"name": "toy", "file_name": "toy.pt", "used_for": "a test", "source": "this machine", "licence": "MIT", **changes}
+    row = {
+        "name": "toy",
+        "file_name": "toy.pt",
+        "used_for": "a test",
+        "source": "this machine",
+        "licence": "MIT",
+        **changes,
+    }
     monkeypatch.setitem(WEIGHTS, "toy", Weights(**row))
 
 
@@ -97,11 +116,16 @@ def test_a_file_under_another_familys_name_is_found(tmp_path: Path) -> None:
 
 
 def test_absent_weights_are_answered_with_the_file_its_place_and_its_source(tmp_path: Path) -> None:
-    with pytest.raises(WeightsMissing, match=r"rmvpe\.pt is not there, needed for: f0 method rmvpe\. Source: yxlllc/RMVPE.*weights rmvpe --fetch"):
+    with pytest.raises(
+        WeightsMissing,
+        match=r"rmvpe\.pt is not there, needed for: f0 method rmvpe\. Source: yxlllc/RMVPE.*weights rmvpe --fetch",
+    ):
         find_weights("rmvpe", tmp_path)
     with pytest.raises(WeightsMissing, match="put nsf_hifigan_20221211.zip into .* and run the same"):
         find_weights("nsf-hifigan", tmp_path)
-    with pytest.raises(WeightsMissing, match=rf"get https://.*/medium.pt elsewhere and save it as {tmp_path}/medium.pt"):
+    with pytest.raises(
+        WeightsMissing, match=rf"get https://.*/medium.pt elsewhere and save it as {tmp_path}/medium.pt"
+    ):
         find_weights("whisper-medium", tmp_path)
     with pytest.raises(SvcError, match="contentvec"):
         find_weights("no such", tmp_path)
@@ -119,7 +143,9 @@ def test_choices_name_the_rows_they_need_and_nothing_else() -> None:
     chosen = weights_for(["vec256l9", "rmvpe", "", "fcpe", "enhance", "shallow_diffusion"])
     assert [row.name for row in chosen] == ["contentvec", "rmvpe", "nsf-hifigan"]
     assert weights_for(["auto", "dio"]) == []
-    with pytest.raises(SvcError, match="'vec900' needs no weights that svcnb knows: choose among .*vec768l12"):
+    with pytest.raises(
+        SvcError, match="'vec900' needs no weights that svcnb knows: choose among .*vec768l12"
+    ):
         weights_for(["vec900"])
 
 
@@ -132,7 +158,9 @@ def test_every_base_model_of_rvc_is_a_choice_under_the_name_a_training_looks_for
             for f0 in (True, False):
                 choice = f"base_rvc_{version}_{rate_hz // 1000}k" + ("" if f0 else "_no_f0")
                 expected = base_names(Config.full(version, rate_hz, f0=f0))
-                assert [row.file_name for row in weights_for([choice])] == [path.as_posix() for path in expected]
+                assert [row.file_name for row in weights_for([choice])] == [
+                    path.as_posix() for path in expected
+                ]
 
 
 def test_every_encoder_and_every_f0_method_is_a_choice() -> None:
@@ -140,7 +168,9 @@ def test_every_encoder_and_every_f0_method_is_a_choice() -> None:
     from svcnb.features.pitch.estimator import METHODS
 
     for row in ENCODERS.values():
-        assert row.weights in [found.name for found in weights_for([row.name])], f"{row.name} is not in needed_for"
+        assert row.weights in [found.name for found in weights_for([row.name])], (
+            f"{row.name} is not in needed_for"
+        )
     for method in METHODS:
         weights_for([method])
 
@@ -174,7 +204,9 @@ def test_a_published_checksum_is_compared_and_the_next_mirror_is_tried(tmp_path,
     assert fetched.verified == "equal to the published checksum"
 
     add_row(monkeypatch, url=f"{host.address}/bad.pt", mirrors=mirrors[:1], sha256=checksum)
-    with pytest.raises(WeightsMissing, match="not the published one.*web page.*get .*bad.pt elsewhere and save it as"):
+    with pytest.raises(
+        WeightsMissing, match="not the published one.*web page.*get .*bad.pt elsewhere and save it as"
+    ):
         fetch("toy", tmp_path / "elsewhere")
     assert not list((tmp_path / "elsewhere").iterdir())
 
@@ -273,7 +305,9 @@ def test_a_connection_that_never_gets_further_is_given_up_and_the_part_kept(tmp_
     assert 2 <= len(host.starts) <= 10
 
 
-def test_a_host_that_leads_to_another_one_is_followed_and_its_file_resumed(tmp_path, host, monkeypatch) -> None:
+def test_a_host_that_leads_to_another_one_is_followed_and_its_file_resumed(
+    tmp_path, host, monkeypatch
+) -> None:
     """As a release on GitHub: only the second address tells size and version."""
     (host.folder / "stored.bin").write_bytes(CONTENT)
     host.moved["a.pt"] = f"{host.address.replace('127.0.0.1', 'localhost')}/stored.bin"
@@ -287,7 +321,9 @@ def test_a_checksum_that_the_host_names_is_compared(tmp_path, host, monkeypatch)
     (host.folder / "a.pt").write_bytes(b"whole")
     add_row(monkeypatch, url=f"{host.address}/a.pt")
     host.etag = hashlib.sha256(b"whole").hexdigest()
-    assert fetch("toy", tmp_path / "pretrain").verified.startswith("equal to the checksum that the host names, recorded")
+    assert fetch("toy", tmp_path / "pretrain").verified.startswith(
+        "equal to the checksum that the host names, recorded"
+    )
     host.etag = hashlib.sha256(b"other").hexdigest()
     with pytest.raises(WeightsMissing, match="is not the one that the host names"):
         fetch("toy", tmp_path / "elsewhere")
@@ -301,7 +337,9 @@ def test_a_full_disk_is_told_before_anything_is_fetched(tmp_path, host, monkeypa
         download(f"{host.address}/a.pt", tmp_path / "a.pt")
 
 
-def leave_a_part(host: ThreadingHTTPServer, path: Path, monkeypatch: pytest.MonkeyPatch, *, n_answers: int = 1) -> None:
+def leave_a_part(
+    host: ThreadingHTTPServer, path: Path, monkeypatch: pytest.MonkeyPatch, *, n_answers: int = 1
+) -> None:
     """A download that broke off in the middle and was given up."""
     tries = iter([1] * n_answers)
 
@@ -336,7 +374,11 @@ def test_one_member_of_an_archive_is_put_in_place_and_the_rest_removed(tmp_path,
     assert {p.name for p in (tmp_path / "pretrain").iterdir()} == {"toy.pt", downloads.CHECKSUMS_NAME}
 
 
-VOCODER = {"x/nsf_hifigan/model": b"weights", "x/nsf_hifigan/config.json": b"{}", "x/nsf_hifigan/NOTICE.txt": b"CC"}
+VOCODER = {
+    "x/nsf_hifigan/model": b"weights",
+    "x/nsf_hifigan/config.json": b"{}",
+    "x/nsf_hifigan/NOTICE.txt": b"CC",
+}
 
 
 def test_the_vocoders_archive_gives_its_config_and_its_licence_too(tmp_path, host, monkeypatch) -> None:
@@ -358,7 +400,9 @@ def test_an_archive_that_was_put_there_by_hand_is_unpacked_without_a_network(tmp
 
 
 @pytest.mark.parametrize("name", ["../model", "/etc/model", "C:/model", "..\\model"])
-def test_an_archive_that_would_write_elsewhere_is_refused_whole(tmp_path, host, monkeypatch, name: str) -> None:
+def test_an_archive_that_would_write_elsewhere_is_refused_whole(
+    tmp_path, host, monkeypatch, name: str
+) -> None:
     (host.folder / "a.zip").write_bytes(zipped({"model.pt": b"weights", name: b"evil"}))
     add_row(monkeypatch, url=f"{host.address}/a.zip", member="model.pt")
     with pytest.raises(SvcError, match="outside its folder"):

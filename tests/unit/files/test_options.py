@@ -18,8 +18,15 @@ class Brighter(conversion_settings.ConversionSettings):
     """The settings of a conversion with two options more."""
 
     brightness_db: float = option(
-        1.5, "gain of the high frequencies", unit="dB", original="-br --brightness", group="quality", ge=0, le=12,
-        slider=(0, 6, 0.5), note="as an example",
+        1.5,
+        "gain of the high frequencies",
+        unit="dB",
+        original="-br --brightness",
+        group="quality",
+        ge=0,
+        le=12,
+        slider=(0, 6, 0.5),
+        note="as an example",
     )
     tilt: Literal["flat", "dark"] = option("flat", "spectral tilt", group="quality", advanced=True)
 
@@ -56,7 +63,11 @@ def test_a_new_option_is_on_the_panel(brighter: type[Settings], tmp_path: Path) 
     panel = ConversionPanel(open_workspace(str(tmp_path)))
     panel.fields["voice"].value = "me"
     slider = panel.fields["brightness_db"]
-    assert isinstance(slider, widgets.FloatSlider) and (slider.value, slider.max, slider.step) == (1.5, 6, 0.5)
+    assert isinstance(slider, widgets.FloatSlider) and (slider.value, slider.max, slider.step) == (
+        1.5,
+        6,
+        0.5,
+    )
     assert panel.fields["tilt"].options == ("flat", "dark") and slider.description == "brightness"
     slider.value = 4
     assert panel.settings().brightness_db == 4
@@ -64,7 +75,9 @@ def test_a_new_option_is_on_the_panel(brighter: type[Settings], tmp_path: Path) 
 
 def test_a_new_option_is_a_form_field_and_one_without_a_mark_is_found(brighter: type[Settings]) -> None:
     builder = load_builder()
-    help_line, line, *_ = builder.write_form("brightness  #@option convert --brightness\ntilt  #@option convert --tilt").splitlines()
+    help_line, line, *_ = builder.write_form(
+        "brightness  #@option convert --brightness\ntilt  #@option convert --tilt"
+    ).splitlines()
     assert help_line == "#@markdown Gain of the high frequencies (dB)."
     form = FORM.match(line)
     check_form("brightness", 1.5, form["form"])
@@ -97,8 +110,12 @@ def test_an_option_is_read_from_its_field() -> None:
     found = options_of(Example)
     assert list(found) == ["count", "names", "folder", "words", "share"]
     assert [(option.kind, option.many, option.is_open) for option in found.values()] == [
-        (int, False, True), (str, True, True), (Path, False, True), (bool, False, True), (float, False, True),
-    ]  # fmt: skip
+        (int, False, True),
+        (str, True, True),
+        (Path, False, True),
+        (bool, False, True),
+        (float, False, True),
+    ]
     assert found["count"].choices == ("auto",) and found["count"].default_text == "the config's"
     assert found["share"].range_text == "above 0 and below 1" and found["words"].flags == ("--no_words",)
 
@@ -112,11 +129,14 @@ def test_fields_that_do_nothing_in_a_family_are_no_options() -> None:
     assert offered["cluster_ratio"].original == ("--index_rate",)
 
 
-@pytest.mark.parametrize(("values", "message"), [
-    ({"share": 1}, r"share \(--share\) is 1: expected above 0 and below 1"),
-    ({"count": "many"}, r"count \(--count\) is 'many'"),
-    ({"part": 1}, "part is none of Example: known are count, names"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"share": 1}, r"share \(--share\) is 1: expected above 0 and below 1"),
+        ({"count": "many"}, r"count \(--count\) is 'many'"),
+        ({"part": 1}, "part is none of Example: known are count, names"),
+    ],
+)
 def test_a_wrong_value_is_one_line_that_names_the_flag(values: dict, message: str) -> None:
     with pytest.raises(SettingsError, match=message) as caught:
         Example(**values)

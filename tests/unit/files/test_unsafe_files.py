@@ -61,7 +61,9 @@ def encoder(name: str, file_name: str, save: Callable[[Path], Any]) -> Kind:
 
 def save_contentvec(path: Path) -> None:
     projection = {"final_proj.weight": torch.ones(5, BASE.width), "final_proj.bias": torch.ones(5)}
-    torch.save({"model": hubert_state(BASE) | projection, "cfg": {"model": {"encoder_attention_heads": 4}}}, path)
+    torch.save(
+        {"model": hubert_state(BASE) | projection, "cfg": {"model": {"encoder_attention_heads": 4}}}, path
+    )
 
 
 def write_centres(folder: Path) -> Path:
@@ -82,7 +84,11 @@ def write_voice(folder: Path) -> Path:
 
 
 def write_discriminator(folder: Path) -> Path:
-    contents = {"model": {"discriminators.0.convs.0.weight_g": torch.ones(2)}, "iteration": 1, "optimizer": {}}
+    contents = {
+        "model": {"discriminators.0.convs.0.weight_g": torch.ones(2)},
+        "iteration": 1,
+        "optimizer": {},
+    }
     torch.save(contents | {"learning_rate": 1e-4}, folder / "D_800.pth")
     return folder / "D_800.pth"
 
@@ -196,7 +202,9 @@ def test_a_yaml_that_names_a_python_object_is_refused(folder: Path) -> None:
 
 def test_a_timeline_of_speakers_in_python_is_read_and_not_run(folder: Path) -> None:
     path, trace = folder / "spkmix.py", folder / "trace"
-    path.write_text(f"import os\nos.mkdir({str(trace)!r})\nspk_mix_map = {{0: [[0.0, 1.0, 1.0, 0.0]], 1: [[0.0, 1.0, 0.0, 1.0]]}}\n")
+    path.write_text(
+        f"import os\nos.mkdir({str(trace)!r})\nspk_mix_map = {{0: [[0.0, 1.0, 1.0, 0.0]], 1: [[0.0, 1.0, 0.0, 1.0]]}}\n"
+    )
     assert len(read_mix(path)) == 2
     path.write_text(f"spk_mix_map = {{0: __import__('os').mkdir({str(trace)!r})}}\n")
     with pytest.raises(SvcError, match="spkmix.py contains no speaker mix"):

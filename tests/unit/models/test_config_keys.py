@@ -219,11 +219,20 @@ def test_a_key_that_changes_nothing_is_named_in_one_line_with_its_file_when_it_i
     assert line.startswith(f"my.json: {key} is not used: ") and "\n" not in line
 
 
-@pytest.mark.parametrize("config", [
-    sovits.Config.small(), sovits.Config.full(), sovits.Config.full("4.0"), rvc.Config.small(), rvc.Config.full(),
-    type(see.diffusion_config()).small(), type(see.diffusion_config()).full(), type(see.vocoder_config()).small(),
-    type(see.vocoder_config()).full(),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        sovits.Config.small(),
+        sovits.Config.full(),
+        sovits.Config.full("4.0"),
+        rvc.Config.small(),
+        rvc.Config.full(),
+        type(see.diffusion_config()).small(),
+        type(see.diffusion_config()).full(),
+        type(see.vocoder_config()).small(),
+        type(see.vocoder_config()).full(),
+    ],
+)
 def test_the_sizes_that_we_offer_set_no_key_that_changes_nothing(config, caplog) -> None:
     config.warn_of_unused("config.json")
     assert not caplog.messages

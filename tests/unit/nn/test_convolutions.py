@@ -21,7 +21,9 @@ def values(*shape: int) -> torch.Tensor:
 def compare(ours: torch.Tensor, expected: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> None:
     torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
     grad = torch.randn_like(expected)
-    for mine, theirs in zip(torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True):
+    for mine, theirs in zip(
+        torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True
+    ):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
 
 
@@ -61,14 +63,18 @@ def test_single_precision_stays_as_exact_as_torch() -> None:
 
 def test_large_layers_are_tiled_and_small_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(convolutions, "convolve", lambda *args, **kwargs: calls.append(1) or convolve(*args, **kwargs))
+    monkeypatch.setattr(
+        convolutions, "convolve", lambda *args, **kwargs: calls.append(1) or convolve(*args, **kwargs)
+    )
     Conv1d(64, 64, 5, padding=2)(torch.randn(2, 64, 400))
     Conv1d(128, 128, 5, padding=4, dilation=2)(torch.randn(2, 128, 400))
     with torch.autocast("cpu", torch.bfloat16):
         Conv1d(128, 128, 5, padding=2)(torch.randn(2, 128, 400))
     assert not calls
     layer, x = Conv1d(128, 128, 5, padding=2), torch.randn(2, 128, 400)
-    torch.testing.assert_close(layer(x), F.conv1d(x, layer.weight, layer.bias, padding=2), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        layer(x), F.conv1d(x, layer.weight, layer.bias, padding=2), rtol=1e-4, atol=1e-5
+    )
     assert calls and layer(x).is_contiguous()
 
 

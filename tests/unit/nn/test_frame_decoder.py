@@ -44,7 +44,9 @@ def test_pitch_stays_exact_after_ten_minutes() -> None:
 
 def test_decoder_gives_a_hop_of_samples_per_frame_and_a_gradient_to_every_parameter() -> None:
     torch.manual_seed(0)
-    decoder = FrameDecoder(12, gin_channels=5, sampling_rate=RATE_HZ, hop_samples=HOP, channels=16, n_blocks=2)
+    decoder = FrameDecoder(
+        12, gin_channels=5, sampling_rate=RATE_HZ, hop_samples=HOP, channels=16, n_blocks=2
+    )
     f0 = torch.full((2, 30), 150.0)
     f0[:, 10:] = 0
     audio = decoder(torch.randn(2, 12, 30), f0, torch.randn(2, 5, 1))

@@ -27,7 +27,9 @@ def panel(tmp_path: Path):
     (tmp_path / "data" / "models" / "rvc").mkdir()
     config.save(tmp_path / "data" / "models" / "rvc" / "config.json")
     state = rvc.build(config).generator.state_dict()
-    write_rvc_checkpoint(tmp_path / "data" / "models" / "rvc" / "G_1.pth", RvcCheckpoint(state, 1, None, 1e-4))
+    write_rvc_checkpoint(
+        tmp_path / "data" / "models" / "rvc" / "G_1.pth", RvcCheckpoint(state, 1, None, 1e-4)
+    )
     panel = ConversionPanel(open_workspace(str(tmp_path)))
     panel.fields["voice"].value = "me"
     return panel
@@ -36,13 +38,23 @@ def panel(tmp_path: Path):
 def shown(panel) -> tuple[list[str], list[str]]:
     """Labels of the fields in sight, and of those in the accordion."""
     (accordion,) = [child for child in panel.view.children if isinstance(child, widgets.Accordion)]
-    rows = [child for child in panel.view.children if isinstance(child, widgets.HBox) and panel.button not in child.children]
+    rows = [
+        child
+        for child in panel.view.children
+        if isinstance(child, widgets.HBox) and panel.button not in child.children
+    ]
     assert accordion.selected_index is None
-    return [row.children[0].description for row in rows], [row.children[0].description for row in accordion.children[0].children]
+    return [row.children[0].description for row in rows], [
+        row.children[0].description for row in accordion.children[0].children
+    ]
 
 
-@pytest.mark.parametrize(("voice", "settings_class"), [("me", ConversionSettings), ("rvc", RvcConversionSettings)])
-def test_every_option_of_the_family_is_there_the_advanced_ones_folded_away(panel, voice: str, settings_class: type) -> None:
+@pytest.mark.parametrize(
+    ("voice", "settings_class"), [("me", ConversionSettings), ("rvc", RvcConversionSettings)]
+)
+def test_every_option_of_the_family_is_there_the_advanced_ones_folded_away(
+    panel, voice: str, settings_class: type
+) -> None:
     panel.fields["voice"].value = voice
     options = options_of(settings_class).values()
     assert set(panel.fields) == {"voice", "recording", *(option.name for option in options)}
@@ -63,7 +75,11 @@ def test_what_was_set_is_in_the_settings_with_help_beside_it(panel) -> None:
     settings = panel.settings()
     assert (settings.cluster_ratio, settings.f0_method, settings.enhance) == (0.5, "dio", True)
     assert set(settings.speaker_mix) == {"ada", "bob"}
-    texts = [row.children[1].value for row in panel.view.children if isinstance(row, widgets.HBox) and len(row.children) == 2]
+    texts = [
+        row.children[1].value
+        for row in panel.view.children
+        if isinstance(row, widgets.HBox) and len(row.children) == 2
+    ]
     assert any(options_of(ConversionSettings)["cluster_ratio"].help[1:] in text for text in texts)
 
 

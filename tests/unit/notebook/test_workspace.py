@@ -79,7 +79,9 @@ def test_the_machine_is_described_in_few_lines(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_missing_packages_come_from_pyproject(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "_is_installed", lambda name: name not in ("pyworld", "faiss-cpu", "torch"))
+    monkeypatch.setattr(
+        environment, "_is_installed", lambda name: name not in ("pyworld", "faiss-cpu", "torch")
+    )
     missing = missing_packages(pyproject=PYPROJECT)
     assert [text.partition(">")[0] for text in missing] == ["torch", "pyworld", "faiss-cpu"]
 
@@ -132,10 +134,16 @@ def test_the_setup_cell_fetches_the_project_where_there_is_none(tmp_path: Path) 
     (cell,) = [cell for cell in code_cells(NOTEBOOKS[0]) if cell["id"].endswith("-setup")]
     address = next(word for word in source(cell).split('"') if word.startswith("https://"))
     redirect = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.{PROJECT.as_uri()}.insteadOf"}
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | redirect | {"GIT_CONFIG_VALUE_0": address}
+    environment = (
+        {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        | redirect
+        | {"GIT_CONFIG_VALUE_0": address}
+    )
     script = source(cell) + "\nprint(Path.cwd())\nimport svcnb\nprint(svcnb.__file__)"
     command = [sys.executable, "-c", script]
-    finished = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    finished = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert finished.returncode == 0, finished.stderr[-1500:]
     where, package = finished.stdout.splitlines()[-2:]
     assert Path(where) == tmp_path / "svcnb"

@@ -36,7 +36,9 @@ def track() -> F0Track:
 
 @pytest.fixture
 def history(tmp_path: Path) -> Path:
-    lines = [{"step": 10 * i, "losses": {"total": 40 / (i + 1), "mel": 1.0 + i}, "lr": 1e-4} for i in range(30)]
+    lines = [
+        {"step": 10 * i, "losses": {"total": 40 / (i + 1), "mel": 1.0 + i}, "lr": 1e-4} for i in range(30)
+    ]
     text = "\n".join(map(json.dumps, [*lines, {"step": 300, "validation": {"mel": 2.0}}]))
     path = tmp_path / "history.jsonl"
     path.write_text(text + '\n{"step": 310, "los', encoding="utf-8")
@@ -45,7 +47,9 @@ def history(tmp_path: Path) -> Path:
 
 def figures(voice: Audio, track: F0Track, history: Path) -> dict[str, Figure]:
     return {
-        "f0": plots.plot_f0_over_spectrogram(voice, track, other_tracks=[track.transposed(12)], labels=["dio", "pm"]),
+        "f0": plots.plot_f0_over_spectrogram(
+            voice, track, other_tracks=[track.transposed(12)], labels=["dio", "pm"]
+        ),
         "comparison": plots.plot_comparison(voice, voice, (track, track)),
         "comparison without f0": plots.plot_comparison(voice, voice),
         "cuts": plots.plot_cuts(voice, [(0.0, 0.8), (1.0, 1.9)], title="ada_01.flac"),
@@ -54,7 +58,9 @@ def figures(voice: Audio, track: F0Track, history: Path) -> dict[str, Figure]:
     }
 
 
-def test_figures_are_not_blank_and_every_axis_is_labelled(voice: Audio, track: F0Track, history: Path) -> None:
+def test_figures_are_not_blank_and_every_axis_is_labelled(
+    voice: Audio, track: F0Track, history: Path
+) -> None:
     for name, figure in figures(voice, track, history).items():
         pixels = imread(io.BytesIO(figure._repr_png_()), format="png")
         assert 800 <= pixels.shape[1] <= 1100, f"{name}: not of notebook width"
@@ -107,7 +113,10 @@ def test_losses_skip_incomplete_lines_and_other_entries(history: Path) -> None:
 def test_the_best_of_the_saved_checkpoints_is_marked_on_the_held_out_curve(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     values = {100: (1.0, True), 200: (0.6, True), 300: (0.5, False), 400: (0.7, True)}
-    lines = [{"step": step, "validation": {"mel": value}, "saved": saved} for step, (value, saved) in values.items()]
+    lines = [
+        {"step": step, "validation": {"mel": value}, "saved": saved}
+        for step, (value, saved) in values.items()
+    ]
     lines += [{"step": step, "losses": {"mel": 1.0}} for step in (100, 200, 300)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     assert read_held_out(path) == [(step, *values[step]) for step in values]

@@ -38,7 +38,9 @@ def test_every_frame_gets_the_f0_of_its_time(tmp_path: Path) -> None:
 def test_the_map_shows_voiced_and_unvoiced_frames_and_centers(voiced_ratio: float) -> None:
     random = np.random.default_rng(0)
     voiced = np.arange(9000) < 9000 * voiced_ratio
-    units = Units(random.random((9000, 6)).astype(np.float32), np.where(voiced, random.uniform(100, 300, 9000), 0))
+    units = Units(
+        random.random((9000, 6)).astype(np.float32), np.where(voiced, random.uniform(100, 300, 9000), 0)
+    )
     figure = plot_unit_map(units, random.random((500, 6)), title="a map")
     unvoiced, dots, centers = (len(drawn.get_offsets()) for drawn in figure.axes[0].collections)
     assert (unvoiced, dots) == (4500 * (1 - voiced_ratio), 4500 * voiced_ratio) and centers == 250
@@ -49,7 +51,10 @@ def test_distances_are_drawn_over_time_with_their_mean() -> None:
     audio = Audio(np.sin(np.arange(22050) * 0.05).astype(np.float32), 22050)
     figure = plot_unit_distances(audio, {"centre": np.full(50, 0.25), "index": np.zeros(50)})
     above, below = figure.axes
-    assert [text.get_text() for text in below.get_legend().get_texts()] == ["centre, mean 0.25", "index, mean 0"]
+    assert [text.get_text() for text in below.get_legend().get_texts()] == [
+        "centre, mean 0.25",
+        "index, mean 0",
+    ]
     line = below.get_lines()[0]
     np.testing.assert_allclose(line.get_xdata(), (np.arange(50) + 0.5) / 50)
     assert set(line.get_ydata()) == {0.25} and len(png_bytes(figure)) > 5000

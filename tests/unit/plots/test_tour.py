@@ -30,7 +30,9 @@ def figures(voice: Audio) -> dict[str, Figure]:
     return {
         "zoom": tour_plots.plot_zoom(voice, 0.5, 0.03, title="ada_01.flac"),
         "waves": tour_plots.plot_waves({"recording": voice, "source": voice}, 0.5, 0.03),
-        "curves": tour_plots.plot_curves(x, {"loud": x, "limit": 0 * x}, axes=("time (s)", "dB"), marks={"here": 4.0}, title="two"),
+        "curves": tour_plots.plot_curves(
+            x, {"loud": x, "limit": 0 * x}, axes=("time (s)", "dB"), marks={"here": 4.0}, title="two"
+        ),
         "features": tour_plots.plot_features(features, 2.0, rows="row"),
         "signed features": tour_plots.plot_features(features, 2.0, rows="row", signed=True),
         "spectrograms": tour_plots.plot_spectrograms({"before": voice, "after": voice}, (track, track)),
@@ -57,15 +59,22 @@ def test_a_zoom_shows_the_samples_of_its_excerpt(voice: Audio) -> None:
 
 
 def test_an_excerpt_outside_the_recording_is_refused(voice: Audio) -> None:
-    for draw in (lambda: tour_plots.plot_zoom(voice, 2.5, 0.03), lambda: tour_plots.plot_waves({"voice": voice}, 3.0, 0.1)):
+    for draw in (
+        lambda: tour_plots.plot_zoom(voice, 2.5, 0.03),
+        lambda: tour_plots.plot_waves({"voice": voice}, 3.0, 0.1),
+    ):
         with pytest.raises(ValueError, match="the recording lasts 2.00 s"):
             draw()
 
 
 def test_every_curve_has_its_own_name_color_and_style() -> None:
-    (ax,) = tour_plots.plot_curves([0, 1], {name: [0, i] for i, name in enumerate("abcd")}, axes=("x", "y")).axes
+    (ax,) = tour_plots.plot_curves(
+        [0, 1], {name: [0, i] for i, name in enumerate("abcd")}, axes=("x", "y")
+    ).axes
     assert [text.get_text() for text in ax.get_legend().get_texts()] == list("abcd")
-    assert len({line.get_color() for line in ax.lines}) == len({line.get_linestyle() for line in ax.lines}) == 4
+    assert (
+        len({line.get_color() for line in ax.lines}) == len({line.get_linestyle() for line in ax.lines}) == 4
+    )
     (alone,) = tour_plots.plot_curves([0, 1], {"a": [0, 1]}, axes=("x", "y")).axes
     assert alone.get_legend() is None
     with pytest.raises(ValueError, match="5 curves: expected 1 to 4"):

@@ -66,7 +66,14 @@ def test_a_frame_has_the_phone_at_its_center_and_no_trust_after_the_last() -> No
 
 
 def test_phone_names_of_both_programs_map_to_one_set() -> None:
-    assert [PHONES[phone_index(name)] for name in ("ax", "AH", "pau", "SIL", "+NSN+", "zh")] == ["AH", "AH", "SIL", "SIL", "SIL", "ZH"]
+    assert [PHONES[phone_index(name)] for name in ("ax", "AH", "pau", "SIL", "+NSN+", "zh")] == [
+        "AH",
+        "AH",
+        "SIL",
+        "SIL",
+        "SIL",
+        "ZH",
+    ]
     with pytest.raises(SvcError, match="phone 'qq' is not known"):
         phone_index("qq")
 
@@ -75,7 +82,9 @@ def test_texts_are_split_into_parts_of_a_few_words() -> None:
     assert split_texts(["a b c d e", "f"], 2) == ["a b", "c d", "e", "f"]
 
 
-def test_a_word_gets_flites_pronunciation_and_one_without_phones_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_word_gets_flites_pronunciation_and_one_without_phones_raises(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     printed = {"haps": "pau hh ae p s pau\n", "_": "pau pau"}
     monkeypatch.setattr(phones, "_flite", lambda *arguments: printed[arguments[-2]])
     assert [PHONES[index] for index in pronounce("haps")] == ["HH", "AE", "P", "S"]
@@ -89,14 +98,18 @@ def test_without_flite_the_error_names_the_install_command(monkeypatch: pytest.M
         pronounce("haps")
 
 
-def test_a_word_missing_in_the_dictionary_is_aligned_with_flites_pronunciation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_word_missing_in_the_dictionary_is_aligned_with_flites_pronunciation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pytest.importorskip("pocketsphinx")
     recording, text = demo_sentence()
     aligner = Aligner()
     known = text.split()[2]
     monkeypatch.setattr(phones, "_flite", lambda *arguments: aligner._decoder.lookup_word(known).lower())
     samples = read_audio(recording, sample_rate_hz=SAMPLE_RATE_HZ).samples
-    found = [aligner.align_text("ada", samples, words).phones for words in (text, text.replace(known, "xyzzyq", 1))]
+    found = [
+        aligner.align_text("ada", samples, words).phones for words in (text, text.replace(known, "xyzzyq", 1))
+    ]
     assert [phone.index for phone in found[1]] == [phone.index for phone in found[0]]
 
 
@@ -108,7 +121,9 @@ def test_the_error_for_a_folder_without_moonshine_names_the_missing_file(tmp_pat
 
 def test_a_vocabulary_is_read_from_the_tokenizers_script(tmp_path: Path) -> None:
     script = tmp_path / "llama-tokenizer.js"
-    script.write_text('x;\nvar vocab_base64 = "' + base64.b64encode("<s>\n\u2581the\nn".encode()).decode() + '";')
+    script.write_text(
+        'x;\nvar vocab_base64 = "' + base64.b64encode("<s>\n\u2581the\nn".encode()).decode() + '";'
+    )
     assert _vocabulary(script) == ["<s>", "\u2581the", "n"]
     script.write_text("nothing")
     with pytest.raises(SvcError, match="has no vocabulary in it"):
@@ -179,13 +194,25 @@ def _train(
     torch.manual_seed(0)
     network = ContentNetwork(SMALL)
     set_prior_statistics(network, store)
-    training = EncoderTraining(network, store.speakers, N_TEACHER, losses=LossSettings(keep=10.0), learning_rate=3e-3, device="cpu")
+    training = EncoderTraining(
+        network, store.speakers, N_TEACHER, losses=LossSettings(keep=10.0), learning_rate=3e-3, device="cpu"
+    )
     if base:
-        training.losses.regularize_towards(base, torch.tensor([speaker.startswith("reader") for speaker in store.speakers]))
+        training.losses.regularize_towards(
+            base, torch.tensor([speaker.startswith("reader") for speaker in store.speakers])
+        )
     if state.exists():
         training.load(state)
     maker = BatchMaker(store, network.bands, settings=PerturbSettings(), seed=training.step)
-    options = {"synthetic_ratio": 0.5, "minutes": 1.0, "steps": steps, "clips": 2, "seconds": 1.0, "state": state, "attribution": ""}
+    options = {
+        "synthetic_ratio": 0.5,
+        "minutes": 1.0,
+        "steps": steps,
+        "clips": 2,
+        "seconds": 1.0,
+        "state": state,
+        "attribution": "",
+    }
     stop = threading.Event()
     if stopped:
         stop.set()
@@ -198,7 +225,9 @@ def test_training_reduces_losses_resumes_and_writes_an_encoder(store: ClipStore,
     first = _train(store, state, steps=3)
     resumed = _train(store, state, steps=40)
     assert (first.step, resumed.step) == (3, 40)
-    batch = BatchMaker(store, resumed.network.bands, settings=PerturbSettings(), seed=9).draw(4, 1.0, store.probabilities(0.5))
+    batch = BatchMaker(store, resumed.network.bands, settings=PerturbSettings(), seed=9).draw(
+        4, 1.0, store.probabilities(0.5)
+    )
     with torch.no_grad():
         before, after = (t.losses(batch, 0, torch.Generator().manual_seed(0)) for t in (first, resumed))
     assert after["describe"] < before["describe"]
@@ -208,7 +237,9 @@ def test_training_reduces_losses_resumes_and_writes_an_encoder(store: ClipStore,
     torch.testing.assert_close(written.narrow.weight, resumed.average["narrow.weight"], atol=1e-3, rtol=0)
 
 
-def test_a_stop_request_takes_effect_before_the_next_step_and_saves_the_state(store: ClipStore, tmp_path: Path) -> None:
+def test_a_stop_request_takes_effect_before_the_next_step_and_saves_the_state(
+    store: ClipStore, tmp_path: Path
+) -> None:
     _train(store, tmp_path / "state.pt", steps=3)
     assert _train(store, tmp_path / "state.pt", steps=40, stopped=True).step == 3
 
@@ -219,15 +250,21 @@ def test_regularization_reduces_the_distance_to_a_base_encoder(store: ClipStore,
     before = {name: value.clone() for name, value in base.state_dict().items()}
     free = _train(store, tmp_path / "free.pt", steps=60)
     regularized = _train(store, tmp_path / "regularized.pt", steps=60, base=base)
-    batch = BatchMaker(store, regularized.network.bands, settings=PerturbSettings(), seed=9).draw(4, 1.0, store.probabilities(0.0))
+    batch = BatchMaker(store, regularized.network.bands, settings=PerturbSettings(), seed=9).draw(
+        4, 1.0, store.probabilities(0.0)
+    )
     with torch.no_grad():
-        distances = [float((t.network(batch.plain) - base(batch.plain)).square().mean()) for t in (free, regularized)]
+        distances = [
+            float((t.network(batch.plain) - base(batch.plain)).square().mean()) for t in (free, regularized)
+        ]
     assert distances[1] < 0.6 * distances[0]
     for name, value in base.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
-def test_written_weights_are_interpolated_between_base_and_trained_encoder(store: ClipStore, tmp_path: Path) -> None:
+def test_written_weights_are_interpolated_between_base_and_trained_encoder(
+    store: ClipStore, tmp_path: Path
+) -> None:
     training = _train(store, tmp_path / "state.pt", steps=3)
     torch.manual_seed(5)
     training.set_base(ContentNetwork(SMALL), torch.ones(len(store.speakers), dtype=torch.bool), ratio=0.25)
@@ -245,7 +282,9 @@ def test_a_linear_probe_is_accurate_for_separable_and_at_chance_for_random_featu
     labels = torch.arange(400) % 4
     centers = torch.randn(4, 8) * 3
     separable, random = centers[labels] + torch.randn(400, 8), torch.randn(400, 8)
-    assert linear_probe((separable[:200], labels[:200]), [(separable[200:], labels[200:])], n_classes=4)[0] > 0.9
+    assert (
+        linear_probe((separable[:200], labels[:200]), [(separable[200:], labels[200:])], n_classes=4)[0] > 0.9
+    )
     assert linear_probe((random[:200], labels[:200]), [(random[200:], labels[200:])], n_classes=4)[0] < 0.4
 
 

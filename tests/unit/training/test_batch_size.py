@@ -13,7 +13,9 @@ from tests.toys.toy_trials import limited_to, refuse
 
 
 @pytest.mark.parametrize(("limit", "found"), [(0, None), (1, 1), (7, 6), (64, 64), (1000, 64)])
-def test_the_largest_size_that_fits_is_found_without_trying_beyond_the_first_that_does_not(limit, found) -> None:
+def test_the_largest_size_that_fits_is_found_without_trying_beyond_the_first_that_does_not(
+    limit, found
+) -> None:
     tried = []
 
     def trial(size: int) -> bool:

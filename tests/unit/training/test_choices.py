@@ -25,9 +25,11 @@ from tests.unit.training.test_loop import (
     save_toy,
     toy_state,
     toy_step,
-)  # fmt: skip
+)
 
-MEASURING = SETTINGS.model_copy(update={"max_steps": 40, "save_every_steps": 5, "validate_every_steps": 5, "keep_checkpoints": 2})
+MEASURING = SETTINGS.model_copy(
+    update={"max_steps": 40, "save_every_steps": 5, "validate_every_steps": 5, "keep_checkpoints": 2}
+)
 
 
 def measured_as(values: dict[int, float], **hooks: object) -> FitHooks:
@@ -39,7 +41,9 @@ def measured_as(values: dict[int, float], **hooks: object) -> FitHooks:
 
 
 def test_the_best_checkpoint_is_kept_however_many_follow(tmp_path: Path) -> None:
-    report = fit(toy_state(), ToyLoader(), toy_step, MEASURING, folder=tmp_path, hooks=measured_as({10: 0.5, 30: 0.7}))
+    report = fit(
+        toy_state(), ToyLoader(), toy_step, MEASURING, folder=tmp_path, hooks=measured_as({10: 0.5, 30: 0.7})
+    )
     assert {path.name for path in tmp_path.glob("G_*.pth")} == {"G_10.pth", "G_35.pth", "G_40.pth"}
     best = read_progress(tmp_path).best
     assert (best.step, best.measure, best.value) == (10, "mel", 0.5) and report.best == best
@@ -71,14 +75,21 @@ def test_a_state_written_by_an_earlier_version_is_continued(tmp_path: Path) -> N
     (tmp_path / "state.json").write_text(json.dumps(stored))
     assert read_progress(tmp_path).best is None
     settings = SETTINGS.model_copy(update={"max_steps": 15})
-    assert fit(resumed(tmp_path), ToyLoader(), toy_step, settings, folder=tmp_path, hooks=measured_as({})).best.step == 15
+    assert (
+        fit(
+            resumed(tmp_path), ToyLoader(), toy_step, settings, folder=tmp_path, hooks=measured_as({})
+        ).best.step
+        == 15
+    )
 
 
 def test_a_deleted_best_checkpoint_is_reported_and_replaced(tmp_path: Path, caplog) -> None:
     half = MEASURING.model_copy(update={"max_steps": 25})
     fit(toy_state(), ToyLoader(), toy_step, half, folder=tmp_path, hooks=measured_as({5: 0.1}))
     (tmp_path / "G_5.pth").unlink()
-    report = fit(resumed(tmp_path), ToyLoader(), toy_step, MEASURING, folder=tmp_path, hooks=measured_as({35: 0.9}))
+    report = fit(
+        resumed(tmp_path), ToyLoader(), toy_step, MEASURING, folder=tmp_path, hooks=measured_as({35: 0.9})
+    )
     assert "step 5) is gone" in caplog.text and report.best.step == 35
 
 
@@ -91,7 +102,15 @@ def test_measuring_often_leaves_the_training_as_it_was_and_samples_early(tmp_pat
     fit(plain, ToyLoader(), toy_step, SETTINGS, folder=tmp_path / "b", hooks=FitHooks(save=save_toy))
     assert_equal_states(measured, plain)
     assert sampled == [2, 5, 10, 12]
-    assert sorted({line["step"] for line in lines_of(tmp_path / "a") if "validation" in line}) == [2, 4, 5, 6, 8, 10, 12]
+    assert sorted({line["step"] for line in lines_of(tmp_path / "a") if "validation" in line}) == [
+        2,
+        4,
+        5,
+        6,
+        8,
+        10,
+        12,
+    ]
 
 
 def test_a_callback_gets_every_line_of_the_history_which_starts_with_the_facts(tmp_path: Path) -> None:
@@ -113,7 +132,10 @@ def early(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_training_at_a_plateau_stops_if_asked_and_reports_it(tmp_path: Path, early: None) -> None:
     settings = MEASURING.model_copy(update={"max_steps": 200, "save_every_steps": 50})
     hooks = measured_as({5: 2.0, 10: 1.5})
-    assert fit(toy_state(), ToyLoader(), toy_step, settings, folder=tmp_path / "on", hooks=hooks).stopped_by == "max_steps"
+    assert (
+        fit(toy_state(), ToyLoader(), toy_step, settings, folder=tmp_path / "on", hooks=hooks).stopped_by
+        == "max_steps"
+    )
     wished = settings.model_copy(update={"stop_at_plateau": True})
     report = fit(toy_state(), ToyLoader(), toy_step, wished, folder=tmp_path / "off", hooks=hooks)
     assert report.stopped_by == "plateau" and report.step == 60
@@ -126,7 +148,10 @@ def test_a_training_stopped_at_a_plateau_continues_only_if_asked(tmp_path: Path,
     again = fit(resumed(tmp_path), ToyLoader(), toy_step, settings, folder=tmp_path, hooks=measured_as({}))
     assert again.steps == 0 and again.stopped_by == "plateau" and "switch stop_when_flat off" in caplog.text
     more = settings.model_copy(update={"stop_at_plateau": False, "max_steps": 70})
-    assert fit(resumed(tmp_path), ToyLoader(), toy_step, more, folder=tmp_path, hooks=measured_as({})).steps == 10
+    assert (
+        fit(resumed(tmp_path), ToyLoader(), toy_step, more, folder=tmp_path, hooks=measured_as({})).steps
+        == 10
+    )
 
 
 # --- memory -------------------------------------------------------------------------------------------------------
@@ -147,7 +172,9 @@ class SizedLoader(ToyLoader):
     def __iter__(self):
         numbers = 0.1 * np.random.default_rng(self.epoch).permutation(12)
         batches = [numbers[start : start + self.batch_size] for start in range(0, 12, self.batch_size)]
-        return (torch.tensor(batch, dtype=torch.float32)[:, None].repeat(1, 2) for batch in batches[self.batch :])
+        return (
+            torch.tensor(batch, dtype=torch.float32)[:, None].repeat(1, 2) for batch in batches[self.batch :]
+        )
 
 
 def limited_step(state: TrainState, batch: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -187,7 +214,14 @@ def test_memory_that_runs_out_in_a_later_epoch_leaves_no_gradients_and_restarts_
     class Watched(SizedLoader):
         def set_position(self, epoch: int, batch: int) -> None:
             positions.append((epoch, batch, self.batch_size))
-            grads.append([p.grad for _, network, _ in parts_of(state) for p in network.parameters() if p.grad is not None])
+            grads.append(
+                [
+                    p.grad
+                    for _, network, _ in parts_of(state)
+                    for p in network.parameters()
+                    if p.grad is not None
+                ]
+            )
             super().set_position(epoch, batch)
 
     def step(state: TrainState, batch: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -206,13 +240,17 @@ def test_a_batch_of_one_that_does_not_fit_ends_the_training_as_before(tmp_path: 
     def step(state, batch):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(SvcError, match=r"memory ran out at step 1: halve batch_size \(now 1\), or max_frames"):
+    with pytest.raises(
+        SvcError, match=r"memory ran out at step 1: halve batch_size \(now 1\), or max_frames"
+    ):
         fit(toy_state(), SizedLoader(), step, SETTINGS, folder=tmp_path, hooks=FitHooks(save=save_toy))
 
 
 def test_another_batch_size_on_resume_restarts_the_epoch(tmp_path: Path) -> None:
     part = SETTINGS.model_copy(update={"max_steps": 8})
-    fit(toy_state(), SizedLoader(batch_size=2), toy_step, part, folder=tmp_path, hooks=FitHooks(save=save_toy))
+    fit(
+        toy_state(), SizedLoader(batch_size=2), toy_step, part, folder=tmp_path, hooks=FitHooks(save=save_toy)
+    )
     state = resumed(tmp_path)
     assert (state.epoch, state.batch) == (2, 2)
     fit(state, SizedLoader(batch_size=4), toy_step, SETTINGS, folder=tmp_path, hooks=FitHooks(save=save_toy))

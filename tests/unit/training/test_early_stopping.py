@@ -12,13 +12,22 @@ from svcnb import SvcError
 from svcnb.training.early_stopping import MIN_MEASUREMENTS_TO_STOP, read_advice
 
 
-def write_history(path: Path, held_out: np.ndarray, training: np.ndarray | None = None, **facts: float) -> Path:
+def write_history(
+    path: Path, held_out: np.ndarray, training: np.ndarray | None = None, **facts: float
+) -> Path:
     """A measurement every 100 steps, a loss every 20."""
     n = len(held_out)
-    training = np.interp(np.arange(1, 5 * n + 1) / 5, np.arange(1, n + 1), held_out) if training is None else training
+    training = (
+        np.interp(np.arange(1, 5 * n + 1) / 5, np.arange(1, n + 1), held_out)
+        if training is None
+        else training
+    )
     lines = [{"step": 0, "facts": facts}] if facts else []
     lines += [{"step": 20 * (i + 1), "losses": {"mel": float(value)}} for i, value in enumerate(training)]
-    lines += [{"step": 100 * (i + 1), "validation": {"mel": float(value)}, "saved": False} for i, value in enumerate(held_out)]
+    lines += [
+        {"step": 100 * (i + 1), "validation": {"mel": float(value)}, "saved": False}
+        for i, value in enumerate(held_out)
+    ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
 
@@ -77,7 +86,11 @@ def test_a_history_that_a_real_training_wrote_is_read(tmp_path: Path) -> None:
     """Held-out values of 137 s of one reader, small size, two clips per step, every 50 steps."""
     real = [1.2290, 1.2195, 1.2693, 1.1356, 0.8966, 0.8881]
     path = tmp_path / "h.jsonl"
-    path.write_text("".join(json.dumps({"step": 50 * (i + 1), "validation": {"mel": v}}) + "\n" for i, v in enumerate(real)))
+    path.write_text(
+        "".join(
+            json.dumps({"step": 50 * (i + 1), "validation": {"mel": v}}) + "\n" for i, v in enumerate(real)
+        )
+    )
     advice = read_advice(path)
     assert advice.kind == "falling" and advice.best_step == 300
 
@@ -90,7 +103,9 @@ def test_a_short_plateau_does_not_end_a_training(tmp_path: Path) -> None:
 
 def test_little_data_is_reported(tmp_path: Path) -> None:
     flat = np.full(20, 0.7)
-    assert "only 40 s of recordings" in str(read_advice(write_history(tmp_path / "h.jsonl", flat, training_s=40.0)))
+    assert "only 40 s of recordings" in str(
+        read_advice(write_history(tmp_path / "h.jsonl", flat, training_s=40.0))
+    )
     assert "only" not in str(read_advice(write_history(tmp_path / "h.jsonl", flat, training_s=400.0)))
 
 
@@ -104,5 +119,9 @@ def test_no_held_out_clips_and_no_history_are_reported(tmp_path: Path) -> None:
 def test_an_incomplete_line_and_a_step_measured_twice_are_handled(tmp_path: Path) -> None:
     path = write_history(tmp_path / "h.jsonl", np.full(6, 0.7))
     with path.open("a") as file:
-        file.write(json.dumps({"step": 600, "validation": {"mel": 0.7}, "saved": True}) + "\n" + '{"step": 700, "vali')
+        file.write(
+            json.dumps({"step": 600, "validation": {"mel": 0.7}, "saved": True})
+            + "\n"
+            + '{"step": 700, "vali'
+        )
     assert read_advice(path).n_measurements == 6

@@ -44,7 +44,9 @@ class ToyLoader:
         return (torch.full((3, 2), 0.1 * int(number)) for number in order)
 
 
-def toy_state(*, learning_rate: float = 0.01, discriminator: bool = True, settings: TrainSettings = SETTINGS) -> TrainState:
+def toy_state(
+    *, learning_rate: float = 0.01, discriminator: bool = True, settings: TrainSettings = SETTINGS
+) -> TrainState:
     torch.manual_seed(0)
     return assemble(
         nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)),
@@ -59,7 +61,9 @@ def toy_step(state: TrainState, batch: torch.Tensor) -> dict[str, torch.Tensor]:
     fake = state.generator(batch) + 0.01 * torch.randn_like(batch) * random.random() * float(np.random.rand())
     losses = {}
     if state.discriminator is not None:
-        losses["disc"] = (state.discriminator(fake.detach()) ** 2 + (1 - state.discriminator(batch)) ** 2).mean()
+        losses["disc"] = (
+            state.discriminator(fake.detach()) ** 2 + (1 - state.discriminator(batch)) ** 2
+        ).mean()
         state.optimizer_d.zero_grad()
         state.accelerator.backward(losses["disc"])
         state.optimizer_d.step()
@@ -74,7 +78,10 @@ def toy_step(state: TrainState, batch: torch.Tensor) -> dict[str, torch.Tensor]:
 def save_toy(state: TrainState, folder: Path) -> None:
     torch.rand(3)  # a recipe may draw numbers while saving
     for letter, network, optimizer in parts_of(state):
-        torch.save({"model": network.state_dict(), "optimizer": optimizer.state_dict()}, folder / f"{letter}_{state.step}.pth")
+        torch.save(
+            {"model": network.state_dict(), "optimizer": optimizer.state_dict()},
+            folder / f"{letter}_{state.step}.pth",
+        )
 
 
 def parts_of(state: TrainState):
@@ -98,7 +105,10 @@ def resumed(folder: Path, **options) -> TrainState:
 def assert_equal_states(one: TrainState, two: TrainState) -> None:
     assert (one.step, one.epoch, one.batch) == (two.step, two.epoch, two.batch)
     for (_, net_a, opt_a), (_, net_b, opt_b) in zip(parts_of(one), parts_of(two), strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(net_a.state_dict().values(), net_b.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(net_a.state_dict().values(), net_b.state_dict().values(), strict=True)
+        )
         for a, b in zip(opt_a.param_groups, opt_b.param_groups, strict=True):
             assert (a["lr"], a["initial_lr"]) == (b["lr"], b["initial_lr"])
         for a, b in zip(opt_a.state.values(), opt_b.state.values(), strict=True):
@@ -116,11 +126,18 @@ def names_in(folder: Path) -> set[str]:
 def test_a_run_reports_its_steps_and_writes_checkpoints_and_history(tmp_path):
     report = fit(toy_state(), ToyLoader(), toy_step, SETTINGS, folder=tmp_path, hooks=HOOKS)
     assert (report.steps, report.step, report.interrupted) == (12, 12, False)
-    assert report.steps_per_second > 0 and report.peak_memory_bytes > 1e6 and set(report.last_losses) == {"disc", "gen", "mel"}
+    assert (
+        report.steps_per_second > 0
+        and report.peak_memory_bytes > 1e6
+        and set(report.last_losses) == {"disc", "gen", "mel"}
+    )
     history = lines_of(tmp_path)
     assert [line["step"] for line in history] == [2, 4, 6, 8, 10, 12] and history[2]["epoch"] == 2
     assert set(history[0]) == {"step", "epoch", "seconds", "lr", "losses"} and report.history_path.exists()
-    assert names_in(tmp_path) == {f"{x}_{n}.pth" for x in "GD" for n in (5, 10, 12)} | {"state.json", "history.jsonl"}
+    assert names_in(tmp_path) == {f"{x}_{n}.pth" for x in "GD" for n in (5, 10, 12)} | {
+        "state.json",
+        "history.jsonl",
+    }
 
 
 @pytest.mark.parametrize("stops", [(3,), (5,), (10,), (4, 7), (1, 2, 11)])
@@ -141,7 +158,9 @@ def test_resuming_gives_equal_runs_without_a_discriminator_and_with_warm_up(tmp_
     settings = SETTINGS.model_copy(update={"warmup_epochs": 2})
     unbroken = toy_state(discriminator=False)
     fit(unbroken, ToyLoader(), toy_step, settings, folder=tmp_path / "a", hooks=HOOKS)
-    assert lines_of(tmp_path / "a")[0]["lr"] == 0.005 and lines_of(tmp_path / "a")[-1]["lr"] == pytest.approx(0.009)
+    assert lines_of(tmp_path / "a")[0]["lr"] == 0.005 and lines_of(tmp_path / "a")[-1]["lr"] == pytest.approx(
+        0.009
+    )
     half = settings.model_copy(update={"max_steps": 6})
     fit(toy_state(discriminator=False), ToyLoader(), toy_step, half, folder=tmp_path / "b", hooks=HOOKS)
     state = resumed(tmp_path / "b", discriminator=False)
@@ -198,7 +217,9 @@ def test_only_the_newest_checkpoints_are_kept_and_base_models_always(tmp_path, k
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_with_its_name_and_step_and_keeps_the_last_checkpoint(tmp_path, value):
+def test_a_loss_that_is_not_finite_stops_with_its_name_and_step_and_keeps_the_last_checkpoint(
+    tmp_path, value
+):
     def step(state, batch):
         losses = toy_step(state, batch)
         return losses | {"kl": torch.tensor(value if state.step == 6 else 1.0)}
@@ -206,7 +227,10 @@ def test_a_loss_that_is_not_finite_stops_with_its_name_and_step_and_keeps_the_la
     settings = SETTINGS.model_copy(update={"log_every_steps": 100})
     with pytest.raises(SvcError, match="step 7: kl is not finite .*the checkpoint of step 5 is kept"):
         fit(toy_state(), ToyLoader(), step, settings, folder=tmp_path, hooks=HOOKS)
-    assert read_progress(tmp_path).step == 5 and {p.name for p in tmp_path.glob("*.pth")} == {"G_5.pth", "D_5.pth"}
+    assert read_progress(tmp_path).step == 5 and {p.name for p in tmp_path.glob("*.pth")} == {
+        "G_5.pth",
+        "D_5.pth",
+    }
 
 
 def test_losses_may_join_later_and_means_are_logged(tmp_path):
@@ -253,7 +277,9 @@ def test_ctrl_c_and_sigterm_finish_the_step_save_and_return(tmp_path, number):
 def test_fit_runs_outside_the_main_thread_too(tmp_path):
     reports = []
     thread = threading.Thread(
-        target=lambda: reports.append(fit(toy_state(), ToyLoader(), toy_step, SETTINGS, folder=tmp_path, hooks=HOOKS))
+        target=lambda: reports.append(
+            fit(toy_state(), ToyLoader(), toy_step, SETTINGS, folder=tmp_path, hooks=HOOKS)
+        )
     )
     thread.start()
     thread.join()
@@ -270,7 +296,9 @@ def test_max_minutes_counts_the_time_of_earlier_runs(tmp_path):
 
 
 def test_the_clock_saves_too(tmp_path):
-    settings = SETTINGS.model_copy(update={"save_every_steps": 1000, "save_every_minutes": 1e-9, "keep_checkpoints": 0})
+    settings = SETTINGS.model_copy(
+        update={"save_every_steps": 1000, "save_every_minutes": 1e-9, "keep_checkpoints": 0}
+    )
     fit(toy_state(), ToyLoader(), toy_step, settings, folder=tmp_path, hooks=HOOKS)
     assert len(list(tmp_path.glob("G_*.pth"))) == 12
 
@@ -286,7 +314,9 @@ def test_validation_goes_into_history_and_leaves_training_as_it_was(tmp_path):
     fit(plain, ToyLoader(), toy_step, SETTINGS, folder=tmp_path / "b", hooks=HOOKS)
     assert_equal_states(measured, plain)
     validated = [line for line in lines_of(tmp_path / "a") if "validation" in line]
-    assert [line["step"] for line in validated] == [5, 10, 12] and report.last_validation == validated[-1]["validation"]
+    assert [line["step"] for line in validated] == [5, 10, 12] and report.last_validation == validated[-1][
+        "validation"
+    ]
     assert (tmp_path / "a/clip").exists()
 
 
@@ -324,7 +354,14 @@ def test_a_gpu_trains_and_resumes_in_every_precision(tmp_path, precision):
     fit(toy_state(settings=settings), ToyLoader(), toy_step, settings, folder=tmp_path, hooks=HOOKS)
     assert (read_progress(tmp_path).scaler is not None) == (precision == "fp16")
     state = resumed(tmp_path, settings=settings)
-    fit(state, ToyLoader(), toy_step, settings.model_copy(update={"max_steps": 12}), folder=tmp_path, hooks=HOOKS)
+    fit(
+        state,
+        ToyLoader(),
+        toy_step,
+        settings.model_copy(update={"max_steps": 12}),
+        folder=tmp_path,
+        hooks=HOOKS,
+    )
     assert state.step == 12 and next(state.generator.parameters()).is_cuda
 
 
@@ -338,6 +375,8 @@ def test_a_training_ends_after_its_epochs_and_resumes_with_more(tmp_path):
 
 
 def test_checkpoints_at_multiples_are_kept_besides_the_newest(tmp_path):
-    settings = SETTINGS.model_copy(update={"save_every_steps": 2, "keep_checkpoints": 1, "keep_every_steps": 4})
+    settings = SETTINGS.model_copy(
+        update={"save_every_steps": 2, "keep_checkpoints": 1, "keep_every_steps": 4}
+    )
     fit(toy_state(), ToyLoader(), toy_step, settings, folder=tmp_path, hooks=HOOKS)
     assert {path.name for path in tmp_path.glob("G_*.pth")} == {"G_4.pth", "G_8.pth", "G_12.pth"}

@@ -44,7 +44,9 @@ def test_losses_are_computed_in_float32():
 def test_the_stft_loss_ignores_what_is_above_the_band() -> None:
     noise = torch.randn(1, 1, 22050, generator=torch.Generator().manual_seed(0))
     whistle = 3 * torch.sin(2 * torch.pi * 9500 * torch.arange(22050) / 22050)
-    whole, below = (float(losses.stft_loss(noise + whistle, noise, band=band)) for band in (1.0, 7600 / 11025))
+    whole, below = (
+        float(losses.stft_loss(noise + whistle, noise, band=band)) for band in (1.0, 7600 / 11025)
+    )
     assert below < 0.02 < 0.2 < whole
     assert float(losses.stft_loss(2 * noise, noise, band=7600 / 11025)) > 0.5
 
@@ -67,7 +69,10 @@ def test_parts_of_a_batch_add_up_to_its_stft_loss_with_the_mean_of_all() -> None
     for size in losses.STFT_SIZES:
         whole = losses.stft_loss(fake, real, sizes=[size])
         added, apart = (
-            sum(w * losses.stft_loss(fake[part], real[part], sizes=[size], mean_of_all=mean) for w, part in zip(weights, parts, strict=True))
+            sum(
+                w * losses.stft_loss(fake[part], real[part], sizes=[size], mean_of_all=mean)
+                for w, part in zip(weights, parts, strict=True)
+            )
             for mean in (mean_of_all(size), None)
         )
         torch.testing.assert_close(added, whole)

@@ -42,7 +42,11 @@ def test_another_consonant_is_farther_away_than_another_pitch(loss_network: Enco
 def test_the_gradient_reaches_the_sound_and_not_the_frozen_network(loss_network: EncoderFeatures) -> None:
     sound = segment(1).requires_grad_()
     loss_network.encode_target(segment(0)).distance(sound).backward()
-    assert sound.grad is not None and bool(torch.isfinite(sound.grad).all()) and float(sound.grad.abs().sum()) > 0
+    assert (
+        sound.grad is not None
+        and bool(torch.isfinite(sound.grad).all())
+        and float(sound.grad.abs().sum()) > 0
+    )
     assert all(p.grad is None and not p.requires_grad for p in loss_network.parameters())
 
 

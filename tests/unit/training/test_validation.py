@@ -92,7 +92,9 @@ def test_samples_of_held_out_clips_are_written_at_every_checkpoint_and_early(tra
     samples = read_samples(trained)
     assert samples.steps == [2, 4, 5]
     assert {path.name for path in samples.folder.iterdir()} == {
-        f"{name}_{clip}.flac" for clip in (1, 2) for name in ("reference", "step_00000002", "step_00000004", "step_00000005")
+        f"{name}_{clip}.flac"
+        for clip in (1, 2)
+        for name in ("reference", "step_00000002", "step_00000004", "step_00000005")
     }
     reference, result = samples.reference(2), samples.at(4, 2)
     assert reference.n_samples == result.n_samples > RATE_HZ and reference.sample_rate_hz == RATE_HZ
@@ -108,7 +110,11 @@ def test_the_best_checkpoint_is_the_lowest_of_the_saved(trained: Path) -> None:
     best = read_progress(trained).best
     assert best.value == min(saved.values()) == saved[best.step]
     advice = read_advice(trained / "history.jsonl")
-    assert advice.kind == "too_early" and advice.n_measurements == 3 and advice.training_s == pytest.approx(12.0, abs=0.4)
+    assert (
+        advice.kind == "too_early"
+        and advice.n_measurements == 3
+        and advice.training_s == pytest.approx(12.0, abs=0.4)
+    )
 
 
 def test_measuring_the_same_network_twice_gives_the_same_number(trained: Path, features: Path) -> None:
@@ -174,7 +180,9 @@ def test_held_out_clips_are_never_varied(features: Path, tmp_path: Path, monkeyp
 
     varied: set[str] = set()
     training = import_module("svcnb.models.sovits.train")
-    monkeypatch.setattr(training, "vary_loudness", lambda item, rng: varied.add(item.name) or vary_loudness(item, rng))
+    monkeypatch.setattr(
+        training, "vary_loudness", lambda item, rng: varied.add(item.name) or vary_loudness(item, rng)
+    )
     settings = TrainSettings(max_steps=4, validate_every_steps=1, vol_aug=True, **SETTINGS)
     sovits.train(features, tmp_path / "voice", settings)
     split = load_split(FeatureStore.open(features))
@@ -190,7 +198,9 @@ def test_loudness_cannot_vary_where_the_features_have_none(features: Path, tmp_p
         sovits.train(plain, tmp_path / "voice", TrainSettings(max_steps=1, vol_aug=True, **SETTINGS))
 
 
-def test_halved_batches_are_written_into_the_voices_config(features: Path, tmp_path: Path, monkeypatch) -> None:
+def test_halved_batches_are_written_into_the_voices_config(
+    features: Path, tmp_path: Path, monkeypatch
+) -> None:
     sovits_training = import_module("svcnb.models.sovits.train")
 
     def step_with_little_memory(state, batch):

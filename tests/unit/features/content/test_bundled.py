@@ -35,7 +35,9 @@ def small() -> LearnedUnits:
     return LearnedUnits(ContentNetwork(SMALL))
 
 
-def test_the_file_is_found_from_any_folder_and_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_found_from_any_folder_and_is_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     encoder = load_encoder("svcnb-units")
     assert (encoder.name, encoder.hop_samples) == ("svcnb-units", 320)
@@ -54,7 +56,9 @@ def test_frames_are_as_many_as_hops_but_one_and_the_same_each_time(bundled) -> N
 def test_a_frame_describes_its_own_20_ms(bundled) -> None:
     """A change in the middle of a recording appears in the frame where it happens."""
     samples = voice_like(2 * RATE_HZ)
-    change = bundled.network.bands.power(torch.from_numpy(np.where(np.arange(2 * RATE_HZ) < RATE_HZ, samples, 0))[None])
+    change = bundled.network.bands.power(
+        torch.from_numpy(np.where(np.arange(2 * RATE_HZ) < RATE_HZ, samples, 0))[None]
+    )
     not_silent = change.sum(2)[0] > 1e-7
     assert not_silent[:100].all()
     assert not not_silent[102:].any()  # 100 frames of 10 ms, and one window that overlaps the change
@@ -76,7 +80,9 @@ def test_content_is_finite_and_of_unit_variance_for_any_input(bundled, samples: 
     for encoder in (bundled, bundled.for_recording(samples)):
         content = encoder.encode(samples)
         assert torch.isfinite(content).all()
-        torch.testing.assert_close(content.var(1, unbiased=False), torch.ones(len(content)), atol=0.01, rtol=0)
+        torch.testing.assert_close(
+            content.var(1, unbiased=False), torch.ones(len(content)), atol=0.01, rtol=0
+        )
 
 
 def test_content_does_not_depend_on_the_level(bundled) -> None:
@@ -110,7 +116,9 @@ def test_the_file_keeps_settings_and_weights_and_other_files_are_refused(tmp_pat
     again = LearnedUnits(load_network(path))
     assert again.network.settings == SMALL
     samples = voice_like(RATE_HZ)
-    torch.testing.assert_close(again.encode(samples), small.encode(samples), atol=0.02, rtol=0)  # half precision
+    torch.testing.assert_close(
+        again.encode(samples), small.encode(samples), atol=0.02, rtol=0
+    )  # half precision
     with pytest.raises(CheckpointError, match="is no svcnb-units file"):
         load_network(BUNDLED_FOLDER / "base_voice.safetensors")
 

@@ -54,7 +54,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("wavlm")
     (folder / "pretrain").mkdir()
-    cfg = {"encoder_attention_heads": 12, "layer_norm_first": False, "normalize": False, "max_distance": GATED_DISTANCE}
+    cfg = {
+        "encoder_attention_heads": 12,
+        "layer_norm_first": False,
+        "normalize": False,
+        "max_distance": GATED_DISTANCE,
+    }
     torch.save({"cfg": cfg, "model": hubert_state(WIDE)}, folder / "pretrain" / "WavLM-Base+.pt")
     for i in range(3):
         write_audio(folder / "clips" / "ada" / f"{i}.flac", sung_tone(150 + 10 * i, 1.5))
@@ -62,7 +67,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config.save(folder / "tiny.json")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        own = ["--speech_encoder", "wavlmbase+", "--f0_predictor", "dio", "--config", "tiny.json", "-d", "cpu"]
+        own = [
+            "--speech_encoder",
+            "wavlmbase+",
+            "--f0_predictor",
+            "dio",
+            "--config",
+            "tiny.json",
+            "-d",
+            "cpu",
+        ]
         assert cli.main(["features", "clips", "features", *own]) == 0
         assert cli.main(["train", "features", "voice", "--max_steps", "1", "-d", "cpu"]) == 0
         given = ["convert", "voice", "clips/ada/0.flac", "-f0p", "dio", "-o", "out", "-d", "cpu"]

@@ -65,7 +65,9 @@ def config_of(layout: Layout, **changes: object) -> dict[str, object]:
         }
     return {
         "extractor_mode": "layer_norm" if layout.norm_everywhere else "group_norm",
-        "extractor_conv_layer_config": [(layout.conv, *sizes) for sizes in zip(KERNELS, STRIDES, strict=True)],
+        "extractor_conv_layer_config": [
+            (layout.conv, *sizes) for sizes in zip(KERNELS, STRIDES, strict=True)
+        ],
         "extractor_conv_bias": layout.conv_bias,
         "encoder_embed_dim": layout.width,
         "encoder_projection_dropout": 0.5,
@@ -93,13 +95,20 @@ def save_dphubert(path: Path, layout: Layout, **changes: object) -> dict[str, Te
     state = hubert_state(layout)
     del state["mask_emb"]
     scale = 1 + 0.1 * torch.arange(layout.conv)
-    theirs = {their_name(name): value for name, value in state.items()} | {"feature_extractor.dummy_weight": scale}
+    theirs = {their_name(name): value for name, value in state.items()} | {
+        "feature_extractor.dummy_weight": scale
+    }
     torch.save({"config": config_of(layout, **changes), "state_dict": theirs}, path)
     return state | {"dummy_weight": scale}
 
 
 LARGE = replace(PRUNED, pre_norm=True, norm_everywhere=True, conv_bias=True)
-LAYOUTS = {"hubert": PRUNED, "large hubert": LARGE, "wavlm": GATED, "pre-norm wavlm": replace(GATED, pre_norm=True)}
+LAYOUTS = {
+    "hubert": PRUNED,
+    "large hubert": LARGE,
+    "wavlm": GATED,
+    "pre-norm wavlm": replace(GATED, pre_norm=True),
+}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
@@ -191,8 +200,11 @@ def test_config_keys_that_are_missing_or_unknown_are_all_named(tmp_path: Path) -
     with pytest.raises(CheckpointError) as caught:
         load_encoder("dphubert", folder=tmp_path)
     for message in (
-        "missing encoder_head_dim", "unknown encoder_rotary", "aux_num_out is 32", "extractor_mode is 'batch_",
-    ):  # fmt: skip
+        "missing encoder_head_dim",
+        "unknown encoder_rotary",
+        "aux_num_out is 32",
+        "extractor_mode is 'batch_",
+    ):
         assert message in str(caught.value)
 
 

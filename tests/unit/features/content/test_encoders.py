@@ -33,7 +33,9 @@ def voice_like(n_samples: int, *, seed: int = 0, level: float = 0.1) -> np.ndarr
     noise = np.cumsum(generator.standard_normal(n_samples)) * 0.02 + generator.standard_normal(n_samples)
     time = np.arange(n_samples) / RATE_HZ
     tilt = np.sin(2 * np.pi * 3 * time)
-    sound = np.where(tilt > 0, np.sin(2 * np.pi * 150 * time), 0.3 * noise) * (0.6 + 0.4 * np.sin(2 * np.pi * 0.7 * time))
+    sound = np.where(tilt > 0, np.sin(2 * np.pi * 150 * time), 0.3 * noise) * (
+        0.6 + 0.4 * np.sin(2 * np.pi * 0.7 * time)
+    )
     return (level * sound).astype(np.float32)
 
 
@@ -91,14 +93,25 @@ def test_a_missing_file_is_named_with_its_path(tmp_path: Path) -> None:
         load_encoder("vec256l9", folder=tmp_path)
 
 
-@pytest.mark.parametrize(("width", "name"), [(96, "svcnb-units"), (256, "vec256l9"), (768, "vec768l12"), (1024, "whisper-ppg"), (1280, "whisper-ppg-large")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("width", "name"),
+    [
+        (96, "svcnb-units"),
+        (256, "vec256l9"),
+        (768, "vec768l12"),
+        (1024, "whisper-ppg"),
+        (1280, "whisper-ppg-large"),
+    ],
+)
 def test_a_config_without_encoder_is_understood_by_its_width(width: int, name: str) -> None:
     assert encoder_for_width(width) == name
 
 
 def test_a_named_encoder_must_have_the_models_width() -> None:
     assert encoder_for_width(256, "hubertsoft") == "hubertsoft"
-    with pytest.raises(SvcError, match="ssl_dim is 256. Set speech_encoder to vec256l9 or hubertsoft or vec256l9-onnx"):
+    with pytest.raises(
+        SvcError, match="ssl_dim is 256. Set speech_encoder to vec256l9 or hubertsoft or vec256l9-onnx"
+    ):
         encoder_for_width(256, "vec768l12")
     with pytest.raises(SvcError, match="no known encoder"):
         encoder_for_width(333)
@@ -106,7 +119,9 @@ def test_a_named_encoder_must_have_the_models_width() -> None:
 
 def test_a_removed_encoder_is_one_line_with_what_to_do() -> None:
     for use in (lambda: load_encoder("soft-units"), lambda: encoder_for_width(200, "soft-units")):
-        with pytest.raises(ContentError, match="soft-units, which is no longer part of svcnb: extract .* svcnb-units"):
+        with pytest.raises(
+            ContentError, match="soft-units, which is no longer part of svcnb: extract .* svcnb-units"
+        ):
             use()
 
 
@@ -127,12 +142,20 @@ def _random(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     state = {}
     for name, shape in shapes.items():
-        around = 1.0 if name.endswith(("norm.weight", "norm0.weight", "norm1.weight", "norm2.weight", "weight_g")) else 0.0
-        state[name] = around + torch.randn(shape, generator=generator) * (0.05 if around or len(shape) < 2 else 0.2)
+        around = (
+            1.0
+            if name.endswith(("norm.weight", "norm0.weight", "norm1.weight", "norm2.weight", "weight_g"))
+            else 0.0
+        )
+        state[name] = around + torch.randn(shape, generator=generator) * (
+            0.05 if around or len(shape) < 2 else 0.2
+        )
     return state
 
 
-def hubert_soft_state(*, width: int = 128, conv: int = 16, ffn: int = 32, n_layers: int = 12, units: int = 10) -> dict[str, Tensor]:
+def hubert_soft_state(
+    *, width: int = 128, conv: int = 16, ffn: int = 32, n_layers: int = 12, units: int = 10
+) -> dict[str, Tensor]:
     """A small file in hubert-soft's layout: 2 heads of 64, 3 positions, as torch's encoder layers name things."""
     shapes: dict[str, tuple[int, ...]] = {
         "masked_spec_embed": (width,),
@@ -169,8 +192,12 @@ def hubert_soft_by_hand(state: dict[str, Tensor], samples: Tensor, n_layers: int
     for i in range(1, 7):
         x = nn.functional.gelu(nn.functional.conv1d(x, state[f"feature_extractor.conv{i}.weight"], stride=2))
     x = x.transpose(1, 2)
-    x = nn.functional.layer_norm(x, x.shape[2:], *[state[f"feature_projection.norm.{part}"] for part in ("weight", "bias")])
-    x = nn.functional.linear(x, *[state[f"feature_projection.projection.{part}"] for part in ("weight", "bias")])
+    x = nn.functional.layer_norm(
+        x, x.shape[2:], *[state[f"feature_projection.norm.{part}"] for part in ("weight", "bias")]
+    )
+    x = nn.functional.linear(
+        x, *[state[f"feature_projection.projection.{part}"] for part in ("weight", "bias")]
+    )
     v = state["positional_embedding.conv.weight_v"]
     weight = state["positional_embedding.conv.weight_g"] * v / v.norm(dim=(0, 1), keepdim=True)
     positions = nn.functional.conv1d(
@@ -217,9 +244,15 @@ def fairseq_state(*, n_layers: int = 3, width: int = 32, with_projection: bool =
     state: dict[str, Tensor] = {}
     for name, value in soft.items():
         name = next((name.replace(old, new, 1) for old, new in names.items() if name.startswith(old)), name)
-        name = name.replace("linear", "fc").replace("norm1", "self_attn_layer_norm").replace("norm2", "final_layer_norm")
+        name = (
+            name.replace("linear", "fc")
+            .replace("norm1", "self_attn_layer_norm")
+            .replace("norm2", "final_layer_norm")
+        )
         if "in_proj" in name:
-            state |= {name.replace("in_proj_", f"{p}_proj."): v for p, v in zip("qkv", value.chunk(3), strict=True)}
+            state |= {
+                name.replace("in_proj_", f"{p}_proj."): v for p, v in zip("qkv", value.chunk(3), strict=True)
+            }
         elif with_projection or not name.startswith("post_extract_proj"):
             state[name] = value
     del state["label_embedding.weight"]
@@ -234,7 +267,9 @@ def test_the_layer_and_the_projection_are_the_requested_ones() -> None:
         projected = hubert_from_state(state, n_layers=2, n_heads=2, projected=True)(samples)
         three = hubert_from_state(state, n_heads=2)(samples)
     assert two.shape == (1, (4000 - 400) // 320 + 1, 32)
-    torch.testing.assert_close(projected, nn.functional.linear(two, state["final_proj.weight"], state["final_proj.bias"]))
+    torch.testing.assert_close(
+        projected, nn.functional.linear(two, state["final_proj.weight"], state["final_proj.bias"])
+    )
     assert not torch.allclose(two, three)
 
 
@@ -254,7 +289,10 @@ def test_a_hubert_without_input_projection_gets_the_identity() -> None:
     identity = {"post_extract_proj.weight": torch.eye(16), "post_extract_proj.bias": torch.zeros(16)}
     samples = torch.from_numpy(voice_like(2000))[None]
     with torch.no_grad():
-        without, given = hubert_from_state(state, n_heads=2)(samples), hubert_from_state(state | identity, n_heads=2)(samples)
+        without, given = (
+            hubert_from_state(state, n_heads=2)(samples),
+            hubert_from_state(state | identity, n_heads=2)(samples),
+        )
     assert torch.equal(without, given)
 
 

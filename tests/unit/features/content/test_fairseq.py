@@ -28,7 +28,11 @@ GATED = Layout(gated=True)
 def save_fairseq(path: Path, layout: Layout, *, kind: str = "cfg") -> dict[str, torch.Tensor]:
     """A file as fairseq writes it, with training-only entries; returns the weights."""
     state = hubert_state(layout)
-    settings = {"encoder_attention_heads": layout.n_heads, "layer_norm_first": layout.pre_norm, "final_dim": 5}
+    settings = {
+        "encoder_attention_heads": layout.n_heads,
+        "layer_norm_first": layout.pre_norm,
+        "final_dim": 5,
+    }
     training = {"final_proj.weight": torch.ones(5, layout.width), "final_proj.bias": torch.ones(5)}
     training["label_embs_concat"] = torch.ones(9, 5)
     own = {"cfg": {"model": settings, "task": {"normalize": True}}, "args": None}
@@ -40,8 +44,13 @@ def save_fairseq(path: Path, layout: Layout, *, kind: str = "cfg") -> dict[str, 
 
 def save_wavlm(path: Path, layout: Layout, **cfg: object) -> dict[str, torch.Tensor]:
     state = hubert_state(layout)
-    settings = {"encoder_attention_heads": layout.n_heads, "layer_norm_first": layout.pre_norm, "normalize": False,
-                "relative_position_embedding": True, "max_distance": GATED_DISTANCE}  # fmt: skip
+    settings = {
+        "encoder_attention_heads": layout.n_heads,
+        "layer_norm_first": layout.pre_norm,
+        "normalize": False,
+        "relative_position_embedding": True,
+        "max_distance": GATED_DISTANCE,
+    }
     torch.save({"cfg": settings | cfg, "model": state}, path)
     return state
 
@@ -64,7 +73,9 @@ def test_convolutions_without_bias_or_with_one_norm_are_recognised(tmp_path: Pat
         torch.testing.assert_close(ours, hubert_by_hand(state, samples, layout), atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("layout", [GATED, replace(GATED, norm_everywhere=True, pre_norm=True)], ids=["base", "large"])
+@pytest.mark.parametrize(
+    "layout", [GATED, replace(GATED, norm_everywhere=True, pre_norm=True)], ids=["base", "large"]
+)
 def test_wavlm_agrees_with_gated_relative_positions_by_hand(tmp_path: Path, layout: Layout) -> None:
     state = save_wavlm(tmp_path / WAVLM, layout)
     encoder = load_encoder("wavlmbase+", folder=tmp_path)
@@ -101,8 +112,10 @@ def test_the_network_is_transformers_own_with_the_files_weights(tmp_path: Path) 
     assert type(theirs).__name__ == "WavLMModel"
     taken = theirs.encoder.layers[1].attention
     assert torch.equal(taken.gru_rel_pos_const, state["encoder.layers.1.self_attn.grep_a"])
-    assert torch.equal(theirs.encoder.layers[0].attention.rel_attn_embed.weight,
-                       state["encoder.layers.0.self_attn.relative_attention_bias.weight"])  # fmt: skip
+    assert torch.equal(
+        theirs.encoder.layers[0].attention.rel_attn_embed.weight,
+        state["encoder.layers.0.self_attn.relative_attention_bias.weight"],
+    )
     assert isinstance(theirs.feature_extractor.conv_layers[0].layer_norm, nn.GroupNorm)
 
 
@@ -117,7 +130,9 @@ def test_the_network_is_transformers_own_with_the_files_weights(tmp_path: Path) 
         ("vec768l12", "hubert_base.pt", LARGE, "has 2 transformer layers, the encoder needs 12"),
     ],
 )
-def test_another_networks_file_is_named(tmp_path: Path, name: str, file_name: str, layout: Layout, message: str) -> None:
+def test_another_networks_file_is_named(
+    tmp_path: Path, name: str, file_name: str, layout: Layout, message: str
+) -> None:
     save_wavlm(tmp_path / file_name, layout)
     with pytest.raises(CheckpointError, match=message):
         load_encoder(name, folder=tmp_path)
@@ -139,7 +154,9 @@ def test_missing_and_unexpected_tensors_are_all_listed(tmp_path: Path) -> None:
 
 
 def test_a_truncated_file_is_distinguished_from_another_models() -> None:
-    state = {name: value for name, value in hubert_state(GATED).items() if not name.startswith("encoder.layers.")}
+    state = {
+        name: value for name, value in hubert_state(GATED).items() if not name.startswith("encoder.layers.")
+    }
     with pytest.raises(CheckpointError, match="tensors are missing.*encoder.layers.0.feed_forward"):
         wavlm_from_state(state)
     with pytest.raises(CheckpointError, match="no HuBERT weights"):
@@ -173,7 +190,9 @@ class Payload:
         ("whisper-ppg-small", "small.pt"),
     ],
 )
-def test_a_file_that_would_run_code_is_refused_before_anything_runs(tmp_path: Path, name: str, file_name: str) -> None:
+def test_a_file_that_would_run_code_is_refused_before_anything_runs(
+    tmp_path: Path, name: str, file_name: str
+) -> None:
     torch.save({"model": {}, "cfg": Payload(tmp_path / "ran")}, tmp_path / file_name)
     with pytest.raises(UnsafePickle, match="asks for builtins.getattr, pathlib.*which could run code"):
         load_encoder(name, folder=tmp_path)

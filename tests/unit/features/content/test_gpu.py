@@ -16,7 +16,9 @@ from tests.unit.features.content.test_onnx import write_graph
 from tests.unit.features.content.test_whisper import save_whisper
 
 pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here: encoders on a GPU are unproven by this run"),
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="no CUDA GPU here: encoders on a GPU are unproven by this run"
+    ),
     pytest.mark.filterwarnings("ignore:.*values per frame"),
 ]
 
@@ -30,4 +32,6 @@ def test_content_on_a_gpu_is_that_of_the_cpu(tmp_path: Path, name: str) -> None:
     samples = voice_like(40_000)  # two windows of the small Whisper
     ours = load_encoder(name, folder=tmp_path, device="cuda").encode(samples)
     assert ours.device.type == "cuda"
-    torch.testing.assert_close(ours.cpu(), load_encoder(name, folder=tmp_path).encode(samples), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        ours.cpu(), load_encoder(name, folder=tmp_path).encode(samples), atol=1e-3, rtol=1e-3
+    )

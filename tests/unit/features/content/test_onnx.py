@@ -21,7 +21,9 @@ pytest.importorskip("onnxruntime")
 ONNX_NAMES = [name for name in ENCODERS if name.endswith("-onnx")]
 
 
-def write_graph(path: Path, *, width: int = 6, rank: int = 3, transposed: bool = True, n_inputs: int = 1) -> np.ndarray:
+def write_graph(
+    path: Path, *, width: int = 6, rank: int = 3, transposed: bool = True, n_inputs: int = 1
+) -> np.ndarray:
     """One convolution over 400 samples every 320, its channels last; the weight [D, 1, 400] is returned."""
     from onnx import TensorProto, helper, numpy_helper
 
@@ -78,7 +80,10 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
     [
         ({"rank": 2}, r"takes inputs of shape \[\[1, 'T'\]\], expected one waveform \[1, 1, T\]"),
         ({"n_inputs": 2}, r"takes inputs of shape .*expected one waveform"),
-        ({"transposed": False}, r"gives torch.float32 \(\) for a second of audio, expected content \[1, N, D\]"),
+        (
+            {"transposed": False},
+            r"gives torch.float32 \(\) for a second of audio, expected content \[1, N, D\]",
+        ),
     ],
     ids=["two axes", "two inputs", "a number"],
 )
@@ -102,7 +107,9 @@ def test_a_graph_moves_with_its_module_to_a_device(tmp_path: Path, monkeypatch: 
 
     opened = []
     original = module._open_session
-    monkeypatch.setattr(module, "_open_session", lambda path, kind: opened.append(kind) or original(path, kind))
+    monkeypatch.setattr(
+        module, "_open_session", lambda path, kind: opened.append(kind) or original(path, kind)
+    )
     write_graph(tmp_path / "vec-768-layer-9.onnx")
     encoder = load_encoder("vec768l9-onnx", folder=tmp_path)
     encoder.network.to("cpu")

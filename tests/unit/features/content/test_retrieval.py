@@ -51,7 +51,9 @@ def content(n_frames: int = 40, *, width: int = WIDTH) -> torch.Tensor:
 
 
 def some_centres() -> SpeakerCenters:
-    return SpeakerCenters({name: torch.from_numpy(clustered(20, seed=i)) for i, name in enumerate(["alto", "Bariton ä"])})
+    return SpeakerCenters(
+        {name: torch.from_numpy(clustered(20, seed=i)) for i, name in enumerate(["alto", "Bariton ä"])}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,9 @@ def test_a_malicious_kmeans_file_is_refused_and_does_not_run(tmp_path: Path) -> 
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("contents", [{"model": torch.ones(2)}, {"alto": {"model": 1}}, {"alto": {"cluster_centers_": np.ones(3)}}])
+@pytest.mark.parametrize(
+    "contents", [{"model": torch.ones(2)}, {"alto": {"model": 1}}, {"alto": {"cluster_centers_": np.ones(3)}}]
+)
 def test_another_weights_file_is_refused_as_centers(tmp_path: Path, contents: dict) -> None:
     torch.save(contents, tmp_path / "kmeans.pt")
     with pytest.raises(RetrievalError, match="expected"):
@@ -126,7 +130,10 @@ def test_errors_for_an_unknown_speaker_list_the_known_ones(index: FeatureIndex) 
 
 
 def test_content_of_another_encoder_and_a_ratio_out_of_range_are_refused(index: FeatureIndex) -> None:
-    for blend in (lambda *args: some_centres().blend(args[0], "alto", args[1]), lambda *args: index.blend(args[0], 3, args[1])):
+    for blend in (
+        lambda *args: some_centres().blend(args[0], "alto", args[1]),
+        lambda *args: index.blend(args[0], 3, args[1]),
+    ):
         with pytest.raises(RetrievalError, match=r"\(40, 12\).*\[frames, 16\].*encoder"):
             blend(content(width=12), 0.5)
         with pytest.raises(RetrievalError, match="1.5, expected 0"):
@@ -165,10 +172,16 @@ def test_a_pickle_from_another_cpu_is_read(tmp_path: Path, index: FeatureIndex, 
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-@pytest.mark.parametrize("function", [os.mkdir, os.system, builtins.eval, faiss.read_index, faiss.IndexPQ], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "function",
+    [os.mkdir, os.system, builtins.eval, faiss.read_index, faiss.IndexPQ],
+    ids=lambda f: f.__name__,
+)
 def test_a_malicious_pickle_is_refused_by_name(tmp_path: Path, function, protocol: int) -> None:
     trace, path = tmp_path / "trace", tmp_path / "feature_and_index.pkl"
-    argument = {"system": f"mkdir '{trace}'", "eval": f"__import__('os').mkdir({str(trace)!r})"}.get(function.__name__, str(trace))
+    argument = {"system": f"mkdir '{trace}'", "eval": f"__import__('os').mkdir({str(trace)!r})"}.get(
+        function.__name__, str(trace)
+    )
     path.write_bytes(pickle.dumps({0: RunsWhenRead(function, argument)}, protocol=protocol))
     with pytest.raises(UnsafePickle, match=function.__name__):
         FeatureIndex.read(path)
@@ -183,7 +196,9 @@ def test_a_pickle_of_something_else_is_refused(tmp_path: Path, contents) -> None
 
 
 @pytest.mark.parametrize("kind", ["HNSW8,Flat", "IVF4,SQ8", "SQ8"])
-def test_kinds_of_index_that_neither_family_writes_are_refused(tmp_path: Path, frames: np.ndarray, kind: str) -> None:
+def test_kinds_of_index_that_neither_family_writes_are_refused(
+    tmp_path: Path, frames: np.ndarray, kind: str
+) -> None:
     other = faiss.index_factory(WIDTH, kind)
     other.train(frames)
     other.add(frames)
@@ -236,12 +251,18 @@ def test_damaged_bytes_are_an_error_that_comes_at_once(tmp_path: Path, index: Fe
         FeatureIndex.read(path)
 
 
-@pytest.mark.parametrize("script, told", [
-    ("import os; os.kill(os.getpid(), 9)", "ended by signal 9"),
-    ("import time; time.sleep(60)", "not read within 1 s"),
-    ("print('no arrays')", "damaged"),
-], ids=["killed", "hangs", "says nonsense"])  # fmt: skip
-def test_a_reader_that_fails_in_any_way_is_one_line(tmp_path: Path, index: FeatureIndex, monkeypatch, script: str, told: str) -> None:
+@pytest.mark.parametrize(
+    "script, told",
+    [
+        ("import os; os.kill(os.getpid(), 9)", "ended by signal 9"),
+        ("import time; time.sleep(60)", "not read within 1 s"),
+        ("print('no arrays')", "damaged"),
+    ],
+    ids=["killed", "hangs", "says nonsense"],
+)
+def test_a_reader_that_fails_in_any_way_is_one_line(
+    tmp_path: Path, index: FeatureIndex, monkeypatch, script: str, told: str
+) -> None:
     path = FeatureIndex({0: index.indexes[3]}).write(tmp_path / "added.index")
     (tmp_path / "reader.py").write_text(script)
     monkeypatch.setattr(index_files, "READER", tmp_path / "reader.py")
@@ -306,7 +327,9 @@ def test_neighbours_are_weighted_by_the_square_of_the_inverse_distance(frames: n
     flat = faiss.IndexFlatL2(WIDTH)
     flat.add(frames)
     queries = content(5)
-    for query, ours in zip(queries, FeatureIndex({0: flat}).blend(queries, 0, 0.4, n_neighbours=3), strict=True):
+    for query, ours in zip(
+        queries, FeatureIndex({0: flat}).blend(queries, 0, 0.4, n_neighbours=3), strict=True
+    ):
         distances = (torch.from_numpy(frames) - query).square().sum(dim=1)
         nearest, ids = distances.double().topk(3, largest=False)
         weights = nearest**-2 / (nearest**-2).sum()
@@ -326,7 +349,9 @@ def test_fewer_vectors_than_neighbours_and_empty_lists_stay_finite(frames: np.nd
     sparse = faiss.index_factory(WIDTH, "IVF8,Flat")
     sparse.train(frames)
     sparse.add(frames[:1])  # seven lists are empty
-    torch.testing.assert_close(FeatureIndex({0: sparse}).blend(content(), 0, 1.0), torch.from_numpy(frames[:1]).expand(40, -1))
+    torch.testing.assert_close(
+        FeatureIndex({0: sparse}).blend(content(), 0, 1.0), torch.from_numpy(frames[:1]).expand(40, -1)
+    )
 
 
 def test_lists_follow_the_original_rule_but_are_never_none() -> None:
@@ -361,7 +386,9 @@ def test_moving_idle_centers_reduces_the_error() -> None:
 
 
 def test_the_same_seed_gives_the_same_centers(frames: np.ndarray) -> None:
-    assert torch.equal(fit_centers(frames, 20, seed=1).centers, fit_centers(torch.from_numpy(frames), 20, seed=1).centers)
+    assert torch.equal(
+        fit_centers(frames, 20, seed=1).centers, fit_centers(torch.from_numpy(frames), 20, seed=1).centers
+    )
     assert not torch.equal(fit_centers(frames, 20, seed=1).centers, fit_centers(frames, 20, seed=2).centers)
 
 
@@ -378,7 +405,11 @@ def test_frames_that_are_all_equal_give_finite_centers() -> None:
     assert fit.centers.isfinite().all() and fit.mean_squared_distance < 1e-3
 
 
-@pytest.mark.parametrize("features", [np.ones((0, 4)), np.ones(4), np.full((9, 4), np.nan), [[1.0]]], ids=["none", "1-d", "nan", "list"])
+@pytest.mark.parametrize(
+    "features",
+    [np.ones((0, 4)), np.ones(4), np.full((9, 4), np.nan), [[1.0]]],
+    ids=["none", "1-d", "nan", "list"],
+)
 def test_features_that_cannot_be_used_are_refused(features) -> None:
     with pytest.raises(RetrievalError, match="the features"):
         fit_centers(features, 2)

@@ -26,7 +26,11 @@ def save_whisper(path: Path, **changes: int) -> tuple[dict[str, int], dict[str, 
     return dims, state
 
 
-FILES = [("whisper-ppg", "medium.pt"), ("whisper-ppg-large", "large-v2.pt"), ("whisper-ppg-small", "small.pt")]
+FILES = [
+    ("whisper-ppg", "medium.pt"),
+    ("whisper-ppg-large", "large-v2.pt"),
+    ("whisper-ppg-small", "small.pt"),
+]
 
 
 @pytest.mark.parametrize(("name", "file_name"), FILES)
@@ -144,7 +148,9 @@ def test_windows_are_cross_faded_over_a_second_where_both_have_context() -> None
 
 def test_another_programs_file_is_named(tmp_path: Path) -> None:
     torch.save({"model": {}, "cfg": {}}, tmp_path / "medium.pt")
-    with pytest.raises(CheckpointError, match=r"keys \['cfg', 'model'\], expected 'model_state_dict' and 'dims'"):
+    with pytest.raises(
+        CheckpointError, match=r"keys \['cfg', 'model'\], expected 'model_state_dict' and 'dims'"
+    ):
         load_encoder("whisper-ppg", folder=tmp_path)
     torch.save({"dims": {"n_mels": 80}, "model_state_dict": {}}, tmp_path / "medium.pt")
     with pytest.raises(CheckpointError, match="'dims' with n_mels, n_audio_ctx"):
@@ -161,7 +167,9 @@ def test_weights_that_do_not_fit_their_dims_are_listed(tmp_path: Path) -> None:
     mels = "conv1.weight is (16, 20, 3), expected (16, 40, 3)"
     for message in ("missing layer_norm.bias (16,)", "unexpected extra (2,)", mels):
         assert message in str(caught.value)
-    torch.save({"dims": dims, "model_state_dict": {"decoder.ln.weight": torch.ones(1)}}, tmp_path / "medium.pt")
+    torch.save(
+        {"dims": dims, "model_state_dict": {"decoder.ln.weight": torch.ones(1)}}, tmp_path / "medium.pt"
+    )
     with pytest.raises(CheckpointError, match="no encoder.blocks.0.mlp.0.weight among the weights"):
         load_encoder("whisper-ppg", folder=tmp_path)
 

@@ -27,7 +27,13 @@ from svcnb.features.pitch.rmvpe import Rmvpe, RmvpeLayout, decode_salience
 from svcnb.files.optional_imports import ensure_torchaudio, import_optional
 
 RATE_HZ, HOP_SAMPLES = 44100, 512
-PACKAGES = {"fcpe": "torchfcpe", "crepe": "torchcrepe", "dio": "pyworld", "harvest": "pyworld", "pm": "parselmouth"}
+PACKAGES = {
+    "fcpe": "torchfcpe",
+    "crepe": "torchcrepe",
+    "dio": "pyworld",
+    "harvest": "pyworld",
+    "pm": "parselmouth",
+}
 FAST_METHODS = [name for name in PACKAGES if name != "crepe"]  # crepe: 4 s of CPU time per second of audio
 TINY = RmvpeLayout(n_blocks=1, en_de_layers=2, inter_layers=1, en_out_channels=2)
 
@@ -184,8 +190,10 @@ def test_rmvpe_runs_the_skip_filter_in_the_bare_layout_only(tmp_path: Path):
 def test_rmvpe_reads_a_bare_file_without_skip_filter_in_half_precision(tmp_path: Path):
     torch.manual_seed(0)
     layout = RmvpeLayout(n_blocks=1, en_de_layers=2, inter_layers=1, en_out_channels=2, skip_filter="absent")
-    torch.save({k: v.half() if v.is_floating_point() else v for k, v in Rmvpe(layout).state_dict().items()},
-               tmp_path / "rmvpe.pt")  # fmt: skip
+    torch.save(
+        {k: v.half() if v.is_floating_point() else v for k, v in Rmvpe(layout).state_dict().items()},
+        tmp_path / "rmvpe.pt",
+    )
     loaded = load_rmvpe(tmp_path / "rmvpe.pt")
     assert not hasattr(loaded.unet, "tf")
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
@@ -200,8 +208,12 @@ def test_rmvpe_keeps_the_published_names_and_size():
 
 def test_rmvpe_gives_a_track_on_the_models_grid(tmp_path: Path):
     save_rmvpe(tmp_path)
-    predictor = PitchEstimator("auto", sample_rate_hz=RATE_HZ, hop_samples=HOP_SAMPLES,
-                               settings=PitchSettings(pretrain_folder=tmp_path))  # fmt: skip
+    predictor = PitchEstimator(
+        "auto",
+        sample_rate_hz=RATE_HZ,
+        hop_samples=HOP_SAMPLES,
+        settings=PitchSettings(pretrain_folder=tmp_path),
+    )
     assert predictor.method == "rmvpe"
     assert predictor(tone(220.0, 0.7)).n_frames == round(0.7 * RATE_HZ) // HOP_SAMPLES
 
@@ -243,13 +255,16 @@ def test_salience_is_decoded_by_the_local_mean_and_the_threshold():
 
 def test_sampling_at_other_times_is_linear_in_log_f0_between_voiced_frames():
     times_s = np.arange(5) * 0.01
-    assert sample_f0(times_s, np.array([100, 110, 0, 200, 420.0]), np.array([0.005, 0.013, 0.017])) == pytest.approx(
-        [np.sqrt(100 * 110), 110, 0]
-    )
+    assert sample_f0(
+        times_s, np.array([100, 110, 0, 200, 420.0]), np.array([0.005, 0.013, 0.017])
+    ) == pytest.approx([np.sqrt(100 * 110), 110, 0])
 
 
 def test_there_is_no_interpolation_over_an_octave_jump():
-    assert sample_f0(np.array([0, 0.01]), np.array([100, 200.0]), np.array([0.004, 0.006])).tolist() == [100, 200]
+    assert sample_f0(np.array([0, 0.01]), np.array([100, 200.0]), np.array([0.004, 0.006])).tolist() == [
+        100,
+        200,
+    ]
 
 
 def test_times_beyond_the_source_are_unvoiced():
@@ -271,7 +286,9 @@ def test_centering_pads_one_more_on_the_left_and_crops_on_both_sides():
 
 
 def test_a_missing_package_names_the_pip_command():
-    with pytest.raises(MissingExtra, match=r'no_such_pitch_package is not installed; run: pip install "svcnb\[f0\]"'):
+    with pytest.raises(
+        MissingExtra, match=r'no_such_pitch_package is not installed; run: pip install "svcnb\[f0\]"'
+    ):
         import_optional("no_such_pitch_package", "f0")
 
 

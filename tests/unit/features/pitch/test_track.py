@@ -90,7 +90,9 @@ def test_median_counts_voiced_frames_only():
 
 
 def test_csv_round_trip_keeps_every_frame(tmp_path: Path):
-    original = F0Track(np.r_[np.zeros(5), np.linspace(100, 400, 50), np.zeros(3), np.full(10, 123.4567)], HOP_S)
+    original = F0Track(
+        np.r_[np.zeros(5), np.linspace(100, 400, 50), np.zeros(3), np.full(10, 123.4567)], HOP_S
+    )
     path = original.to_csv(tmp_path / "f0.csv")
     assert path.read_text(encoding="utf-8").splitlines()[0] == "time_s,f0_hz"
     again = F0Track.from_csv(path, hop_s=HOP_S, n_frames=original.n_frames)
@@ -148,13 +150,17 @@ def test_auto_is_rmvpe_where_its_file_is_and_fcpe_elsewhere(tmp_path: Path):
 
 
 def test_an_unknown_method_lists_the_valid_names():
-    with pytest.raises(PitchError, match="'yin' is unknown: choose one of auto, fcpe, rmvpe, crepe, dio, harvest, pm"):
+    with pytest.raises(
+        PitchError, match="'yin' is unknown: choose one of auto, fcpe, rmvpe, crepe, dio, harvest, pm"
+    ):
         PitchEstimator("yin", sample_rate_hz=44100, hop_samples=512)
 
 
 def test_a_missing_rmvpe_file_is_named_with_what_to_do(tmp_path: Path):
     with pytest.raises(PitchError) as error:
-        PitchEstimator("rmvpe", sample_rate_hz=44100, hop_samples=512, settings=PitchSettings(pretrain_folder=tmp_path))
+        PitchEstimator(
+            "rmvpe", sample_rate_hz=44100, hop_samples=512, settings=PitchSettings(pretrain_folder=tmp_path)
+        )
     assert str(tmp_path / "rmvpe.pt") in str(error.value)
     assert "put it at" in str(error.value) and '"fcpe"' in str(error.value)
 

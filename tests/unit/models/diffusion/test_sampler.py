@@ -85,7 +85,10 @@ def test_full_size_has_the_tensors_and_the_values_of_the_original() -> None:
     assert sum(tensor.numel() for tensor in one.values()) == pytest.approx(55.2e6, rel=1e-3)
     shapes = {name: tuple(tensor.shape) for name, tensor in one.items()}
     assert shapes["decoder.denoise_fn.residual_layers.19.dilated_conv.weight"] == (1024, 512, 3)
-    assert shapes["decoder.denoise_fn.mlp.0.weight"] == (2048, 512) and shapes["aug_shift_embed.weight"] == (256, 1)
+    assert shapes["decoder.denoise_fn.mlp.0.weight"] == (2048, 512) and shapes["aug_shift_embed.weight"] == (
+        256,
+        1,
+    )
     assert shapes["decoder.spec_min"] == (1, 1, 1) and shapes["decoder.posterior_mean_coef2"] == (1000,)
 
 
@@ -98,7 +101,9 @@ def test_schedule_has_the_known_values() -> None:
 
 def test_weights_of_another_size_are_refused_with_every_difference() -> None:
     other = Unit2Mel(5, 1, SIZES).state_dict()
-    with pytest.raises(CheckpointError, match=r"1 differences: unit_embed.weight is \(5, 5\), expected \(5, 4\)"):
+    with pytest.raises(
+        CheckpointError, match=r"1 differences: unit_embed.weight is \(5, 5\), expected \(5, 4\)"
+    ):
         load_weights(small_model(), other)
 
 
@@ -174,7 +179,9 @@ def evaluated_steps(method: str, n_steps: int, **choices) -> list[float]:
         return exact_noise(noisy, step)
 
     settings = SamplerSettings(method, 10, **choices)
-    remove_noise(noisy_start(n_steps), record, SCHEDULE, n_steps=n_steps, settings=settings, noise=noise_of(0))
+    remove_noise(
+        noisy_start(n_steps), record, SCHEDULE, n_steps=n_steps, settings=settings, noise=noise_of(0)
+    )
     return steps
 
 
@@ -196,7 +203,9 @@ def test_any_number_of_noise_steps_can_be_removed(method: str, k_step: int) -> N
     mel = torch.linspace(-9, 0, 180).reshape(1, 30, 6)
     model = small_model()
     condition = torch.zeros(1, 30, 5)
-    result = sample(model, condition, SamplerSettings(method, 10), start_mel=mel, k_step=k_step, noise=noise_of(0))
+    result = sample(
+        model, condition, SamplerSettings(method, 10), start_mel=mel, k_step=k_step, noise=noise_of(0)
+    )
     assert result.shape == mel.shape and torch.isfinite(result).all()
     if k_step <= 3:
         assert float((result - mel).abs().mean()) < 0.5
@@ -214,14 +223,18 @@ def test_a_sampler_stays_at_the_noise_it_is_given() -> None:
     start = alpha.sqrt() * MEAN + (1 - alpha).sqrt() * drawn
     for method in METHODS:
         settings = SamplerSettings(method, 7)
-        result = remove_noise(start, towards_the_mean, SCHEDULE, n_steps=50, settings=settings, noise=noise_of(0))
+        result = remove_noise(
+            start, towards_the_mean, SCHEDULE, n_steps=50, settings=settings, noise=noise_of(0)
+        )
         expected = alpha_at(0).sqrt() * MEAN + (1 - alpha_at(0)).sqrt() * drawn
         torch.testing.assert_close(result, expected, atol=2e-3, rtol=0)
 
 
 def test_same_seed_same_mel_and_another_seed_another() -> None:
     model, condition = small_model(), torch.zeros(1, 20, 5)
-    first, again, other = (sample(model, condition, SamplerSettings(), noise=noise_of(seed)) for seed in (1, 1, 2))
+    first, again, other = (
+        sample(model, condition, SamplerSettings(), noise=noise_of(seed)) for seed in (1, 1, 2)
+    )
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
@@ -236,7 +249,9 @@ def test_a_shallow_model_does_not_start_from_noise() -> None:
 
 def test_more_noise_steps_than_were_trained_are_refused() -> None:
     for k_step in (101, 0, -1):
-        with pytest.raises(DiffusionError, match=rf"k_step \(-ks\) is {k_step}: this diffusion model removes 1 to 100"):
+        with pytest.raises(
+            DiffusionError, match=rf"k_step \(-ks\) is {k_step}: this diffusion model removes 1 to 100"
+        ):
             check_steps(small_model(k_step_max=100), k_step)
 
 
@@ -247,7 +262,9 @@ def test_unknown_samplers_are_refused_with_the_known_ones() -> None:
         SamplerSettings(speedup=0)
 
 
-def test_without_the_library_the_extra_is_named_and_the_plain_run_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_the_extra_is_named_and_the_plain_run_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
     model, condition = small_model(), torch.zeros(1, 5, 5)
     with pytest.raises(MissingExtra, match=r"pip install \"svcnb\[diffusion\]\""):

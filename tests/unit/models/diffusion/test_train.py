@@ -29,7 +29,14 @@ from svcnb.training.settings import TrainSettings
 from tests.toys.tiny_diffusion import content_of, tiny_diffusion, write_vocoder
 from tests.toys.tiny_voice import HOP, RATE_HZ, tiny_config, write_features
 
-GRID = {"sampling_rate": RATE_HZ, "hop_size": HOP, "n_fft": 256, "win_size": 256, "num_mels": 12, "fmax": 4000}
+GRID = {
+    "sampling_rate": RATE_HZ,
+    "hop_size": HOP,
+    "n_fft": 256,
+    "win_size": 256,
+    "num_mels": 12,
+    "fmax": 4000,
+}
 QUICK = {"log_every_steps": 1, "validate_every_steps": 100, "device": "cpu", "keep_checkpoints": 0}
 
 
@@ -85,10 +92,15 @@ def test_a_crops_mel_is_that_of_the_whole_clip(features: Path, vocoder_folder: P
         name = clips._whole.names[index]
         arrays = store.read(name)
         whole = mel(torch.from_numpy(arrays["audio"])[None] / 32768)[0].T
-        starts = [start for start in range(len(whole) - crop.n_frames + 1)
-                  if torch.equal(torch.from_numpy(arrays["volume"][start : start + crop.n_frames]), crop.volume)
-                  and np.isclose(crop.audio[MARGIN_FRAMES * HOP : -MARGIN_FRAMES * HOP].numpy() * 32768,
-                                 arrays["audio"][start * HOP : (start + crop.n_frames) * HOP]).all()]  # fmt: skip
+        starts = [
+            start
+            for start in range(len(whole) - crop.n_frames + 1)
+            if torch.equal(torch.from_numpy(arrays["volume"][start : start + crop.n_frames]), crop.volume)
+            and np.isclose(
+                crop.audio[MARGIN_FRAMES * HOP : -MARGIN_FRAMES * HOP].numpy() * 32768,
+                arrays["audio"][start * HOP : (start + crop.n_frames) * HOP],
+            ).all()
+        ]
         (start,) = starts
         found = collate_crops([crop]).mels(mel)[0][0]
         torch.testing.assert_close(found, whole[start : start + crop.n_frames], atol=1e-4, rtol=0)
@@ -97,7 +109,9 @@ def test_a_crops_mel_is_that_of_the_whole_clip(features: Path, vocoder_folder: P
 def test_key_shifted_mel_f0_and_loudness_are_consistent(features: Path, vocoder_folder: Path) -> None:
     """The original may pair a shifted f0 with the mel of the unshifted clip, or two different draws."""
     plain, varied = (clips_of(features, vocoder_folder, augment=on) for on in (False, True))
-    shifted = [(plain[1, index], crop) for index in range(len(varied)) if (crop := varied[1, index]).shift_semitones]
+    shifted = [
+        (plain[1, index], crop) for index in range(len(varied)) if (crop := varied[1, index]).shift_semitones
+    ]
     assert 0 < len(shifted) < len(varied)
     for before, after in shifted:
         assert -5 <= after.shift_semitones <= 5
@@ -111,18 +125,27 @@ def test_key_shifted_mel_f0_and_loudness_are_consistent(features: Path, vocoder_
 def test_the_mel_shifts_by_the_semitones_that_the_network_is_conditioned_on(mel: VocoderMel) -> None:
     n_samples = (50 + 2 * MARGIN_FRAMES) * HOP
     tone = torch.sin(2 * np.pi * 1500 * torch.arange(n_samples) / RATE_HZ)[None]
-    batch = DiffusionBatch(*[torch.zeros(2, 50, 1)] * 3, *[tone.repeat(2, 1)] * 2, torch.zeros(2, 1, dtype=torch.long),
-                           torch.tensor([0.0, 5.0]).reshape(2, 1, 1), torch.tensor([50, 50]))  # fmt: skip
+    batch = DiffusionBatch(
+        *[torch.zeros(2, 50, 1)] * 3,
+        *[tone.repeat(2, 1)] * 2,
+        torch.zeros(2, 1, dtype=torch.long),
+        torch.tensor([0.0, 5.0]).reshape(2, 1, 1),
+        torch.tensor([50, 50]),
+    )
     plain, higher = batch.mels(mel)[0]
     wanted = mel(torch.sin(2 * np.pi * 1500 * 2 ** (5 / 12) * torch.arange(n_samples) / RATE_HZ)[None])[0].T
-    assert (higher.mean(0).argmax() == wanted.mean(0).argmax()) and higher.mean(0).argmax() > plain.mean(0).argmax()
+    assert (higher.mean(0).argmax() == wanted.mean(0).argmax()) and higher.mean(0).argmax() > plain.mean(
+        0
+    ).argmax()
 
 
 def test_every_epoch_has_a_new_key_and_is_reproducible(features: Path, vocoder_folder: Path) -> None:
     clips = clips_of(features, vocoder_folder, augment=True)
     shifts = {clips[epoch, 0].shift_semitones for epoch in range(1, 20)} - {0.0}
     assert len(shifts) > 5
-    assert torch.equal(clips[3, 1].audio, clips[3, 1].audio) and not torch.equal(clips[3, 1].audio, clips[4, 1].audio)
+    assert torch.equal(clips[3, 1].audio, clips[3, 1].audio) and not torch.equal(
+        clips[3, 1].audio, clips[4, 1].audio
+    )
 
 
 def test_clips_shorter_than_a_crop_are_trained_on_and_their_padding_is_not(
@@ -133,7 +156,9 @@ def test_clips_shorter_than_a_crop_are_trained_on_and_their_padding_is_not(
     config = config_of(vocoder_folder, duration=30)
     clips = DiffusionClips(store, store.names(), config, augment=False)
     crops = [clips[1, index] for index in range(len(clips))]
-    assert sorted(crop.n_frames for crop in crops) == sorted(store.record(name).n_frames for name in store.names())
+    assert sorted(crop.n_frames for crop in crops) == sorted(
+        store.record(name).n_frames for name in store.names()
+    )
     state = _state(config, TrainSettings(device="cpu"), mel)
     torch.nn.init.normal_(state.generator.decoder.denoise_fn.output_projection.weight)
     short, long = sorted(crops, key=lambda crop: crop.n_frames)[:: len(crops) - 1]
@@ -145,7 +170,10 @@ def test_clips_shorter_than_a_crop_are_trained_on_and_their_padding_is_not(
             mels = batch.mels(mel)
             drawn = noise[..., : mels[0].shape[1]].expand(len(batch), -1, -1, -1)
             found.append(_compare(state, batch, mels, step.expand(len(batch)), drawn))
-        alone, both = (float(losses["noise"]) * n for losses, n in zip(found, (short.n_frames, short.n_frames + long.n_frames), strict=True))
+        alone, both = (
+            float(losses["noise"]) * n
+            for losses, n in zip(found, (short.n_frames, short.n_frames + long.n_frames), strict=True)
+        )
         mels = collate_crops([long]).mels(mel)
         other = float(_compare(state, collate_crops([long]), mels, step, noise)["noise"]) * long.n_frames
     assert both == pytest.approx(alone + other, rel=0.02)  # padding affects the convolutions, not the mean
@@ -222,7 +250,11 @@ def test_with_a_voice_the_best_checkpoint_is_the_one_that_refines_it_best(
     settings = TrainSettings(max_steps=30, **QUICK | {"validate_every_steps": 10})
     report = train_diffusion(features, tmp_path / "voice", settings, choices, voice=QuietVoice())
     assert report.best.measure == "voice_mel" and set(report.last_validation) == {"noise", "mel", "voice_mel"}
-    measured = [line["validation"]["voice_mel"] for line in read_lines(tmp_path / "voice" / "diffusion") if "validation" in line]
+    measured = [
+        line["validation"]["voice_mel"]
+        for line in read_lines(tmp_path / "voice" / "diffusion")
+        if "validation" in line
+    ]
     assert measured[-1] < measured[0]
 
 
@@ -242,14 +274,19 @@ def test_on_the_command_line_mend_trains_on_self_converted_clips(
 # ------------------------------------------------------------------------------------------------- training
 
 
-def test_training_learns_and_writes_what_the_original_reads(features: Path, choices: DiffusionChoices, tmp_path: Path) -> None:
+def test_training_learns_and_writes_what_the_original_reads(
+    features: Path, choices: DiffusionChoices, tmp_path: Path
+) -> None:
     report = train(features, tmp_path / "voice", choices, 40, validate_every_steps=10)
     folder = tmp_path / "voice" / "diffusion"
     assert report.step == 40 and report.best is not None and report.best.measure == "mel"
     stored = torch.load(folder / "model_40.pt", weights_only=True)
     assert set(stored) == {"global_step", "model", "optimizer"} and stored["global_step"] == 40
     config = DiffusionConfig.load(folder / "config.yaml")
-    assert (config.data.sampling_rate, config.data.block_size) == (RATE_HZ, HOP) and config.spk == {"ada": 0, "bob": 1}
+    assert (config.data.sampling_rate, config.data.block_size) == (RATE_HZ, HOP) and config.spk == {
+        "ada": 0,
+        "bob": 1,
+    }
     assert config.model.n_spk == 2 and "spk_embed.weight" in stored["model"]
     held_out = [line["validation"]["noise"] for line in read_lines(folder) if "validation" in line]
     assert held_out[-1] < 0.98 * held_out[0]
@@ -285,14 +322,18 @@ def test_without_its_optimiser_a_training_resumes_with_a_warning(
     assert "saved without its optimiser" in caplog.text
 
 
-def test_learning_rate_falls_by_steps_and_not_by_epochs(features: Path, choices: DiffusionChoices, tmp_path: Path) -> None:
+def test_learning_rate_falls_by_steps_and_not_by_epochs(
+    features: Path, choices: DiffusionChoices, tmp_path: Path
+) -> None:
     config = DiffusionConfig.load(choices.config)
     config.train.decay_step, config.train.gamma, config.train.lr = 4, 0.5, 1e-3
     config.save(choices.config)
     assert [learning_rate(config, step) for step in (0, 3, 4, 8)] == [1e-3, 1e-3, 5e-4, 2.5e-4]
     for steps in (6, 9):
         train(features, tmp_path / "voice", choices, steps)
-    rates = {line["step"]: line["lr"] for line in read_lines(tmp_path / "voice" / "diffusion") if "losses" in line}
+    rates = {
+        line["step"]: line["lr"] for line in read_lines(tmp_path / "voice" / "diffusion") if "losses" in line
+    }
     assert rates == {step: 1e-3 * 0.5 ** ((step - 1) // 4) for step in range(1, 10)}
 
 
@@ -300,18 +341,27 @@ def test_training_starts_from_a_base_model_in_the_folder(
     features: Path, choices: DiffusionChoices, tmp_path: Path
 ) -> None:
     train(features, tmp_path / "first", choices, 3)
-    stored = {name: value for name, value in weights(tmp_path / "first", 3).items() if name != "spk_embed.weight"}
+    stored = {
+        name: value for name, value in weights(tmp_path / "first", 3).items() if name != "spk_embed.weight"
+    }
     for step in (0, 500):
         folder = tmp_path / f"voice_{step}" / "diffusion"
         save_diffusion_checkpoint(folder / f"model_{step}.pt", model_state=stored, global_step=step)
         report = train(features, folder.parent, choices, step + 1)
         assert (report.steps, report.step) == (1, step + 1)
-        moved = (weights(folder.parent, step + 1)["unit_embed.weight"] - stored["unit_embed.weight"]).abs().max()
+        moved = (
+            (weights(folder.parent, step + 1)["unit_embed.weight"] - stored["unit_embed.weight"]).abs().max()
+        )
         assert 0 < float(moved) < 0.003 and (folder / f"model_{step}.pt").is_file()
     stored["unit_embed.weight"] = torch.zeros(6, 5)
     base = save_diffusion_checkpoint(tmp_path / "model_0.pt", model_state=stored, global_step=0)
     with pytest.raises(SvcError, match=r"unit_embed.weight is \(6, 5\), expected \(6, 8\)"):
-        train(features, tmp_path / "other", DiffusionChoices(config=choices.config, vocoder=choices.vocoder, base=base), 1)
+        train(
+            features,
+            tmp_path / "other",
+            DiffusionChoices(config=choices.config, vocoder=choices.vocoder, base=base),
+            1,
+        )
 
 
 @pytest.mark.parametrize("precision", ["bf16"])
@@ -363,8 +413,17 @@ def test_without_a_vocoder_the_error_names_the_fix(features: Path, tmp_path: Pat
 def test_command_resumes(features: Path, choices: DiffusionChoices, tmp_path: Path, capsys) -> None:
     from svcnb.cli.main import main
 
-    command = ["diffusion", str(features), str(tmp_path / "voice"), "--config", str(choices.config), "-d", "cpu",
-               "--vocoder", str(choices.vocoder)]  # fmt: skip
+    command = [
+        "diffusion",
+        str(features),
+        str(tmp_path / "voice"),
+        "--config",
+        str(choices.config),
+        "-d",
+        "cpu",
+        "--vocoder",
+        str(choices.vocoder),
+    ]
     assert main([*command, "--max_steps", "2"]) == 0 and main([*command, "--max_steps", "3"]) == 0
     assert "1 steps in" in capsys.readouterr().out.splitlines()[-1]
     shutil.rmtree(tmp_path / "voice")

@@ -29,8 +29,16 @@ from svcnb.models.rvc.network import RvcSynthesizer
 
 def tiny_config(version: str = "v2", *, f0: bool = True, n_speakers: int = 3) -> Config:
     config = Config.full(version, 40000, f0=f0)
-    sizes = {"inter_channels": 4, "hidden_channels": 4, "filter_channels": 8, "n_layers": 1, "gin_channels": 4}
-    config.model = config.model.model_copy(update=sizes | {"upsample_initial_channel": 32, "spk_embed_dim": n_speakers})
+    sizes = {
+        "inter_channels": 4,
+        "hidden_channels": 4,
+        "filter_channels": 8,
+        "n_layers": 1,
+        "gin_channels": 4,
+    }
+    config.model = config.model.model_copy(
+        update=sizes | {"upsample_initial_channel": 32, "spk_embed_dim": n_speakers}
+    )
     return config
 
 
@@ -43,7 +51,9 @@ def tiny_model(version: str = "v2", *, f0: bool = True, n_speakers: int = 3, see
 def stored_model(**changes: object) -> OrderedDict:
     model = tiny_model("v1")
     weight = {name: value.half() for name, value in model.weights.items()}
-    contents = OrderedDict(weight=weight, config=model.config.to_list(), info="20epoch", sr="40k", f0=1, version="v1")
+    contents = OrderedDict(
+        weight=weight, config=model.config.to_list(), info="20epoch", sr="40k", f0=1, version="v1"
+    )
     contents.update(changes)
     return contents
 
@@ -53,7 +63,12 @@ def test_a_small_model_has_exactly_rvcs_keys_types_and_shapes(tmp_path: Path, ve
     model = tiny_model(version, f0=f0)
     stored = torch.load(write_small_model(tmp_path / "me.pth", model), weights_only=True)
     assert list(stored) == ["weight", "config", "info", "sr", "f0", "version"]
-    assert (stored["info"], stored["sr"], stored["f0"], stored["version"]) == ("20epoch", "40k", int(f0), version)
+    assert (stored["info"], stored["sr"], stored["f0"], stored["version"]) == (
+        "20epoch",
+        "40k",
+        int(f0),
+        version,
+    )
     assert type(stored["f0"]) is int and type(stored["config"]) is list and len(stored["config"]) == 18
     assert all(value.dtype == torch.float16 for value in stored["weight"].values())
     whole = to_plain_names(RvcSynthesizer(model.config.settings()).state_dict())
@@ -73,7 +88,14 @@ def test_a_small_model_round_trips_and_loads_into_a_network(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "changes",
-    [{"version": None}, {"sr": 40000}, {"sr": "40000"}, {"f0": True}, {"f0": "1"}, {"author": "somebody", "epoch": 20}],
+    [
+        {"version": None},
+        {"sr": 40000},
+        {"sr": "40000"},
+        {"f0": True},
+        {"f0": "1"},
+        {"author": "somebody", "epoch": 20},
+    ],
 )
 def test_every_known_variant_is_read(tmp_path: Path, changes: dict) -> None:
     stored = stored_model(**changes)
@@ -142,7 +164,9 @@ def test_checkpoints_have_rvcs_four_keys(tmp_path: Path) -> None:
 
 
 def test_parameters_are_counted_as_rvc_counts_them() -> None:
-    first = {v: next(iter(RvcSynthesizer(tiny_config(v).settings()).named_parameters()))[0] for v in ("v1", "v2")}
+    first = {
+        v: next(iter(RvcSynthesizer(tiny_config(v).settings()).named_parameters()))[0] for v in ("v1", "v2")
+    }
     assert first["v1"].startswith("enc_p.") and first["v2"].startswith("dec.")
 
 

@@ -36,7 +36,11 @@ def test_a_file_comes_back_as_it_was_with_the_keys_of_a_run(tmp_path: Path) -> N
     stored["train"]["total_epoch"] = 20  # RVC adds such keys when it runs
     (tmp_path / "config.json").write_text(json.dumps(stored))
     again = Config.load(tmp_path / "config.json")
-    assert again.model == config.model and again.data == config.data and (again.version, again.f0) == ("v1", False)
+    assert (
+        again.model == config.model
+        and again.data == config.data
+        and (again.version, again.f0) == ("v1", False)
+    )
     assert again.train.total_epoch == 20
 
 
@@ -82,9 +86,21 @@ def test_errors_about_broken_files_name_the_problem(tmp_path: Path) -> None:
 def test_rvcs_own_sizes_are_written_without_our_keys(tmp_path: Path) -> None:
     stored = json.loads(Config.full("v2", 48000).save(tmp_path / "config.json").read_text())
     assert set(stored["train"]) == {
-        "log_interval", "seed", "epochs", "learning_rate", "betas", "eps", "batch_size", "fp16_run", "lr_decay",
-        "segment_size", "init_lr_ratio", "warmup_epochs", "c_mel", "c_kl",
-    }  # fmt: skip
+        "log_interval",
+        "seed",
+        "epochs",
+        "learning_rate",
+        "betas",
+        "eps",
+        "batch_size",
+        "fp16_run",
+        "lr_decay",
+        "segment_size",
+        "init_lr_ratio",
+        "warmup_epochs",
+        "c_mel",
+        "c_kl",
+    }
     assert not {"content_width", "speech_encoder", "vocoder_name"} & set(stored["model"])
 
 

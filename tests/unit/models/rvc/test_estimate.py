@@ -19,7 +19,11 @@ from tests.toys.toy_rvc import tiny_config, write_recordings
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("estimate")
     config = tiny_config()
-    rvc.cut_recordings(write_recordings(folder / "raw"), folder / "me", rvc.CutSettings(sample_rate_hz=config.data.sampling_rate))
+    rvc.cut_recordings(
+        write_recordings(folder / "raw"),
+        folder / "me",
+        rvc.CutSettings(sample_rate_hz=config.data.sampling_rate),
+    )
     rvc.prepare(config, folder / "me", rvc.PrepareSettings(f0_method="dio"))
     return folder / "me"
 

@@ -104,7 +104,11 @@ def test_filelist_has_every_clip_and_mute_twice(tmp_path: Path, with_f0: bool) -
     assert len(lines) == 6 and lines[-1]  # no line break at the end
     assert all(len(line.split("|")) == (5 if with_f0 else 3) and line.endswith("|2") for line in lines)
     assert sum("mute40k.wav" in line for line in lines) == 2
-    assert all(Path(field).is_absolute() and Path(field).is_file() for line in lines for field in line.split("|")[:-1])
+    assert all(
+        Path(field).is_absolute() and Path(field).is_file()
+        for line in lines
+        for field in line.split("|")[:-1]
+    )
     assert write_filelist(tree, clips, mute=mute, speaker_id=2).read_text(encoding="utf-8") == text
     names = sorted(Path(line.split("|")[0]).stem for line in lines)
     assert names == ["0_0", "0_1", "0_2", "0_3", "mute40k", "mute40k"]
@@ -132,11 +136,21 @@ def test_import_of_a_whole_tree(tmp_path: Path) -> None:
     assert [clip.name for clip in found.clips] == ["0_1", "0_2", "0_10", "0_11"]
     assert found.dropped == [] and found.with_f0 and found.feature_width == 256
     read = read_content(found.clips[0])
-    assert read.audio.sample_rate_hz == RATE_HZ and read.features.shape == (49, 256) and read.f0_hz.shape == (101,)
+    assert (
+        read.audio.sample_rate_hz == RATE_HZ
+        and read.features.shape == (49, 256)
+        and read.f0_hz.shape == (101,)
+    )
 
 
 @pytest.mark.parametrize(
-    "missing", [f"{GT_FOLDER}/0_2.wav", "3_feature256/0_2.npy", f"{COARSE_FOLDER}/0_2.wav.npy", f"{F0_FOLDER}/0_2.wav.npy"]
+    "missing",
+    [
+        f"{GT_FOLDER}/0_2.wav",
+        "3_feature256/0_2.npy",
+        f"{COARSE_FOLDER}/0_2.wav.npy",
+        f"{F0_FOLDER}/0_2.wav.npy",
+    ],
 )
 def test_a_missing_file_is_reported_by_name(tmp_path: Path, missing: str) -> None:
     (original_tree(tmp_path) / missing).unlink()

@@ -27,7 +27,9 @@ def test_the_index_has_rvcs_name_and_lists(tmp_path: Path) -> None:
     index = faiss.read_index(str(report.path))
     assert (index.ntotal, index.nlist, index.nprobe, index.d) == (1000, 25, 1, 16)
     stored = index.reconstruct_n(0, index.ntotal)
-    assert sorted(map(tuple, stored)) == sorted(map(tuple, np.concatenate([some_features(600), some_features(400, seed=1)])))
+    assert sorted(map(tuple, stored)) == sorted(
+        map(tuple, np.concatenate([some_features(600), some_features(400, seed=1)]))
+    )
 
 
 def test_fewer_than_39_frames_give_an_index_that_can_be_searched(tmp_path: Path) -> None:
@@ -39,14 +41,19 @@ def test_fewer_than_39_frames_give_an_index_that_can_be_searched(tmp_path: Path)
 def test_a_frame_that_is_in_the_index_gives_itself_and_no_nan(tmp_path: Path) -> None:
     frames = some_features(200)
     index = FeatureIndex.read(write_index([frames], tmp_path, "me", "v1").path)
-    torch.testing.assert_close(index.blend(torch.from_numpy(frames[:10]), 0, 1.0), torch.from_numpy(frames[:10]))
+    torch.testing.assert_close(
+        index.blend(torch.from_numpy(frames[:10]), 0, 1.0), torch.from_numpy(frames[:10])
+    )
 
 
 def test_building_again_replaces_the_index_of_less_data(tmp_path: Path) -> None:
     write_index([some_features(200)], tmp_path, "me", "v2")
     write_index([some_features(400)], tmp_path, "me", "v2")
     write_index([some_features(200)], tmp_path, "you", "v2")
-    assert sorted(path.name for path in tmp_path.glob("*.index")) == [index_name(10, "me", "v2"), index_name(5, "you", "v2")]
+    assert sorted(path.name for path in tmp_path.glob("*.index")) == [
+        index_name(10, "me", "v2"),
+        index_name(5, "you", "v2"),
+    ]
 
 
 def test_the_same_features_give_the_same_bytes(tmp_path: Path) -> None:
@@ -77,7 +84,12 @@ def test_the_index_of_a_voice_is_found_under_all_its_names(tmp_path: Path, model
 
 
 @pytest.mark.parametrize(
-    "other", ["added_IVF25_Flat_nprobe_1_meme_v2.index", "trained_IVF25_Flat_nprobe_1_me_v2.index", "some_IVF1_Flat.index"]
+    "other",
+    [
+        "added_IVF25_Flat_nprobe_1_meme_v2.index",
+        "trained_IVF25_Flat_nprobe_1_me_v2.index",
+        "some_IVF1_Flat.index",
+    ],
 )
 def test_the_index_of_another_voice_is_not_taken(tmp_path: Path, other: str) -> None:
     (tmp_path / other).touch()

@@ -13,8 +13,10 @@ def test_unvoiced_frames_keep_their_own_content() -> None:
     content, f0_hz = torch.zeros(4, 2), np.array([100.0, 100.0, 0, 0, 100.0, 100.0, 0, 0])
     protected = guided_content(content, f0_hz, n_frames=8, blend=lambda x: x + 1, protect=0.33)
     torch.testing.assert_close(protected[:, 0], torch.tensor([1, 1, 0.33, 0.33, 1, 1, 0.33, 0.33]))
-    for off in (guided_content(content, f0_hz, n_frames=8, blend=lambda x: x + 1, protect=0.5),
-                guided_content(content, None, n_frames=8, blend=lambda x: x + 1, protect=0.33)):  # fmt: skip
+    for off in (
+        guided_content(content, f0_hz, n_frames=8, blend=lambda x: x + 1, protect=0.5),
+        guided_content(content, None, n_frames=8, blend=lambda x: x + 1, protect=0.33),
+    ):
         assert bool((off == 1).all())
 
 

@@ -14,6 +14,8 @@ from svcnb.audio.audio import Audio, write_audio
 from svcnb.models.rvc.experiment import COARSE_FOLDER, GT_FOLDER, WAV16_FOLDER
 from svcnb.models.rvc.preprocess import (
     CutSettings as RvcCutSettings,
+)
+from svcnb.models.rvc.preprocess import (
     cut_at_silence,
     cut_recordings,
     cut_samples,
@@ -121,7 +123,9 @@ def test_silent_recording_is_dropped_with_a_reason_and_not_nan(tmp_path: Path) -
 
 def test_silent_windows_of_a_non_silent_slice_are_dropped_and_not_nan() -> None:
     settings = RvcCutSettings(max_kept_silence_ms=5000)
-    fading = np.linspace(1e-4, 0, round(5.2 * RATE_HZ)) * np.random.default_rng(0).standard_normal(round(5.2 * RATE_HZ))
+    fading = np.linspace(1e-4, 0, round(5.2 * RATE_HZ)) * np.random.default_rng(0).standard_normal(
+        round(5.2 * RATE_HZ)
+    )
     cut = cut_samples(np.concatenate([tone(3), fading]), settings)
     assert [reason.split(":")[0] for _, _, reason in cut] == ["", "silent", "silent"]
     assert why_dropped(np.zeros(RATE_HZ), settings).startswith("silent")
@@ -237,7 +241,9 @@ def test_manifest_lists_kept_and_dropped(tmp_path: Path) -> None:
     assert manifest["entries"]["b.wav"]["pieces"][0]["reason"].startswith("silent")
 
 
-@pytest.mark.parametrize("wrong", [{"overlap_s": 4.0}, {"hop_ms": 0.0}, {"level_ratio": 2.0}, {"sample_rate_hz": 40}])
+@pytest.mark.parametrize(
+    "wrong", [{"overlap_s": 4.0}, {"hop_ms": 0.0}, {"level_ratio": 2.0}, {"sample_rate_hz": 40}]
+)
 def test_wrong_settings_raise(wrong: dict) -> None:
     with pytest.raises(SvcError, match="expected"):
         RvcCutSettings(**wrong)

@@ -33,7 +33,9 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A voice of four steps with its index, made by one-click training."""
     folder = tmp_path_factory.mktemp("rvc")
     recordings = write_recordings(folder / "raw")
-    settings = rvc.OneClickSettings(config=tiny_config(), prepare=rvc.PrepareSettings(f0_method="dio"), train=STEPS)
+    settings = rvc.OneClickSettings(
+        config=tiny_config(), prepare=rvc.PrepareSettings(f0_method="dio"), train=STEPS
+    )
     report = rvc.train_one_click(recordings, folder / "me", settings)
     assert report.training.step == 4 and report.index.n_vectors > 100 and not report.features.skipped
     return folder / "me"
@@ -41,13 +43,24 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_one_click_training_writes_everything_that_conversion_needs(experiment: Path) -> None:
     names = {path.name for path in experiment.iterdir()}
-    assert {"0_gt_wavs", "1_16k_wavs", "clips.json", "features", "config.json", "G_4.pth", "history.jsonl", "middle_pitch.json"} <= names
+    assert {
+        "0_gt_wavs",
+        "1_16k_wavs",
+        "clips.json",
+        "features",
+        "config.json",
+        "G_4.pth",
+        "history.jsonl",
+        "middle_pitch.json",
+    } <= names
     assert any(name.startswith("added_IVF") and name.endswith("_me_v2.index") for name in names)
 
 
 def test_a_second_one_click_training_repeats_nothing(experiment: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in experiment.rglob("*.wav")}
-    settings = rvc.OneClickSettings(config=tiny_config(), prepare=rvc.PrepareSettings(f0_method="dio"), train=STEPS)
+    settings = rvc.OneClickSettings(
+        config=tiny_config(), prepare=rvc.PrepareSettings(f0_method="dio"), train=STEPS
+    )
     report = rvc.train_one_click(experiment.parent / "raw", experiment, settings)
     assert (report.clips.n_reused, report.features.done, report.training.steps) == (4, [], 0)
     assert {path: path.stat().st_mtime_ns for path in experiment.rglob("*.wav")} == before
@@ -66,10 +79,15 @@ def test_a_resumed_training_equals_an_uninterrupted_one(experiment: Path, tmp_pa
         folder = tmp_path / name / "me"
         for part in ("features", "config.json"):
             source = experiment / part
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / part if folder.exists() else _made(folder) / part)
+            (shutil.copytree if source.is_dir() else shutil.copy)(
+                source, folder / part if folder.exists() else _made(folder) / part
+            )
         for most in steps:
             rvc.train(folder, STEPS.model_copy(update={"max_steps": most}))
-    states = [torch.load(tmp_path / name / "me" / "G_6.pth", weights_only=True)["model"] for name in ("whole", "broken")]
+    states = [
+        torch.load(tmp_path / name / "me" / "G_6.pth", weights_only=True)["model"]
+        for name in ("whole", "broken")
+    ]
     for name, value in states[0].items():
         torch.testing.assert_close(value, states[1][name], atol=1e-6, rtol=1e-5)
 
@@ -91,7 +109,9 @@ def test_epochs_count_as_rvc_counts_them(experiment: Path, tmp_path: Path) -> No
     assert {path.name for path in folder.glob("G_*.pth")} == {f"G_{report.step}.pth"} | best
     stored = torch.load(folder / f"G_{report.step}.pth", weights_only=True)
     assert stored["iteration"] == 3
-    logged = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    logged = [
+        json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [line["step"] for line in logged if "losses" in line] == [n_steps, 2 * n_steps, 3 * n_steps]
     with pytest.raises(SvcError, match=r"total_epochs \(--total_epoch\) is 0: expected at least 1"):
         rvc.train(folder, TrainSettings(device="cpu"), EpochChoices(total_epochs=0))
@@ -116,9 +136,16 @@ def test_the_same_seed_gives_the_same_audio(experiment: Path) -> None:
 
 def test_the_index_and_protection_change_the_audio(experiment: Path) -> None:
     voice, recording = rvc.load_voice(experiment), sung(2.0)
-    recording = Audio(np.concatenate([recording.samples, 0.02 * np.random.default_rng(0).standard_normal(22050).astype(np.float32)]), 22050)
+    recording = Audio(
+        np.concatenate(
+            [recording.samples, 0.02 * np.random.default_rng(0).standard_normal(22050).astype(np.float32)]
+        ),
+        22050,
+    )
     results = [
-        voice.convert(recording, rvc.RvcConversionSettings(f0_method="dio", cluster_ratio=ratio, protect=protect)).samples
+        voice.convert(
+            recording, rvc.RvcConversionSettings(f0_method="dio", cluster_ratio=ratio, protect=protect)
+        ).samples
         for ratio, protect in ((0.0, 0.33), (1.0, 0.5), (1.0, 0.0))
     ]
     pairs = ((results[0], results[1]), (results[1], results[2]))
@@ -179,18 +206,28 @@ class ToyEncoder:
 @pytest.fixture
 def toy_encoder(monkeypatch: pytest.MonkeyPatch) -> ToyEncoder:
     encoder = ToyEncoder()
-    for module in ("svcnb.data.extractor", "svcnb.models.rvc.prepare", "svcnb.models.rvc.exchange", "svcnb.models.rvc.voice"):
+    for module in (
+        "svcnb.data.extractor",
+        "svcnb.models.rvc.prepare",
+        "svcnb.models.rvc.exchange",
+        "svcnb.models.rvc.voice",
+    ):
         monkeypatch.setattr(import_module(module), "load_encoder", lambda *_, **__: encoder)
     monkeypatch.setattr(import_module("svcnb.models.rvc.prepare"), "resolve_encoder", lambda name, _: name)
     return encoder
 
 
 @pytest.mark.parametrize("f0", [True, False])
-def test_rvcs_own_network_trains_and_its_small_model_converts(tmp_path: Path, toy_encoder: ToyEncoder, f0: bool) -> None:
+def test_rvcs_own_network_trains_and_its_small_model_converts(
+    tmp_path: Path, toy_encoder: ToyEncoder, f0: bool
+) -> None:
     config = tiny_rvc_config(f0=f0)
     write_recordings(tmp_path / "raw", seconds=(1.5, 1.2))
-    settings = rvc.OneClickSettings(config=config, prepare=rvc.PrepareSettings(f0_method="dio"),
-                                    train=TrainSettings(max_steps=1, device="cpu"))  # fmt: skip
+    settings = rvc.OneClickSettings(
+        config=config,
+        prepare=rvc.PrepareSettings(f0_method="dio"),
+        train=TrainSettings(max_steps=1, device="cpu"),
+    )
     rvc.train_one_click(tmp_path / "raw", tmp_path / "me", settings)
     small = tmp_path / "me" / "weights" / "me.pth"
     stored = torch.load(small, weights_only=True)
@@ -210,8 +247,16 @@ def test_an_experiment_survives_export_and_import(tmp_path: Path, toy_encoder: T
     built = rvc.build_voice_index(experiment)
     exported = export_experiment(experiment, tree)
     assert {path.name for path in tree.iterdir()} == {
-        built.path.name, "0_gt_wavs", "1_16k_wavs", "2a_f0", "2b-f0nsf", "3_feature256", "filelist.txt", "config.json", "mute",
-    }  # fmt: skip
+        built.path.name,
+        "0_gt_wavs",
+        "1_16k_wavs",
+        "2a_f0",
+        "2b-f0nsf",
+        "3_feature256",
+        "filelist.txt",
+        "config.json",
+        "mute",
+    }
     lines = (tree / "filelist.txt").read_text().splitlines()
     assert len(lines) == len(exported.clips) + 2 and all(len(line.split("|")) == 5 for line in lines)
     (tree / "3_feature256" / "0_0.npy").unlink()
@@ -236,7 +281,9 @@ def test_a_base_is_loaded_strictly(tmp_path: Path, toy_encoder: ToyEncoder) -> N
     rvc.train(tmp_path / "one", TrainSettings(max_steps=1, device="cpu"))
     base = tmp_path / "one" / "G_1.pth"
     rvc.train(tmp_path / "two", TrainSettings(max_steps=1, device="cpu", seed=5), base=(base, None))
-    first, second = (torch.load(tmp_path / name / "G_1.pth", weights_only=True)["model"] for name in ("one", "two"))
+    first, second = (
+        torch.load(tmp_path / name / "G_1.pth", weights_only=True)["model"] for name in ("one", "two")
+    )
     close = [float((first[name] - second[name]).abs().max()) for name in first]
     assert max(close) < 1e-3  # a step of 1e-4 away from the base, not another network
     config = json.loads((tmp_path / "two" / "config.json").read_text())

@@ -36,7 +36,9 @@ def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An untrained bundled base voice of two speakers."""
     voice = write_voice(tmp_path / "voice", steps=(7,))
     kept = [SavedCheckpoint(step=7, files=["G_7.pth"])]
-    RunRecord(step=7, epoch=1, batch=0, seconds=120, checkpoints=kept, schedules={}, scaler=None, rng={}).save(voice)
+    RunRecord(
+        step=7, epoch=1, batch=0, seconds=120, checkpoints=kept, schedules={}, scaler=None, rng={}
+    ).save(voice)
     monkeypatch.setattr(sovits_base, "BUNDLED_BASE", tmp_path / "base_voice.safetensors")
     return write_base(voice, tmp_path / "base_voice.safetensors", "nobody's data")
 
@@ -86,7 +88,10 @@ def test_the_written_base_has_metadata_about_its_training(bundled: Path) -> None
     about = json.loads(read_safetensors(bundled)[1]["svcnb"])
     config = about.pop("config")
     assert about == {"kind": "base voice", "data": "nobody's data", "steps": 7, "minutes": 2}
-    assert config["model"]["speech_encoder"] == "svcnb-units" and sovits_base.bundled_config().to_dict() == config
+    assert (
+        config["model"]["speech_encoder"] == "svcnb-units"
+        and sovits_base.bundled_config().to_dict() == config
+    )
 
 
 def test_a_base_trained_further_includes_the_earlier_steps(bundled: Path, tmp_path: Path) -> None:
@@ -105,7 +110,11 @@ def test_bands_missing_in_the_training_data_start_as_the_highest_available_ones(
     first, last = round(7000 / bin_hz), round(TRAINED_HZ / bin_hz)
     assert torch.equal(new[:, :last], old[:, :last])
     torch.testing.assert_close(new[:, -1], old[:, first:last].mean(1))
-    assert after["enc_q.pre.weight"][:, -100:].abs().max() == 0 < before["enc_q.pre.weight"][:, -100:].abs().max()
+    assert (
+        after["enc_q.pre.weight"][:, -100:].abs().max()
+        == 0
+        < before["enc_q.pre.weight"][:, -100:].abs().max()
+    )
 
 
 def trained_a_little(base: Path) -> tuple[sovits.Config, TrainState]:
@@ -124,7 +133,9 @@ def test_a_fine_tuned_voice_is_saved_interpolated_with_its_base(bundled: Path, t
     save_run(state, tmp_path, config=config)
     saved = read_sovits_checkpoint(tmp_path / "G_0.pth").model
     start = read_safetensors(bundled)[0]
-    torch.testing.assert_close(saved["pre.weight"], start["pre.weight"].float() + 0.1 * (1 - FINE_TUNING_BASE_RATIO))
+    torch.testing.assert_close(
+        saved["pre.weight"], start["pre.weight"].float() + 0.1 * (1 - FINE_TUNING_BASE_RATIO)
+    )
     speakers = start["emb_g.weight"].float().mean(0, keepdim=True)
     message = "speaker embeddings are not interpolated"
     torch.testing.assert_close(saved["emb_g.weight"], speakers + 0.1, msg=message)

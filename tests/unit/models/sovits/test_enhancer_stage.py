@@ -19,10 +19,23 @@ from svcnb.models.vocoder.network import VocoderError
 from tests.toys.small_voice import save_small_voice
 from tests.unit.models.vocoder.test_network import CONFIG, write_vocoder
 
-SMALL = CONFIG | {"sampling_rate": 22050, "hop_size": 256, "n_fft": 1024, "win_size": 1024, "fmax": 11025,
-                  "upsample_rates": [16, 16], "upsample_kernel_sizes": [32, 32]}  # fmt: skip
-FULL = SMALL | {"sampling_rate": 44100, "hop_size": 512, "n_fft": 2048, "win_size": 2048, "upsample_rates": [16, 32],
-                "upsample_kernel_sizes": [32, 64]}  # fmt: skip
+SMALL = CONFIG | {
+    "sampling_rate": 22050,
+    "hop_size": 256,
+    "n_fft": 1024,
+    "win_size": 1024,
+    "fmax": 11025,
+    "upsample_rates": [16, 16],
+    "upsample_kernel_sizes": [32, 32],
+}
+FULL = SMALL | {
+    "sampling_rate": 44100,
+    "hop_size": 512,
+    "n_fft": 2048,
+    "win_size": 2048,
+    "upsample_rates": [16, 32],
+    "upsample_kernel_sizes": [32, 64],
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +55,19 @@ def settings(**choices) -> ConversionSettings:
     return ConversionSettings(f0_method="dio", **choices)
 
 
-@pytest.mark.parametrize("choices", [
-    {}, {"enhancer_adaptive_key": 4}, {"enhancer_adaptive_key": -5}, {"pad_seconds": 0.0},
-    {"clip_seconds": 0.3, "crossfade_seconds": 0.1}, {"like_original": True}, {"loudness_envelope_ratio": 0.5},
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {},
+        {"enhancer_adaptive_key": 4},
+        {"enhancer_adaptive_key": -5},
+        {"pad_seconds": 0.0},
+        {"clip_seconds": 0.3, "crossfade_seconds": 0.1},
+        {"like_original": True},
+        {"loudness_envelope_ratio": 0.5},
+    ],
+    ids=str,
+)
 def test_enhanced_conversion_is_as_long_as_the_source_and_different(
     voice_folder: Path, song: Audio, choices: dict
 ) -> None:
@@ -89,7 +111,16 @@ def test_a_missing_vocoder_raises_before_anything_is_converted(tmp_path: Path, s
         voice.check(settings(enhance=True))
     voice.check(settings())
     source = write_audio(tmp_path / "song.wav", song)
-    words = ["convert", str(folder), str(source), "-eh", "--vocoder", str(tmp_path / "none"), "-o", str(tmp_path / "out")]
+    words = [
+        "convert",
+        str(folder),
+        str(source),
+        "-eh",
+        "--vocoder",
+        str(tmp_path / "none"),
+        "-o",
+        str(tmp_path / "out"),
+    ]
     assert main(words) == 2 and "no such vocoder" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -97,8 +128,20 @@ def test_a_missing_vocoder_raises_before_anything_is_converted(tmp_path: Path, s
 def test_the_flags_reach_the_enhancer(voice_folder: Path, song: Audio, tmp_path: Path) -> None:
     source, vocoder = write_audio(tmp_path / "song.wav", song), write_vocoder(tmp_path / "mine", SMALL)
     results = []
-    for number, flags in enumerate(([], ["-eh"], ["-eh", "-eak", "5"], ["-eh", "--vocoder", str(vocoder / "model")])):
-        words = ["convert", str(voice_folder), str(source), "-f0p", "dio", "-wf", "wav", "-o", str(tmp_path / str(number))]
+    for number, flags in enumerate(
+        ([], ["-eh"], ["-eh", "-eak", "5"], ["-eh", "--vocoder", str(vocoder / "model")])
+    ):
+        words = [
+            "convert",
+            str(voice_folder),
+            str(source),
+            "-f0p",
+            "dio",
+            "-wf",
+            "wav",
+            "-o",
+            str(tmp_path / str(number)),
+        ]
         assert main([*words, *flags]) == 0
         results.append(read_audio(next((tmp_path / str(number)).glob("*.wav"))).samples)
     assert all(len(samples) == song.n_samples for samples in results)
@@ -109,7 +152,11 @@ def test_the_flags_reach_the_enhancer(voice_folder: Path, song: Audio, tmp_path:
 def test_evaluations_notice_another_vocoder(tmp_path: Path) -> None:
     folder = save_small_voice(tmp_path / "voice")
     fingerprints = {sovits.load_voice(folder, pretrain_folder=tmp_path).fingerprint()}
-    fingerprints.add(sovits.load_voice(folder, pretrain_folder=write_vocoder(tmp_path / "nsf_hifigan", SMALL).parent).fingerprint())
+    fingerprints.add(
+        sovits.load_voice(
+            folder, pretrain_folder=write_vocoder(tmp_path / "nsf_hifigan", SMALL).parent
+        ).fingerprint()
+    )
     write_vocoder(folder / "vocoder", FULL)
     fingerprints.add(sovits.load_voice(folder, pretrain_folder=tmp_path).fingerprint())
     assert len(fingerprints) == 3
@@ -119,7 +166,13 @@ def test_shallow_diffusion_replaces_the_enhancer_with_a_warning(
     voice_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     voice, both = sovits.load_voice(voice_folder), settings(enhance=True, shallow_diffusion=True)
-    monkeypatch.setattr(Refiners, "diffuser", lambda self: SimpleNamespace(network=SimpleNamespace(k_step_max=1000, decoder=SimpleNamespace(timesteps=1000))))
+    monkeypatch.setattr(
+        Refiners,
+        "diffuser",
+        lambda self: SimpleNamespace(
+            network=SimpleNamespace(k_step_max=1000, decoder=SimpleNamespace(timesteps=1000))
+        ),
+    )
     with pytest.warns(UserWarning, match="enhance .-eh. is ignored"):
         voice.check(both)
     assert stage_after_generator(both) == "diffusion"

@@ -46,9 +46,15 @@ def family(**model) -> sovits.Config:
 def other_variants() -> sovits.Config:
     """The other variants: one speaker, no loudness, transformer flow, anti-aliased snake decoder."""
     config = family(
-        use_transformer_flow=True, use_depthwise_conv=False, flow_share_parameter=False, n_layers_trans_flow=1,
-        vocoder_name="nsf-snake-hifigan", vol_embedding=False, n_speakers=1, use_automatic_f0_prediction=False,
-    )  # fmt: skip
+        use_transformer_flow=True,
+        use_depthwise_conv=False,
+        flow_share_parameter=False,
+        n_layers_trans_flow=1,
+        vocoder_name="nsf-snake-hifigan",
+        vol_embedding=False,
+        n_speakers=1,
+        use_automatic_f0_prediction=False,
+    )
     config.spk = {"ada": 0}
     return config
 
@@ -81,7 +87,9 @@ def save_voice(config: sovits.Config, folder: Path) -> Path:
         generator = sovits.build(config).generator
         for parameter in generator.flow.parameters():  # an untrained flow is the identity
             torch.nn.init.normal_(parameter, std=0.1)
-    save_sovits_checkpoint(folder / "G_0.pth", model_state=generator.state_dict(), iteration=0, learning_rate=1e-4)
+    save_sovits_checkpoint(
+        folder / "G_0.pth", model_state=generator.state_dict(), iteration=0, learning_rate=1e-4
+    )
     return folder
 
 
@@ -107,11 +115,22 @@ def test_inputs_and_description_are_those_the_family_reads(exported: Exported) -
     assert graph.inputs == exported.report.inputs and graph.n_mixed == (2 if mixes else 0)
     assert [node.name for node in graph.session.get_outputs()] == ["audio"]
     described = json.loads(exported.report.description_path.read_text(encoding="utf-8"))
-    assert described.items() >= {
-        "Name": "mine", "Type": "SoVits", "SoVits4": True, "SoVits3": False, "CharaMix": mixes, "Volume": volume,
-        "Rate": exported.config.data.sampling_rate, "Hop": exported.config.data.hop_length,
-        "HiddenSize": exported.config.model.ssl_dim, "Characters": list(exported.config.spk), "Cluster": "",
-    }.items()  # fmt: skip
+    assert (
+        described.items()
+        >= {
+            "Name": "mine",
+            "Type": "SoVits",
+            "SoVits4": True,
+            "SoVits3": False,
+            "CharaMix": mixes,
+            "Volume": volume,
+            "Rate": exported.config.data.sampling_rate,
+            "Hop": exported.config.data.hop_length,
+            "HiddenSize": exported.config.model.ssl_dim,
+            "Characters": list(exported.config.spk),
+            "Cluster": "",
+        }.items()
+    )
     assert described["Hubert"] == ("svcnb-units" if exported.config.is_small else "vec-256-layer-9")
 
 
@@ -145,9 +164,14 @@ def test_the_exported_network_gives_the_output_of_the_voice(make) -> None:
     inputs = example_inputs(config, 50, mixes=False, seed=1)
     content = inputs["c"][:, inputs["mel2ph"][0] - 1].transpose(1, 2)
     expected = generator.infer(
-        content, inputs["f0"], inputs["uv"], inputs["sid"][None], volume=inputs.get("vol"), noise_scale=1.0,
+        content,
+        inputs["f0"],
+        inputs["uv"],
+        inputs["sid"][None],
+        volume=inputs.get("vol"),
+        noise_scale=1.0,
         noise=SameNoise(inputs["noise"]),
-    ).audio  # fmt: skip
+    ).audio
     with torch.no_grad():
         audio = OnnxGenerator(generator, mixes=False)(**inputs)
     assert (audio - expected).abs().max() < 2e-3 * expected.abs().max()
@@ -161,7 +185,9 @@ def test_the_first_content_frame_is_number_one_and_zero_is_silence() -> None:
     with torch.no_grad():
         assert torch.equal(network(**silent), network(**silent | {"c": torch.randn_like(inputs["c"])}))
         nothing = inputs | {"c": torch.zeros_like(inputs["c"])}
-        assert torch.equal(network(**silent), network(**nothing)) and not torch.equal(network(**silent), network(**inputs))
+        assert torch.equal(network(**silent), network(**nothing)) and not torch.equal(
+            network(**silent), network(**inputs)
+        )
 
 
 def test_a_voice_that_is_not_a_voice_or_has_another_suffix_is_refused(tmp_path: Path, monkeypatch) -> None:
@@ -189,6 +215,8 @@ def test_a_song_can_be_converted_by_the_exported_voice(tmp_path: Path) -> None:
     for choice in ({"speaker": "bob"}, {"speaker_mix": "ada=1>0, bob=0>1"}):
         settings = ConversionSettings(f0_method="dio", **choice)
         ours, theirs = (one.convert(song, settings).samples for one in (voice, exported))
-        assert len(theirs) == len(ours) and np.corrcoef(ours, theirs)[0, 1] > 0.99, "only the noise in it differs"
+        assert len(theirs) == len(ours) and np.corrcoef(ours, theirs)[0, 1] > 0.99, (
+            "only the noise in it differs"
+        )
     with pytest.raises(SvcError, match="no f0 predictor"):
         exported.generator.infer(*[torch.zeros(1, 1, 4)] * 4, predict_f0=True)

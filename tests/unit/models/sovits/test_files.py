@@ -61,14 +61,20 @@ LAYOUTS = {
     "odd names": ("azusa v2 (final).pth", "azusa v2 (final).json", ("license.txt",)),
     "another name for the config": ("G_800_release.pth", "azusa_config.json", ("middle_pitch.txt",)),
     "nested": ("Azusa 梓/logs/44k/G_800.pth", "Azusa 梓/configs/config.json", ("Azusa 梓/readme.md",)),
-    "with the discriminator and the base": ("v/G_800.pth", "v/config.json", ("v/D_800.pth", "v/D_0.pth", "v/G_0.pth")),
+    "with the discriminator and the base": (
+        "v/G_800.pth",
+        "v/config.json",
+        ("v/D_800.pth", "v/D_0.pth", "v/G_0.pth"),
+    ),
     "with a vocoder's config": ("v/voice.pth", "v/config.json", ("pretrain/nsf_hifigan/model", "rmvpe.pth")),
 }
 
 
 @pytest.mark.parametrize("as_zip", [False, True], ids=["folder", "zip"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_one_call_loads_a_voice_from_a_collection(tmp_path: Path, plain: Path, layout: str, as_zip: bool) -> None:
+def test_one_call_loads_a_voice_from_a_collection(
+    tmp_path: Path, plain: Path, layout: str, as_zip: bool
+) -> None:
     weights, config, extra = LAYOUTS[layout]
     source = lay_out(tmp_path / "azusa", plain, weights=weights, config=config, extra=extra)
     (source / "vocoder.json").write_text('{"num_mels": 128}')
@@ -78,17 +84,28 @@ def test_one_call_loads_a_voice_from_a_collection(tmp_path: Path, plain: Path, l
     assert list(voice.speakers) == ["ada"] and voice.name in ("azusa", "44k", "v")
     result = voice.convert(tone(), ConversionSettings(f0_method="dio"))
     assert result.duration_s == 1.0 and np.isfinite(result.samples).all()
-    assert {path.name for path in tmp_path.iterdir()} <= {"azusa", "azusa.zip", "data"}, "written outside data"
+    assert {path.name for path in tmp_path.iterdir()} <= {"azusa", "azusa.zip", "data"}, (
+        "written outside data"
+    )
 
 
 def tone(seconds: float = 1.0) -> Audio:
-    return Audio(0.2 * np.sin(2 * np.pi * 220 * np.arange(int(22050 * seconds)) / 22050).astype(np.float32), 22050)
+    return Audio(
+        0.2 * np.sin(2 * np.pi * 220 * np.arange(int(22050 * seconds)) / 22050).astype(np.float32), 22050
+    )
 
 
 @pytest.mark.parametrize("as_zip", [False, True], ids=["folder", "zip"])
 def test_centers_index_and_diffusion_are_found(tmp_path: Path, plain: Path, as_zip: bool) -> None:
-    extra = ("x/centres/kmeans.pt", "x/centres/feature_and_index.pkl", "x/diff/model_2000.pt", "x/diff/model_10000.pt")
-    source = lay_out(tmp_path / "v", plain, weights="x/a.pth", config="x/a.json", extra=(*extra, "x/diff/diffusion.yaml"))
+    extra = (
+        "x/centres/kmeans.pt",
+        "x/centres/feature_and_index.pkl",
+        "x/diff/model_2000.pt",
+        "x/diff/model_10000.pt",
+    )
+    source = lay_out(
+        tmp_path / "v", plain, weights="x/a.pth", config="x/a.json", extra=(*extra, "x/diff/diffusion.yaml")
+    )
     if as_zip:
         source = zip_folder(source, tmp_path / "v.zip")
     voice = load_voice(source)
@@ -117,7 +134,9 @@ def test_only_the_voices_own_files_are_unpacked(tmp_path: Path, plain: Path) -> 
 
 
 def test_several_voices_are_listed(tmp_path: Path, plain: Path) -> None:
-    folder = lay_out(tmp_path / "x", plain, weights="a/G_800.pth", config="a/config.json", extra=("b/G_900.pth",))
+    folder = lay_out(
+        tmp_path / "x", plain, weights="a/G_800.pth", config="a/config.json", extra=("b/G_900.pth",)
+    )
     for source in (folder, zip_folder(folder, tmp_path / "x.zip")):
         with pytest.raises(SvcError, match=r"several voices in .*: name one of a/G_800.pth, b/G_900.pth"):
             load_voice(source)
@@ -147,8 +166,12 @@ def test_a_folder_without_a_voice_raises_with_what_was_expected(tmp_path: Path, 
 # ---------------------------------------------------------------------------------------------- configs, releases
 
 
-@pytest.mark.parametrize("spk", [{"ada": 0}, ["ada"], "ada", {"0": "ada"}], ids=["dict", "list", "one name", "by id"])
-def test_speakers_are_read_in_every_form_that_collections_have(tmp_path: Path, plain: Path, spk: object) -> None:
+@pytest.mark.parametrize(
+    "spk", [{"ada": 0}, ["ada"], "ada", {"0": "ada"}], ids=["dict", "list", "one name", "by id"]
+)
+def test_speakers_are_read_in_every_form_that_collections_have(
+    tmp_path: Path, plain: Path, spk: object
+) -> None:
     folder = lay_out(tmp_path / "v", plain, weights="G_1.pth", config="config.json")
     config = json.loads((folder / "config.json").read_text()) | {"spk": spk}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8-sig")  # with BOM
@@ -172,7 +195,11 @@ def test_release_files_load_without_their_posterior(tmp_path: Path, plain: Path,
 def test_a_config_of_40_names_no_encoder_and_loads(tmp_path: Path, plain: Path) -> None:
     folder = lay_out(tmp_path / "v", plain, weights="a.pth", config="a.json")
     config = json.loads((folder / "a.json").read_text())
-    for section, key in (("model", "speech_encoder"), ("model", "vol_embedding"), ("data", "unit_interpolate_mode")):
+    for section, key in (
+        ("model", "speech_encoder"),
+        ("model", "vol_embedding"),
+        ("data", "unit_interpolate_mode"),
+    ):
         del config[section][key]
     (folder / "a.json").write_text(json.dumps(config))
     voice = load_voice(folder)
@@ -202,10 +229,14 @@ def test_a_zip_with_a_link_is_refused(tmp_path: Path, plain: Path) -> None:
         load_voice(path)
 
 
-def test_a_zip_that_unpacks_to_too_much_is_refused_with_both_sizes(tmp_path: Path, plain: Path, monkeypatch) -> None:
+def test_a_zip_that_unpacks_to_too_much_is_refused_with_both_sizes(
+    tmp_path: Path, plain: Path, monkeypatch
+) -> None:
     path = zip_folder(plain, tmp_path / "v.zip")
     monkeypatch.setattr(archives, "MAX_BYTES", 1000)
-    with pytest.raises(ArchiveError, match=r"would be \d+\.\d\d GB unpacked, at most 0\.00 GB are: unpack it by hand"):
+    with pytest.raises(
+        ArchiveError, match=r"would be \d+\.\d\d GB unpacked, at most 0\.00 GB are: unpack it by hand"
+    ):
         load_voice(path)
     assert not (tmp_path / "data").exists()
 
@@ -241,7 +272,9 @@ def test_zips_of_windows_and_macos_load(tmp_path: Path, plain: Path) -> None:
     assert load_voice(path).step == 5
 
 
-def test_convert_takes_a_zip(tmp_path: Path, plain: Path, recording: Path, capsys: pytest.CaptureFixture) -> None:
+def test_convert_takes_a_zip(
+    tmp_path: Path, plain: Path, recording: Path, capsys: pytest.CaptureFixture
+) -> None:
     path = zip_folder(plain, tmp_path / "a voice.zip")
     arguments = ["convert", "-m", str(path), str(recording), "-f0p", "dio", "-o", str(tmp_path / "out")]
     assert main(arguments) == 0

@@ -161,7 +161,9 @@ def test_every_switch_synthesizes_and_trains_with_gradients_everywhere(switches)
     given = inputs(n_items=2)
     volume = torch.rand(2, 12)
     assert model.infer(**given, volume=volume).audio.shape == (2, 1, 12 * 64)
-    out = model(**given, spec=torch.rand(2, 9, 12), lengths=torch.tensor([12, 7]), volume=volume, noise=seeded())
+    out = model(
+        **given, spec=torch.rand(2, 9, 12), lengths=torch.tensor([12, 7]), volume=volume, noise=seeded()
+    )
     assert out.audio.shape == (2, 1, 4 * 64)
     latents = [x for x in (out.z_p, out.m_p, out.logs_p, out.logs_q, out.pred_lf0) if x is not None]
     (out.audio.square().mean() + sum(x.square().mean() for x in latents)).backward()
@@ -253,7 +255,9 @@ def test_half_precision_weights_synthesize():
     expected = model.infer(**given, noise=seeded()).audio
     out = model.bfloat16().infer(**given, noise=seeded(), predict_f0=True)
     assert out.audio.dtype == torch.bfloat16 and out.f0_hz.dtype == torch.float32
-    torch.testing.assert_close(model.infer(**given, noise=seeded()).audio.float(), expected, atol=0.03, rtol=0.1)
+    torch.testing.assert_close(
+        model.infer(**given, noise=seeded()).audio.float(), expected, atol=0.03, rtol=0.1
+    )
 
 
 def test_predicted_f0_is_not_rounded_by_autocast():

@@ -30,9 +30,12 @@ def write_voice(folder: Path, *, seed: int, config: sovits.Config | None = None,
         sum(parameter.sum() for parameter in generator.parameters()).backward()
         optimizer.step()
     save_sovits_checkpoint(
-        folder / "G_20.pth", model_state=generator.state_dict(), iteration=iteration, learning_rate=3e-4,
+        folder / "G_20.pth",
+        model_state=generator.state_dict(),
+        iteration=iteration,
+        learning_rate=3e-4,
         optimizer_state=optimizer.state_dict(),
-    )  # fmt: skip
+    )
     return folder
 
 
@@ -77,8 +80,13 @@ def test_every_tensor_is_the_weighted_sum_and_the_rest_is_the_first_ones(voices,
         torch.testing.assert_close(mixed[name], 0.7 * one[name] + 0.3 * two[name], atol=1e-6, rtol=1e-5)
     stored = read_checkpoint(report.path)
     assert stored["iteration"] == 7 and stored["learning_rate"] == 3e-4 and stored["optimizer"]["state"]
-    assert mixed["flow.wn.in_layers.0.point_conv.bias"].data_ptr() == mixed["flow.flows.2.enc.in_layers.0.point_conv.bias"].data_ptr()
-    assert report.path.stat().st_size < 1.02 * (voices[0] / "G_20.pth").stat().st_size, "shared layers are stored once"
+    assert (
+        mixed["flow.wn.in_layers.0.point_conv.bias"].data_ptr()
+        == mixed["flow.flows.2.enc.in_layers.0.point_conv.bias"].data_ptr()
+    )
+    assert report.path.stat().st_size < 1.02 * (voices[0] / "G_20.pth").stat().st_size, (
+        "shared layers are stored once"
+    )
     assert "0.700 x one/G_20.pth + 0.300 x two/G_20.pth; speakers: ada, bob" in str(report)
 
 
@@ -118,7 +126,9 @@ def test_voices_that_cannot_be_mixed_are_refused_by_name(voices, tmp_path: Path)
     other = changed(one, tmp_path / "other", lambda config: setattr(config.data, "sampling_rate", 16000))
     with pytest.raises(SvcError, match="data.sampling_rate is 8000 for .*, 16000 for"):
         sovits.mix_voices([two, other], tmp_path / "mixed")
-    encoder = changed(one, tmp_path / "encoder", lambda config: setattr(config.model, "speech_encoder", "wavlmbase+"))
+    encoder = changed(
+        one, tmp_path / "encoder", lambda config: setattr(config.model, "speech_encoder", "wavlmbase+")
+    )
     with pytest.raises(SvcError, match="model.speech_encoder is 'vec768l12' .*'wavlmbase[+]'"):
         sovits.mix_voices([two, encoder], tmp_path / "mixed")
     compress_voice(one, tmp_path / "released")
@@ -146,7 +156,9 @@ def test_no_voice_is_overwritten_by_a_mix(voices, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- release files
 
 
-def test_a_release_file_has_no_posterior_and_a_fresh_optimiser_of_the_whole_network(voices, tmp_path: Path) -> None:
+def test_a_release_file_has_no_posterior_and_a_fresh_optimiser_of_the_whole_network(
+    voices, tmp_path: Path
+) -> None:
     report = compress_voice(voices[0], tmp_path / "small.pth")
     stored = read_checkpoint(report.path)
     assert list(stored) == ["model", "iteration", "optimizer", "learning_rate"]
@@ -163,8 +175,10 @@ def test_a_release_file_has_no_posterior_and_a_fresh_optimiser_of_the_whole_netw
 def test_a_release_file_gives_the_same_audio_and_in_float16_nearly_the_same(voices, tmp_path: Path) -> None:
     compress_voice(voices[0], tmp_path / "whole")
     assert main(["compress", str(voices[0]), "-o", str(tmp_path / "half"), "-hf"]) == 0
-    audio = [read_generator(folder)[1].infer(*inputs(), noise=fixed_noise()).audio for folder in
-             (voices[0], tmp_path / "whole", tmp_path / "half")]  # fmt: skip
+    audio = [
+        read_generator(folder)[1].infer(*inputs(), noise=fixed_noise()).audio
+        for folder in (voices[0], tmp_path / "whole", tmp_path / "half")
+    ]
     assert torch.equal(audio[0], audio[1])
     assert 0 < (audio[0] - audio[2]).abs().max() < 0.02 * audio[0].abs().max()
     sizes = [(tmp_path / name / "G_20.pth").stat().st_size for name in ("whole", "half")]

@@ -61,7 +61,9 @@ def vocoder_mel(voice: Voice, song: Audio, **choices) -> torch.Tensor:
     vocoder = voice.refiners.diffuser().vocoder
     given: list[torch.Tensor] = []
     hop = vocoder.settings.hop_size
-    with patch.object(vocoder, "forward", lambda mel, f0, noise: given.append(mel) or torch.zeros(1, 1, f0.shape[1] * hop)):
+    with patch.object(
+        vocoder, "forward", lambda mel, f0, noise: given.append(mel) or torch.zeros(1, 1, f0.shape[1] * hop)
+    ):
         voice.convert(song, settings(**choices))
     (mel,) = given
     return mel
@@ -92,7 +94,9 @@ def test_the_start_mel_is_kept_if_no_noise_is_predicted(folder: Path, song: Audi
     """A model that predicts no noise returns the start mel, so the frames must be aligned."""
     path = write_model(folder)
     stored = read_diffusion_checkpoint(path)
-    weights = {name: value * 0 if "denoise_fn.output" in name else value for name, value in stored.model.items()}
+    weights = {
+        name: value * 0 if "denoise_fn.output" in name else value for name, value in stored.model.items()
+    }
     save_diffusion_checkpoint(path, model_state=weights, global_step=0)
     voice = sovits.load_voice(folder)
     plain = voice.convert(song, settings(shallow_diffusion=False, pad_seconds=0)).samples
@@ -112,7 +116,10 @@ def test_shallow_diffusion_replaces_the_enhancer(folder: Path, song: Audio) -> N
 def test_the_best_checkpoint_is_taken_and_another_by_name(folder: Path, song: Audio) -> None:
     first = write_model(folder, step=10)
     write_model(folder, step=20)
-    newest, named = sovits.load_voice(folder), sovits.load_voice(folder, diffusion=DiffusionFiles(model=first))
+    newest, named = (
+        sovits.load_voice(folder),
+        sovits.load_voice(folder, diffusion=DiffusionFiles(model=first)),
+    )
     assert float((vocoder_mel(newest, song) - vocoder_mel(named, song)).abs().mean()) > 0.1
 
 
@@ -129,7 +136,9 @@ def test_mixed_speakers_are_mixed_in_the_diffusion_too(tmp_path: Path, song: Aud
 # ------------------------------------------------------------------------------------------------- alone
 
 
-def test_a_full_model_converts_alone_with_and_without_a_generator(folder: Path, song: Audio, tmp_path: Path) -> None:
+def test_a_full_model_converts_alone_with_and_without_a_generator(
+    folder: Path, song: Audio, tmp_path: Path
+) -> None:
     write_model(folder, k_step_max=0)
     beside = convert(folder, song, only_diffusion=True)
     for generator in folder.glob("G_*.pth"):
@@ -187,7 +196,10 @@ def test_more_steps_than_trained_are_refused(folder: Path) -> None:
 def test_parts_that_do_not_fit_are_refused_by_name(folder: Path) -> None:
     write_model(folder)
     write_vocoder(folder / "vocoder", FULL_GRID)
-    assert "trained for a vocoder of 22050 Hz with 256 samples per frame, this one has 44100 Hz and 512" in refusal(folder)
+    assert (
+        "trained for a vocoder of 22050 Hz with 256 samples per frame, this one has 44100 Hz and 512"
+        in refusal(folder)
+    )
     write_vocoder(folder / "vocoder", SMALL_GRID | {"num_mels": 20})
     assert "output_projection.weight is (16, 8, 1), expected (20, 8, 1)" in refusal(folder)
     write_model(folder)
@@ -228,24 +240,35 @@ def test_config_has_the_familys_keys_and_defaults_and_survives_a_round_trip(tmp_
     stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert list(stored) == ["data", "model", "device", "vocoder", "infer", "env", "train", "spk"]
     assert stored["model"] == {
-        "type": "Diffusion", "n_layers": 20, "n_chans": 512, "n_hidden": 256, "use_pitch_aug": True, "timesteps": 1000,
-        "k_step_max": 0, "n_spk": 1,
-    }  # fmt: skip
-    assert stored["infer"] == {"speedup": 10, "method": "dpm-solver++"} and stored["train"]["batch_size"] == 48
+        "type": "Diffusion",
+        "n_layers": 20,
+        "n_chans": 512,
+        "n_hidden": 256,
+        "use_pitch_aug": True,
+        "timesteps": 1000,
+        "k_step_max": 0,
+        "n_spk": 1,
+    }
+    assert (
+        stored["infer"] == {"speedup": 10, "method": "dpm-solver++"} and stored["train"]["batch_size"] == 48
+    )
     assert stored["data"]["unit_interpolate_mode"] == "nearest" and len(stored["train"]) == 15
     changed = DiffusionConfig.small()
     changed.spk = {"初音": 0}
     assert DiffusionConfig.load(changed.save(path)) == changed
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("data: {}\nmodel: {n_layer: 3}\nfoo: 1\n", r"model.n_layer: .*foo: "),
-    ("model: {n_layers: 0}\n", "model.n_layers"),
-    ("model: {}\ninfer: {method: euler}\n", "infer.method"),
-    ("model: [", "is not a YAML config"),
-    ("{}", "has no 'model' section"),
-    ("model: !!python/object/apply:os.system ['true']\n", "is not a YAML config"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: {}\nmodel: {n_layer: 3}\nfoo: 1\n", r"model.n_layer: .*foo: "),
+        ("model: {n_layers: 0}\n", "model.n_layers"),
+        ("model: {}\ninfer: {method: euler}\n", "infer.method"),
+        ("model: [", "is not a YAML config"),
+        ("{}", "has no 'model' section"),
+        ("model: !!python/object/apply:os.system ['true']\n", "is not a YAML config"),
+    ],
+)
 def test_config_names_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="utf-8")
@@ -255,7 +278,9 @@ def test_config_names_what_is_wrong(tmp_path: Path, text: str, message: str) -> 
 
 def test_config_of_a_fork_loads_and_an_older_one_expands_content_as_then(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text("data: {encoder: vec768l12}\nmodel: {n_layers: 3, use_tanh: true}\nddsp: 1\nspk:\n", encoding="utf-8")
+    path.write_text(
+        "data: {encoder: vec768l12}\nmodel: {n_layers: 3, use_tanh: true}\nddsp: 1\nspk:\n", encoding="utf-8"
+    )
     config = DiffusionConfig.load(path, strict=False)
     assert config.model.n_layers == 3 and config.data.unit_interpolate_mode == "left" and config.spk == {}
 
@@ -271,7 +296,14 @@ def test_flags_of_the_original_choose_the_diffusion(folder: Path, song: Audio, t
     wav = write_audio(tmp_path / "song.wav", song)
     common = ["-f0p", "dio", "-o", str(tmp_path / "out"), "-d", "cpu", "-wf", "wav"]
     assert main(["convert", str(folder), str(wav), "-shd", "-ks", "15", "-se", *common]) == 0
-    named = ["-dm", str(model), "-dc", str(model.with_name("config.yaml")), "--vocoder", str(folder / "vocoder")]
+    named = [
+        "-dm",
+        str(model),
+        "-dc",
+        str(model.with_name("config.yaml")),
+        "--vocoder",
+        str(folder / "vocoder"),
+    ]
     assert main(["convert", "-n", str(wav), "-od", *named, *common]) == 0
     made = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert [name.split("_")[3] for name in made] == ["diff", "sovdiff"]

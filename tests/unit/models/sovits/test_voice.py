@@ -39,7 +39,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for speaker, f0_hz in (("low", 110.0), ("high", 220.0)):
         for i in range(3):
             write_audio(folder / "clips" / speaker / f"{i}.flac", sung_tone(f0_hz * (1 + 0.03 * i), 1.6))
-    report = sovits.prepare(Config.small(), folder / "clips", folder / "features", PrepareSettings(f0_method="dio"))
+    report = sovits.prepare(
+        Config.small(), folder / "clips", folder / "features", PrepareSettings(f0_method="dio")
+    )
     assert len(report.done) == 6
     sovits.train(folder / "features", folder / "voice", TrainSettings(max_steps=3, **SETTINGS))
     return folder
@@ -105,7 +107,9 @@ def test_training_refuses_a_folder_with_another_configuration(trained: Path, tmp
         sovits.train(trained / "features", tmp_path / "voice", TrainSettings(max_steps=4, **SETTINGS))
 
 
-def test_warm_start_takes_everything_from_a_base_and_its_mean_speaker_for_new_ones(trained: Path, tmp_path: Path) -> None:
+def test_warm_start_takes_everything_from_a_base_and_its_mean_speaker_for_new_ones(
+    trained: Path, tmp_path: Path
+) -> None:
     base = read_sovits_checkpoint(trained / "voice" / "G_3.pth")
     base.model["emb_g.weight"] = torch.randn(5, base.model["emb_g.weight"].shape[1])
     save_sovits_checkpoint(tmp_path / "G_0.pth", model_state=base.model, iteration=1, learning_rate=1e-4)
@@ -138,7 +142,9 @@ def test_file_and_memory_conversion_agree(voice: sovits.Voice, tmp_path: Path) -
     source = write_audio(tmp_path / "a song.wav", sung_tone(150, 1.0))
     path = voice.convert_file(source, tmp_path / "out", settings)
     assert path.name == "a song.wav_0key_high_sovits_dio.wav"
-    np.testing.assert_allclose(read_audio(path).samples, voice.convert(read_audio(source), settings).samples, atol=1e-4)
+    np.testing.assert_allclose(
+        read_audio(path).samples, voice.convert(read_audio(source), settings).samples, atol=1e-4
+    )
 
 
 def test_unknown_speaker_raises_with_the_known_ones(voice: sovits.Voice) -> None:
@@ -146,9 +152,13 @@ def test_unknown_speaker_raises_with_the_known_ones(voice: sovits.Voice) -> None
         voice.convert(sung_tone(150, 0.5), ConversionSettings(speaker="nobody", f0_method="dio"))
 
 
-@pytest.mark.parametrize(("choices", "message"), [
-    ({"enhance": True}, "nsf_hifigan_20221211.zip"), ({"cluster_ratio": 0.5}, "svcnb cluster"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"enhance": True}, "nsf_hifigan_20221211.zip"),
+        ({"cluster_ratio": 0.5}, "svcnb cluster"),
+    ],
+)
 def test_missing_files_raise(choices: dict, message: str, voice: sovits.Voice) -> None:
     with pytest.raises(SvcError, match=message):
         voice.convert(sung_tone(150, 0.5), ConversionSettings(f0_method="dio", **choices))
@@ -222,15 +232,24 @@ def test_adversarial_training_writes_both_networks_and_resumes(
     config.train.c_adversarial = 1.0
     config.save(features / "config.json")
     for steps in (1, 2):
-        report = sovits.train(features, tmp_path / "voice", TrainSettings(max_steps=steps, **SETTINGS), batch_size=2)
+        report = sovits.train(
+            features, tmp_path / "voice", TrainSettings(max_steps=steps, **SETTINGS), batch_size=2
+        )
     assert {"disc", "gen", "fm", "mel", "kl", "total"} <= set(report.last_losses)
-    assert {path.name for path in (tmp_path / "voice").glob("[GD]_*.pth")} == {"G_1.pth", "D_1.pth", "G_2.pth", "D_2.pth"}
+    assert {path.name for path in (tmp_path / "voice").glob("[GD]_*.pth")} == {
+        "G_1.pth",
+        "D_1.pth",
+        "G_2.pth",
+        "D_2.pth",
+    }
     assert Config.load(tmp_path / "voice" / "config.json").train.batch_size == 2
 
 
 def test_an_edited_f0_is_used_instead_of_the_recordings(voice: sovits.Voice, tmp_path: Path) -> None:
     source = sung_tone(150, 1.5)
-    curve = F0Track(np.full(voice.estimate_f0(source, "dio").n_frames, 300.0), 256 / RATE_HZ).to_csv(tmp_path / "curve.csv")
+    curve = F0Track(np.full(voice.estimate_f0(source, "dio").n_frames, 300.0), 256 / RATE_HZ).to_csv(
+        tmp_path / "curve.csv"
+    )
     edited = voice.convert(source, ConversionSettings(f0_method="dio"), f0=F0Track.from_csv(curve))
     own = voice.convert(source, ConversionSettings(f0_method="dio"))
     assert voice.estimate_f0(edited, "dio").median_hz() == pytest.approx(300, rel=0.02)

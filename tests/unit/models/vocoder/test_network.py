@@ -35,8 +35,10 @@ CONFIG = {
     "discriminator_periods": [3, 5],
 }
 FRAME_CONFIG = {key: CONFIG[key] for key in list(CONFIG)[:7]} | {
-    "vocoder_name": "svcnb-frame", "frame_channels": 16, "frame_blocks": 1,
-}  # fmt: skip
+    "vocoder_name": "svcnb-frame",
+    "frame_channels": 16,
+    "frame_blocks": 1,
+}
 
 
 def write_vocoder(folder: Path, config: dict = CONFIG) -> Path:
@@ -89,10 +91,15 @@ def test_vocoder_folder_loads_and_gives_one_hop_per_frame(tmp_path: Path, config
 
 
 def test_model_file_and_released_zip_give_the_same_audio_as_the_folder(folder: Path, tmp_path: Path) -> None:
-    released = pack(tmp_path / "nsf_hifigan_20221211.zip", {
-        "nsf_hifigan/NOTICE.txt": "licence", "nsf_hifigan/NOTICE.zh-CN.txt": "licence",
-        "nsf_hifigan/config.json": folder / "config.json", "nsf_hifigan/model": folder / "model",
-    })  # fmt: skip
+    released = pack(
+        tmp_path / "nsf_hifigan_20221211.zip",
+        {
+            "nsf_hifigan/NOTICE.txt": "licence",
+            "nsf_hifigan/NOTICE.zh-CN.txt": "licence",
+            "nsf_hifigan/config.json": folder / "config.json",
+            "nsf_hifigan/model": folder / "model",
+        },
+    )
     before = sorted(tmp_path.rglob("*"))
     mel, f0_hz = torch.zeros(1, 10, 20), torch.full((1, 20), 150.0)
     with torch.no_grad():
@@ -102,14 +109,17 @@ def test_model_file_and_released_zip_give_the_same_audio_as_the_folder(folder: P
     assert sorted(tmp_path.rglob("*")) == before, "reading a zip left files behind"
 
 
-@pytest.mark.parametrize(("members", "message"), [
-    ({"../model": "x", "../config.json": "{}"}, "outside its folder"),
-    ({"/etc/model": "x", "/etc/config.json": "{}"}, "outside its folder"),
-    ({"a/model": "x", "b/config.json": "{}"}, "holds 0 vocoders"),
-    ({"a/model": "x", "a/config.json": "{}", "b/model": "x", "b/config.json": "{}"}, "holds 2 vocoders"),
-    ({"a/model": "x", "a/config.json": "nothing"}, "x.zip/config.json is not a JSON config"),
-    ({"a/model": "x", "a/config.json": json.dumps(CONFIG)}, "x.zip/model is not a torch file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"../model": "x", "../config.json": "{}"}, "outside its folder"),
+        ({"/etc/model": "x", "/etc/config.json": "{}"}, "outside its folder"),
+        ({"a/model": "x", "b/config.json": "{}"}, "holds 0 vocoders"),
+        ({"a/model": "x", "a/config.json": "{}", "b/model": "x", "b/config.json": "{}"}, "holds 2 vocoders"),
+        ({"a/model": "x", "a/config.json": "nothing"}, "x.zip/config.json is not a JSON config"),
+        ({"a/model": "x", "a/config.json": json.dumps(CONFIG)}, "x.zip/model is not a torch file"),
+    ],
+)
 def test_zip_that_is_no_released_vocoder_is_refused_and_nothing_is_written(
     tmp_path: Path, members: dict, message: str
 ) -> None:
@@ -121,7 +131,9 @@ def test_zip_that_is_no_released_vocoder_is_refused_and_nothing_is_written(
 
 
 def test_cut_zip_and_model_that_runs_code_are_refused(folder: Path, tmp_path: Path) -> None:
-    whole = pack(tmp_path / "whole.zip", {"v/model": folder / "model", "v/config.json": folder / "config.json"})
+    whole = pack(
+        tmp_path / "whole.zip", {"v/model": folder / "model", "v/config.json": folder / "config.json"}
+    )
     cut = tmp_path / "cut.zip"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     with pytest.raises(SvcError, match="no complete zip file"):
@@ -138,12 +150,15 @@ def test_missing_file_is_named_with_the_expected_files(folder: Path, name: str) 
         load_vocoder(folder)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"num_mels": None}, "lacks num_mels"),
-    ({"hop_size": 128}, "upsample_rates give 64 samples per frame, hop_size is 128"),
-    ({"mini_nsf": True}, "mini_nsf"),
-    ({"vocoder_name": "griffin-lim"}, "expected nsf-hifigan or svcnb-frame"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_mels": None}, "lacks num_mels"),
+        ({"hop_size": 128}, "upsample_rates give 64 samples per frame, hop_size is 128"),
+        ({"mini_nsf": True}, "mini_nsf"),
+        ({"vocoder_name": "griffin-lim"}, "expected nsf-hifigan or svcnb-frame"),
+    ],
+)
 def test_config_of_something_else_is_refused(folder: Path, change: dict, message: str) -> None:
     config = {key: value for key, value in (CONFIG | change).items() if value is not None}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -163,7 +178,9 @@ def test_weights_of_other_sizes_and_other_models_are_refused(folder: Path) -> No
 def test_vocoders_are_searched_in_order_named_voice_pretrain_zip(tmp_path: Path) -> None:
     voice, pretrain, named = tmp_path / "voice", tmp_path / "pretrain", tmp_path / "named"
     folders = {"voice_folder": voice, "pretrain_folder": pretrain}
-    with pytest.raises(VocoderError, match="(?s)nsf_hifigan_20221211.zip.*model and config.json.*svcnb vocoder"):
+    with pytest.raises(
+        VocoderError, match="(?s)nsf_hifigan_20221211.zip.*model and config.json.*svcnb vocoder"
+    ):
         find_vocoder(**folders)
     pretrain.mkdir()
     (pretrain / "nsf_hifigan_20221211.zip").touch()

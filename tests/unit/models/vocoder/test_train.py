@@ -61,16 +61,26 @@ def distance(folder: Path, number: int) -> float:
 
 def test_small_training_lowers_losses_and_improves_the_vocoder(features: Path, tmp_path: Path) -> None:
     folder = tmp_path / "vocoder"
-    vocoder.train(features, folder, TrainSettings(max_steps=1, **FAST), config=frame_config(learning_rate=3e-3))
+    vocoder.train(
+        features, folder, TrainSettings(max_steps=1, **FAST), config=frame_config(learning_rate=3e-3)
+    )
     untrained = distance(folder, 0)
     report = vocoder.train(features, folder, TrainSettings(max_steps=60, **FAST))
     losses = history(folder, "losses")
     assert report.step == 60 and losses[-1]["total"] < 0.7 * losses[0]["total"]
     assert distance(folder, 0) < 0.7 * untrained
-    assert report.best.measure == "mel" and history(folder, "validation")[-1]["mel"] == pytest.approx(report.best.value)
+    assert report.best.measure == "mel" and history(folder, "validation")[-1]["mel"] == pytest.approx(
+        report.best.value
+    )
     assert {path.name for path in folder.iterdir()} == {
-        "model", "config.json", "checkpoint_1.pt", "checkpoint_60.pt", "state.json", "history.jsonl", "samples",
-    }  # fmt: skip
+        "model",
+        "config.json",
+        "checkpoint_1.pt",
+        "checkpoint_60.pt",
+        "state.json",
+        "history.jsonl",
+        "samples",
+    }
 
 
 @pytest.mark.parametrize("config", [frame_config(), nsf_config()], ids=["svcnb-frame", "nsf-hifigan"])
@@ -83,7 +93,9 @@ def test_a_resumed_training_ends_with_the_same_weights(
         for step in stops:
             vocoder.train(features, folder, TrainSettings(max_steps=step, **FAST), config=config)
             torch.rand(5), np.random.rand(3)
-    whole, parts = (torch.load(tmp_path / name / "checkpoint_3.pt", weights_only=True) for name in ("whole", "parts"))
+    whole, parts = (
+        torch.load(tmp_path / name / "checkpoint_3.pt", weights_only=True) for name in ("whole", "parts")
+    )
     for part in whole.keys() - {"optimizers"}:
         for name, value in whole[part].items():
             assert torch.equal(value, parts[part][name]), f"{part} {name}"
@@ -95,8 +107,11 @@ def test_discriminators_take_part_in_the_full_kind_of_training(features: Path, t
     losses = history(tmp_path, "losses")[-1]
     assert set(losses) == {"total", "mel", "fm", "gen", "disc"}
     assert losses["total"] == pytest.approx(45 * losses["mel"] + losses["fm"] + losses["gen"], rel=1e-5)
-    scales = {name.split(".")[1] for name in torch.load(tmp_path / "checkpoint_2.pt", weights_only=True)["discriminator"]
-              if name.startswith("coarser.")}  # fmt: skip
+    scales = {
+        name.split(".")[1]
+        for name in torch.load(tmp_path / "checkpoint_2.pt", weights_only=True)["discriminator"]
+        if name.startswith("coarser.")
+    }
     assert scales == {"0", "1"}, "HiFi-GAN discriminates the waveform at three scales"
 
 
@@ -112,7 +127,9 @@ def test_model_is_the_best_checkpoint_not_the_newest(features: Path, tmp_path: P
 
 def test_clips_without_features_train_too(tmp_path: Path) -> None:
     clips = write_clips(tmp_path / "clips")
-    report = vocoder.train(clips, tmp_path / "vocoder", TrainSettings(max_steps=2, **FAST), config=frame_config())
+    report = vocoder.train(
+        clips, tmp_path / "vocoder", TrainSettings(max_steps=2, **FAST), config=frame_config()
+    )
     assert report.step == 2 and report.last_validation["mel"] > 0
     assert load_vocoder(tmp_path / "vocoder").settings.sampling_rate == RATE_HZ
 
@@ -126,7 +143,9 @@ def test_features_on_another_grid_are_refused_with_both_grids(tmp_path: Path) ->
 def test_a_run_of_other_sizes_is_not_continued(features: Path, tmp_path: Path) -> None:
     vocoder.train(features, tmp_path, TrainSettings(max_steps=1, **FAST), config=frame_config())
     with pytest.raises(SvcError, match="other sizes"):
-        vocoder.train(features, tmp_path, TrainSettings(max_steps=2, **FAST), config=frame_config(frame_channels=32))
+        vocoder.train(
+            features, tmp_path, TrainSettings(max_steps=2, **FAST), config=frame_config(frame_channels=32)
+        )
 
 
 def test_training_starts_from_a_base_where_one_is_named(features: Path, tmp_path: Path) -> None:
@@ -135,7 +154,9 @@ def test_training_starts_from_a_base_where_one_is_named(features: Path, tmp_path
     vocoder.train(features, folder, TrainSettings(max_steps=1, **FAST), config=frame_config(), base=base)
     assert history(folder, "losses")[0]["total"] < 1.2 * history(base, "losses")[-1]["total"]
     with pytest.raises(SvcError, match="do not fit"):
-        vocoder.train(features, tmp_path / "x", TrainSettings(max_steps=1, **FAST), config=nsf_config(), base=base)
+        vocoder.train(
+            features, tmp_path / "x", TrainSettings(max_steps=1, **FAST), config=nsf_config(), base=base
+        )
 
 
 class PlainEncoder:
@@ -210,7 +231,11 @@ def test_full_config_is_written_with_the_familys_keys_only(tmp_path: Path) -> No
 
 def test_small_config_names_its_network_and_survives_a_round_trip(tmp_path: Path) -> None:
     stored = json.loads(VocoderConfig.small().save(tmp_path).read_text())
-    assert (stored["vocoder_name"], stored["frame_channels"], stored["frame_blocks"]) == ("svcnb-frame", 256, 6)
+    assert (stored["vocoder_name"], stored["frame_channels"], stored["frame_blocks"]) == (
+        "svcnb-frame",
+        256,
+        6,
+    )
     assert VocoderConfig.load(tmp_path) == VocoderConfig.small()
 
 
@@ -219,11 +244,14 @@ def test_config_of_a_release_keeps_keys_that_are_not_ours(tmp_path: Path) -> Non
     assert json.loads(VocoderConfig.load(tmp_path).save(tmp_path).read_text())["dist_url"] == "x"
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ("no json", "not a JSON config"),
-    ("[]", "does not fit"),
-    ('{"batch_size": 0}', "batch_size"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("no json", "not a JSON config"),
+        ("[]", "does not fit"),
+        ('{"batch_size": 0}', "batch_size"),
+    ],
+)
 def test_broken_config_is_refused_by_key(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(SvcError, match=message):
@@ -232,7 +260,15 @@ def test_broken_config_is_refused_by_key(content: str, message: str, tmp_path: P
 
 def test_command_trains_and_resumes(features: Path, tmp_path: Path, capsys) -> None:
     frame_config().save(tmp_path)
-    words = ["vocoder", str(features), str(tmp_path / "out"), "--config", str(tmp_path / "config.json"), "-d", "cpu"]
+    words = [
+        "vocoder",
+        str(features),
+        str(tmp_path / "out"),
+        "--config",
+        str(tmp_path / "config.json"),
+        "-d",
+        "cpu",
+    ]
     assert main([*words, "--max_steps", "2"]) == 0
     assert main([*words, "--max_steps", "3"]) == 0
     assert "1 steps in" in capsys.readouterr().out
