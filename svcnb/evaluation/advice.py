@@ -93,7 +93,7 @@ RULES = (
     Rule("f0_not_followed_in_some", "note",
          (_when("correlation", "from", 0.9), _when("n_f0_lost", "from", 1)),
          "In {n_f0_lost:.0f} of {n_sources:.0f} recordings the result does not follow the f0 (correlation "
-         "below 0.9): {melodies_lost}. Look at their f0 in 05_convert, and try another f0 predictor (-f0p) "
+         "below 0.9): {f0_lost}. Look at their f0 in 05_convert, and try another f0 predictor (-f0p) "
          "on them."),
     Rule("octave_errors", "fault", (_when("octave_error_ratio", "from", 0.03),),
          "{octave_error_ratio:.0%} of the voiced frames have an octave error. Either the f0 predictor fails, "

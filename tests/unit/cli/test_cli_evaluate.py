@@ -78,7 +78,8 @@ def test_figures_advice_and_page_come_out(folder: Path, tmp_path: Path, capsys) 
     out = tmp_path / "out"
     assert run(folder, "-o", out, "--n_copies", 1) == 0
     printed = capsys.readouterr().out
-    assert "similarity before" in printed and "target's own, copied" in printed and "- Even copies" in printed
+    assert "similarity before" in printed and "target's own, copy synthesis" in printed
+    assert "- Even copy synthesis" in printed
     assert printed.splitlines()[-1] == str(out / "evaluation.html")
     stored = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     assert stored["sources"][0]["words_source"]["n_words"] == 7 and stored["target"]["n_recordings"] == 2
