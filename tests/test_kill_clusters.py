@@ -33,7 +33,7 @@ clustering.SETTLED_RATIO = -1  # no speaker skips steps, so that they can be cou
 clustering._lloyd = lambda *arguments: time.sleep(0.15) or lloyd(*arguments)  # the same work, with time to be killed
 """
 CENTERS = f"""{SLOWLY}
-sovits_clusters.fit_voice_centres(*sys.argv[1:], sovits_clusters.ClusterSettings(**{SETTINGS.model_dump()}))
+sovits_clusters.fit_voice_centers(*sys.argv[1:], sovits_clusters.ClusterSettings(**{SETTINGS.model_dump()}))
 """
 INDEX = f"""{SLOWLY}
 sovits_clusters.MAX_INDEX_FRAMES, sovits_clusters.REDUCED_FRAMES = {MOST_FRAMES}, {REDUCED}

@@ -399,7 +399,7 @@ def test_too_little_memory_raises_with_the_setting_that_needs_less(tmp_path: Pat
     assert done.returncode == 0, done.stderr[-2000:]
     message, later = done.stdout.splitlines()
     assert message.startswith("OutOfMemory")
-    assert "28.wav: memory ran out; set max_piece_s (--max_chunk_s)" in message
+    assert "28.wav: memory ran out; set max_chunk_s (--max_chunk_s)" in message
     assert later == "28.wav_0key_ada_sovits_fcpe.wav"
     assert files_below(tmp_path / "results") == {"warm/1.wav_0key_ada_sovits_fcpe.wav", f"later/{later}"}
 

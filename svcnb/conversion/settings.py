@@ -245,7 +245,7 @@ class ConversionSettings(Settings):
 
     @model_validator(mode="after")
     def _check_lengths(self) -> ConversionSettings:
-        longest, flag = self.max_chunk_s, "max_piece_s (--max_chunk_s)"
+        longest, flag = self.max_chunk_s, "max_chunk_s (--max_chunk_s)"
         if 0 < self.clip_seconds <= self.max_chunk_s:
             longest, flag = self.clip_seconds, "clip_seconds (-cl)"
         if self.crossfade_seconds * 2 > longest:

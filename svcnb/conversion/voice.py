@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 STATISTICS_SECONDS = 120.0
 PITCH_SECONDS = 30.0  # more at once needs more memory than a chunk
-SHORTER_CHUNKS = "set max_piece_s (--max_chunk_s) to 10 seconds or less, and close other programs"
+SHORTER_CHUNKS = "set max_chunk_s (--max_chunk_s) to 10 seconds or less, and close other programs"
 MIX_NAME = "spk_mix"  # instead of the speaker in a result's name, as in the original
 
 

@@ -193,7 +193,7 @@ class _Run:
         self.ask_advice()
         if reason := self.reason_to_stop(threading.Event()):
             change = (
-                "switch stop_when_flat off"
+                "switch stop_at_plateau off"
                 if reason == "plateau"
                 else "raise max_steps, max_minutes or max_epochs"
             )

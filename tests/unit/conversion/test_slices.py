@@ -260,7 +260,7 @@ def test_centered_padding_puts_the_odd_zero_right(length: int, left: int, right:
             r"\(-lg\) is 0.8: at most half of clip_seconds \(-cl\) 1",
         ),
         ({"clip_seconds": 0.01}, r"\(-cl\) is 0.01: 0 \(off\) or at least 0.1"),
-        ({"crossfade_seconds": 20.0}, r"at most half of max_piece_s"),
+        ({"crossfade_seconds": 20.0}, r"at most half of max_chunk_s"),
         ({"transpose": 3}, "transpose is none of ConversionSettings: known are speaker, transpose_semitones"),
     ],
 )

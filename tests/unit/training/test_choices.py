@@ -146,7 +146,7 @@ def test_a_training_stopped_at_a_plateau_continues_only_if_asked(tmp_path: Path,
     settings = MEASURING.model_copy(update={"max_steps": 200, "stop_at_plateau": True})
     fit(toy_state(), ToyLoader(), toy_step, settings, folder=tmp_path, hooks=measured_as({}))
     again = fit(resumed(tmp_path), ToyLoader(), toy_step, settings, folder=tmp_path, hooks=measured_as({}))
-    assert again.steps == 0 and again.stopped_by == "plateau" and "switch stop_when_flat off" in caplog.text
+    assert again.steps == 0 and again.stopped_by == "plateau" and "switch stop_at_plateau off" in caplog.text
     more = settings.model_copy(update={"stop_at_plateau": False, "max_steps": 70})
     assert (
         fit(resumed(tmp_path), ToyLoader(), toy_step, more, folder=tmp_path, hooks=measured_as({})).steps
