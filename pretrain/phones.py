@@ -133,7 +133,7 @@ class Pico:
         """Synthesize a text; pace (0.2 to 5) and pitch (0.5 to 2) are relative to the voice's defaults."""
         self._engine.rate, self._engine.pitch = round(100 * pace), round(100 * pitch)
         # TtsEngine.speak is ttspico's own name
-        samples = np.frombuffer(self._engine.synthesize(text), np.int16).astype(np.float32) / 32768
+        samples = np.frombuffer(self._engine.speak(text), np.int16).astype(np.float32) / 32768
         clip = self._aligner.align_text(self.speaker, samples, text)
         phones = (
             replace(phone, trust=0.0) if phone.index in self._guessed else phone for phone in clip.phones

@@ -68,7 +68,7 @@ def dphubert_from_state(config: Mapping[str, Any], state: Mapping[str, Tensor]) 
 
 
 def settings_from_config(config: Mapping[str, Any]) -> PrunedHubertSettings:
-    """Sizes from DPHuBERT's config keys; `encoder_remaining_heads` tells a WavLM from a HuBERT."""
+    """Sizes from DPHuBERT's config keys; `encoder_remaining_heads` identifies a WavLM."""
     relative = "encoder_remaining_heads" in config
     needed = (*SHARED_KEYS, *(RELATIVE_KEYS if relative else HUBERT_KEYS))
     known = {*needed, *TRAINING_KEYS, "normalize_waveform", "aux_num_out"}

@@ -113,8 +113,8 @@ def test_impossible_slice_settings_are_named():
 @pytest.mark.parametrize("keep_ratio", [0.0, 0.5, 0.75, 1.0])
 def test_joined_fixed_chunks_equal_the_input(n_samples, length, overlap, keep_ratio):
     samples = np.random.default_rng(1).standard_normal(n_samples).astype(np.float32)
-    pieces = [samples[max(0, start - overlap) : start + length] for start in range(0, n_samples, length)]
-    joined = join_with_overlap(pieces, overlap, keep_ratio)
+    chunks = [samples[max(0, start - overlap) : start + length] for start in range(0, n_samples, length)]
+    joined = join_with_overlap(chunks, overlap, keep_ratio)
     np.testing.assert_allclose(joined, samples, atol=1e-6)
 
 

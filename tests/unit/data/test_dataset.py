@@ -340,7 +340,7 @@ def test_parts_of_the_batches_are_together_those_of_one_process_with_the_whole_b
     for epoch in (1, 2):
         for batches in (whole, *parts):
             batches.set_position(epoch, batch=1)
-        assert [sorted(sum(shares, [])) for shares in zip(*parts, strict=True)] == [
+        assert [sorted(sum(own, [])) for own in zip(*parts, strict=True)] == [
             sorted(batch) for batch in whole
         ]
         assert all(len(batch) in (2, 3) for batches in parts for batch in batches), "8 or 7 clips among 3"

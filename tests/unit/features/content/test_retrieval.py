@@ -231,11 +231,11 @@ def test_damaged_bytes_are_an_error_that_comes_at_once(tmp_path: Path, index: Fe
     path = FeatureIndex({0: index.indexes[3]}).write(tmp_path / "added.index")
     whole, random = path.read_bytes(), np.random.default_rng(0)
     lists = whole.index(b"ilar")
-    places = [*range(0, 94, 4), *range(lists - 9, lists + 32 + 8 * index.indexes[3].nlist, 8)]
+    positions = [*range(0, 94, 4), *range(lists - 9, lists + 32 + 8 * index.indexes[3].nlist, 8)]
     paths = []
-    for number, place in enumerate(places):
+    for number, position in enumerate(positions):
         damaged = bytearray(whole)
-        damaged[place + int(random.integers(4))] ^= 1 << int(random.integers(8))
+        damaged[position + int(random.integers(4))] ^= 1 << int(random.integers(8))
         paths.append(tmp_path / f"{number}.index")
         paths[-1].write_bytes(damaged)
     started = time.monotonic()
@@ -252,22 +252,22 @@ def test_damaged_bytes_are_an_error_that_comes_at_once(tmp_path: Path, index: Fe
 
 
 @pytest.mark.parametrize(
-    "script, told",
+    "script, message",
     [
         ("import os; os.kill(os.getpid(), 9)", "ended by signal 9"),
         ("import time; time.sleep(60)", "not read within 1 s"),
         ("print('no arrays')", "damaged"),
     ],
-    ids=["killed", "hangs", "says nonsense"],
+    ids=["killed", "hangs", "prints nonsense"],
 )
-def test_a_reader_that_fails_in_any_way_is_one_line(
-    tmp_path: Path, index: FeatureIndex, monkeypatch, script: str, told: str
+def test_any_failure_of_the_reader_is_one_line(
+    tmp_path: Path, index: FeatureIndex, monkeypatch, script: str, message: str
 ) -> None:
     path = FeatureIndex({0: index.indexes[3]}).write(tmp_path / "added.index")
     (tmp_path / "reader.py").write_text(script)
     monkeypatch.setattr(index_files, "READER", tmp_path / "reader.py")
     monkeypatch.setattr(index_files, "READER_START_S", 1.0)
-    with pytest.raises(CheckpointError, match=f"added.index.*{told}"):
+    with pytest.raises(CheckpointError, match=f"added.index.*{message}"):
         FeatureIndex.read(path)
 
 
